@@ -1,0 +1,133 @@
+"""What a diffusion transformer's checkpoint is: read from its tensors, never from its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+HEAD_DIM = 128
+CLIP_DIM = 1280
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a SkyReels-V2 (Wan 2.1) diffusion transformer.
+
+    `model_type` is "t2v" (also every diffusion-forcing checkpoint) or "i2v"; `fps_embedding` says
+    whether the checkpoint was trained with a frame-rate embedding (DF-1.3B only).
+    Source: SkyworkAI/SkyReels-V2, `skyreels_v2_infer/modules/transformer.py`.
+    """
+
+    model_type: str = "t2v"
+    dim: int = 1536
+    ffn_dim: int = 8960
+    num_heads: int = 12
+    num_layers: int = 30
+    in_dim: int = 16
+    out_dim: int = 16
+    text_dim: int = 4096
+    freq_dim: int = 256
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    fps_embedding: bool = False
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.model_type not in ("t2v", "i2v"):
+            raise ValueError(f"model_type is {self.model_type!r}; legal are 't2v' and 'i2v'")
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(
+                f"dim {self.dim} with num_heads {self.num_heads}: dim must be a multiple of "
+                f"num_heads with an even width per head"
+            )
+        if self.freq_dim % 2:
+            raise ValueError(f"freq_dim is {self.freq_dim}; it must be even")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    @classmethod
+    def from_state_dict(
+        cls, state_dict: Mapping[str, torch.Tensor], head_dim: int = HEAD_DIM
+    ) -> ModelConfig:
+        """Read the sizes from tensor shapes (original key names, no prefix).
+
+        Raises ValueError, saying what the file looks like instead, when it is not a Wan 2.1
+        diffusion transformer. `head_dim` is 128 in every published checkpoint.
+        """
+        require_transformer(state_dict)
+        patch = state_dict["patch_embedding.weight"]  # (D, C, pt, ph, pw)
+        dim, in_dim = int(patch.shape[0]), int(patch.shape[1])
+        if dim % head_dim:
+            raise ValueError(
+                f"checkpoint width {dim} is not a multiple of the head width {head_dim}; "
+                f"every published SkyReels-V2 and Wan 2.1 file has heads of {HEAD_DIM}"
+            )
+        patch_size = (int(patch.shape[2]), int(patch.shape[3]), int(patch.shape[4]))
+        patch_volume = patch_size[0] * patch_size[1] * patch_size[2]
+        return cls(
+            model_type="i2v" if "blocks.0.cross_attn.k_img.weight" in state_dict else "t2v",
+            dim=dim,
+            ffn_dim=int(state_dict["blocks.0.ffn.0.weight"].shape[0]),
+            num_heads=dim // head_dim,
+            num_layers=count_blocks(state_dict),
+            in_dim=in_dim,
+            out_dim=int(state_dict["head.head.weight"].shape[0]) // patch_volume,
+            text_dim=int(state_dict["text_embedding.0.weight"].shape[1]),
+            freq_dim=int(state_dict["time_embedding.0.weight"].shape[1]),
+            patch_size=patch_size,
+            fps_embedding="fps_embedding.weight" in state_dict,
+        )
+
+
+REQUIRED = (
+    "patch_embedding.weight",
+    "text_embedding.0.weight",
+    "time_embedding.0.weight",
+    "blocks.0.ffn.0.weight",
+    "head.head.weight",
+)
+
+# Ordered: the first pattern found in any key names the file.
+LOOKS_LIKE = (
+    (r"^spiece_model$|encoder\.block\.\d+\.layer|^token_embedding\.weight$", "a text encoder (UMT5)"),
+    (r"^decoder\.(middle|conv1|head|mid_block)", "a VAE"),
+    (r"^(visual|vision_model)\.", "a CLIP image encoder"),
+    (r"lora_(up|down|A|B)\b", "a LoRA"),
+    (r"^(condition_embedder|blocks\.\d+\.attn1)\.", "a transformer with diffusers key names"),
+    (r"^(double_blocks|single_blocks|joint_blocks|input_blocks)\.", "another diffusion model"),
+    (r"^patch_embedding\.weight$", "a part of a Wan transformer (is a shard missing?)"),
+)
+
+
+def looks_like(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """A short guess, for error messages, at what kind of file these tensors are."""
+    for pattern, name in LOOKS_LIKE:
+        if any(re.search(pattern, key) for key in state_dict):
+            return name
+    return "no model file known here"
+
+
+def require_transformer(state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless these are a Wan 2.1 diffusion transformer's tensors."""
+    absent = [key for key in REQUIRED if key not in state_dict]
+    if absent:
+        raise ValueError(
+            f"this is not a SkyReels-V2 or Wan 2.1 diffusion model: it looks like "
+            f"{looks_like(state_dict)} ({len(state_dict)} tensors, no {absent[0]!r})"
+        )
+    shape = tuple(state_dict["patch_embedding.weight"].shape)
+    if len(shape) != 5:
+        raise ValueError(f"patch_embedding.weight has shape {shape}; expected five dimensions")
+
+
+def count_blocks(state_dict: Mapping[str, torch.Tensor]) -> int:
+    """Number of transformer blocks; raises ValueError if one in between is missing."""
+    found = {int(m.group(1)) for key in state_dict if (m := re.match(r"blocks\.(\d+)\.", key))}
+    absent = sorted(set(range(max(found) + 1)) - found)
+    if absent:
+        raise ValueError(f"block {absent[0]} of {max(found) + 1} is missing (is a shard missing?)")
+    return len(found)

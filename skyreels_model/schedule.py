@@ -1,0 +1,146 @@
+"""When which latent frame is at which noise level: the flow schedule and the timestep matrix.
+
+Integers and float tables only; no model, no device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRAIN_TIMESTEPS = 1000
+SIGMA_MAX = 0.999
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Noise levels of one frame's way from noise to picture.
+
+    sigmas: (N + 1,) float32, falling, the last is 0. timesteps: (N,) int64, what the network sees:
+    sigma * 1000 truncated, while the solver uses the exact sigma.
+    """
+
+    sigmas: Tensor
+    timesteps: Tensor
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+
+def flow_schedule(steps: int, shift: float) -> FlowSchedule:
+    """Shifted flow-matching schedule of the reference.
+
+    sigma = shift*u / (1 + (shift - 1)*u) for u evenly from 0.999 to 0, the 0 itself appended.
+    Computed in float64. Source: SkyworkAI/SkyReels-V2, `scheduler/fm_solvers_unipc.py`, built
+    with shift 1 and given `shift` in `set_timesteps`. Raises ValueError on steps < 1, shift <= 0.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; it must be at least 1")
+    if not shift > 0:
+        raise ValueError(f"shift is {shift}; it must be above 0 (published: 8.0 text, 3.0 to 5.0 image)")
+    sigma_max = float(torch.tensor(SIGMA_MAX, dtype=torch.float32))
+    u = sigma_max + torch.arange(steps, dtype=torch.float64) * (-sigma_max / steps)
+    sigmas = shift * u / (1 + (shift - 1) * u)
+    timesteps = (sigmas * TRAIN_TIMESTEPS).long()
+    return FlowSchedule(torch.cat([sigmas, sigmas.new_zeros(1)]).float(), timesteps)
+
+
+@dataclass(frozen=True)
+class TimestepMatrix:
+    """One row per model call, one column per latent frame.
+
+    timesteps: (R, F) int64, 0 where a frame is done or given. index: (R, F) int64, 0 = not yet
+    started, k = in its k-th of N steps, N + 1 = done. update: (R, F) bool, the frames which the
+    solver moves after the row. windows: per row the [start, end) of frames the model is shown.
+    """
+
+    timesteps: Tensor
+    index: Tensor
+    update: Tensor
+    windows: list[tuple[int, int]]
+
+    @property
+    def rows(self) -> int:
+        return len(self.windows)
+
+
+def timestep_matrix(
+    num_frames: int,
+    timesteps: Tensor,
+    base_num_frames: int,
+    ar_step: int = 0,
+    num_ready: int = 0,
+    block_size: int = 1,
+) -> TimestepMatrix:
+    """Noise levels of a diffusion-forcing run.
+
+    num_frames: latent frames F. timesteps: (N,) of the flow schedule. base_num_frames: latent
+    frames the model is shown at once (whole blocks of it). ar_step: how many steps a block lags
+    behind its predecessor; 0 is synchronous. num_ready: frames given at the start. block_size:
+    frames that share a noise level.
+
+    Source: SkyworkAI/SkyReels-V2, `generate_timestep_matrix`. Where that floors `num_frames` and
+    `num_ready` to whole blocks (dropping frames, ignoring a prefix), this raises ValueError.
+    """
+    _check_matrix(num_frames, base_num_frames, ar_step, num_ready, block_size, len(timesteps))
+    steps = len(timesteps)
+    blocks, base_blocks = num_frames // block_size, base_num_frames // block_size
+    done = steps + 1
+    row = [done] * (num_ready // block_size) + [0] * (blocks - num_ready // block_size)
+    index, update, windows = [], [], []
+    end = base_blocks
+    while min(row) < steps:
+        new = _next_row(row, steps, ar_step)
+        moved = [n != p and n != done for n, p in zip(new, row, strict=True)]
+        if end < blocks and moved[end]:
+            end += 1
+        windows.append((max(end - base_blocks, 0) * block_size, min(end, blocks) * block_size))
+        index.append(new)
+        update.append(moved)
+        row = new
+    template = torch.cat([timesteps.new_tensor([999]), timesteps, timesteps.new_tensor([0])])
+    step_index = torch.tensor(index).repeat_interleave(block_size, dim=1)  # (R, F)
+    mask = torch.tensor(update).repeat_interleave(block_size, dim=1)
+    return TimestepMatrix(template[step_index], step_index, mask, windows)
+
+
+def _next_row(row: list[int], steps: int, ar_step: int) -> list[int]:
+    """Step numbers of the blocks one row later; a block waits until its predecessor is ahead."""
+    unclamped: list[int] = []
+    for i, previous in enumerate(row):
+        free = i == 0 or row[i - 1] >= steps
+        unclamped.append(previous + 1 if free else unclamped[i - 1] - ar_step)
+    return [min(max(n, 0), steps + 1) for n in unclamped]
+
+
+def _check_matrix(
+    num_frames: int, base: int, ar_step: int, num_ready: int, block_size: int, steps: int
+) -> None:
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; it must be at least 1")
+    for name, value in (("num_frames", num_frames), ("num_ready", num_ready)):
+        if value % block_size:
+            nearest = max(round(value / block_size), 1) * block_size
+            raise ValueError(
+                f"{name} is {value} latent frames, not a multiple of block_size {block_size}; "
+                f"nearest: {nearest}"
+            )
+    if num_frames < 1 or not 0 <= num_ready < num_frames:
+        raise ValueError(
+            f"num_ready {num_ready} of num_frames {num_frames}: at least one frame must be left "
+            f"to make"
+        )
+    if ar_step < 0:
+        raise ValueError(f"ar_step is {ar_step}; it must be 0 (synchronous) or more")
+    base_blocks = base // block_size
+    if base_blocks < 1:
+        raise ValueError(f"base_num_frames {base} is less than one block of {block_size}")
+    least = -(-steps // base_blocks)
+    if base_blocks < num_frames // block_size and ar_step < least:
+        raise ValueError(
+            f"ar_step is {ar_step}; a window of {base_blocks} blocks with {steps} steps needs at "
+            f"least {least}"
+        )

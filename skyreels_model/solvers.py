@@ -1,0 +1,157 @@
+"""ODE solvers in which every latent frame is at its own step.
+
+A solver is a table of coefficients per step, computed once in float64. One call moves any subset
+of the frames: each frame gathers its step's coefficients, so there is no loop over frames, no
+lookup by timestep and no transfer from the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SolverState:
+    """What a solver remembers of a window: tensors of the sample's shape, by name."""
+
+    history: dict[str, Tensor]
+
+
+class Solver(Protocol):
+    def start(self, x: Tensor) -> SolverState:
+        """Fresh state for a window of x's shape."""
+        ...
+
+    def step(
+        self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
+    ) -> Tensor:
+        """Move the frames of `update` from their sigma to the next; the others stay.
+
+        x, velocity: (B, C, F, H, W). step: (F,) int64 in 0..N-1, on x's device. update: (F,) bool.
+        """
+        ...
+
+
+def per_frame(values: Tensor) -> Tensor:
+    """(F,) -> (1, 1, F, 1, 1)"""
+    return values[None, None, :, None, None]
+
+
+class Euler:
+    """First order: x + (sigma_next - sigma) * v."""
+
+    def __init__(self, sigmas: Tensor) -> None:
+        """sigmas: (N + 1,), falling to 0."""
+        sigmas = sigmas.double()
+        self.delta = (sigmas[1:] - sigmas[:-1]).float()  # (N,)
+
+    def start(self, x: Tensor) -> SolverState:
+        return SolverState({})
+
+    def step(
+        self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
+    ) -> Tensor:
+        delta = self.delta.to(x.device)[step]
+        return torch.where(per_frame(update), x + velocity * per_frame(delta), x)
+
+
+class UniPC:
+    """UniPC of order 2 (bh2, x0-prediction), the corrector from the second step on.
+
+    Source: Zhao et al. 2023, "UniPC"; as configured by SkyworkAI/SkyReels-V2
+    (`scheduler/fm_solvers_unipc.py`): order 1 in the first and the last step. Both formulas are
+    linear in the samples and the x0 estimates, so a step is a weighted sum of tensors.
+    """
+
+    def __init__(self, sigmas: Tensor) -> None:
+        """sigmas: (N + 1,), falling to 0."""
+        values = [float(s) for s in sigmas]
+        self.sigmas = sigmas[:-1].float()  # (N,)
+        # Columns: weights of (sample, m[k], m[k-1]).
+        self.predictor = torch.tensor([_predictor(values, k) for k in range(len(values) - 1)])
+        # Columns: weights of (corrected sample before, m[k], m[k-1], m[k-2]).
+        self.corrector = torch.tensor([_corrector(values, k) for k in range(len(values) - 1)])
+
+    def start(self, x: Tensor) -> SolverState:
+        return SolverState({name: torch.zeros_like(x) for name in ("m1", "m2", "last")})
+
+    def step(
+        self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
+    ) -> Tensor:
+        moved, history = per_frame(update), state.history
+        m0 = x - velocity * per_frame(self.sigmas.to(x.device)[step])
+        c = self.corrector.to(x.device)[step]  # (F, 4)
+        corrected = (
+            per_frame(c[:, 0]) * history["last"]
+            + per_frame(c[:, 1]) * m0
+            + per_frame(c[:, 2]) * history["m1"]
+            + per_frame(c[:, 3]) * history["m2"]
+        )
+        corrected = torch.where(per_frame(step > 0), corrected, x)
+        p = self.predictor.to(x.device)[step]  # (F, 3)
+        predicted = (
+            per_frame(p[:, 0]) * corrected
+            + per_frame(p[:, 1]) * m0
+            + per_frame(p[:, 2]) * history["m1"]
+        )
+        history["m2"] = torch.where(moved, history["m1"], history["m2"])
+        history["m1"] = torch.where(moved, m0, history["m1"])
+        history["last"] = torch.where(moved, corrected, history["last"])
+        return torch.where(moved, predicted, x)
+
+
+SOLVERS: dict[str, type] = {"unipc": UniPC, "euler": Euler}
+
+
+def _log_snr(sigma: float) -> float:
+    """lambda = ln(alpha) - ln(sigma) of the flow path, alpha = 1 - sigma; infinite at sigma 0."""
+    return math.log1p(-sigma) - math.log(sigma) if sigma > 0 else math.inf
+
+
+def _order(k: int, steps: int) -> int:
+    return 1 if k in (0, steps - 1) else 2
+
+
+def _interval(sigmas: list[float], k: int) -> tuple[float, float, float]:
+    """h, expm1(-h) and alpha at the end of the interval from sigma[k] to sigma[k + 1]."""
+    h = _log_snr(sigmas[k + 1]) - _log_snr(sigmas[k])
+    return h, math.expm1(-h), 1 - sigmas[k + 1]
+
+
+def _ratio(sigmas: list[float], k: int, h: float) -> float:
+    """Length of the interval before k against h, negative."""
+    return (_log_snr(sigmas[k - 1]) - _log_snr(sigmas[k])) / h
+
+
+def _predictor(sigmas: list[float], k: int) -> tuple[float, float, float]:
+    h, b, alpha = _interval(sigmas, k)
+    sample, m0, m1 = sigmas[k + 1] / sigmas[k], -alpha * b, 0.0
+    if _order(k, len(sigmas) - 1) == 2:
+        difference = -alpha * b * 0.5 / _ratio(sigmas, k, h)
+        m0, m1 = m0 - difference, m1 + difference
+    return sample, m0, m1
+
+
+def _corrector(sigmas: list[float], k: int) -> tuple[float, float, float, float]:
+    """Redo the interval that ended at k, now that the x0 estimate m[k] at its end is known."""
+    if k == 0:
+        return 0.0, 0.0, 0.0, 0.0
+    h, b, alpha = _interval(sigmas, k - 1)
+    sample, m0, m1, m2 = sigmas[k] / sigmas[k - 1], 0.0, -alpha * b, 0.0
+    if _order(k - 1, len(sigmas) - 1) == 1:
+        rho_old, rho_new, ratio = 0.0, 0.5, 1.0
+    else:
+        ratio = _ratio(sigmas, k - 1, h)
+        # Solve [[1, 1], [ratio, 1]] rho = (b1, b2), bh2's moments of the interval.
+        phi2 = b / -h - 1
+        phi3 = phi2 / -h - 0.5
+        b1, b2 = phi2 / b, 2 * phi3 / b
+        rho_old = (b2 - b1) / (ratio - 1)
+        rho_new = b1 - rho_old
+    old, new = -alpha * b * rho_old / ratio, -alpha * b * rho_new
+    return sample, m0 + new, m1 - new - old, m2 + old

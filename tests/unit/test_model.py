@@ -1,0 +1,81 @@
+"""The diffusion transformer against the reference's numbers."""
+
+import golden_data
+import pytest
+import torch
+
+from skyreels_model import layers
+from skyreels_model.config import ModelConfig
+from skyreels_model.model import SkyReelsModel
+
+TOLERANCE = 5e-6  # the manifest's, for fp32
+
+
+def config_of(case: dict) -> ModelConfig:
+    c = case["config"]
+    names = ("model_type", "dim", "ffn_dim", "num_heads", "num_layers", "in_dim", "out_dim")
+    return ModelConfig(
+        **{n: c[n] for n in names},
+        text_dim=c["text_dim"],
+        freq_dim=c["freq_dim"],
+        fps_embedding=c["inject_sample_info"],
+    )
+
+
+def golden_model(case: dict) -> SkyReelsModel:
+    weights_file = case.get("weights_file")
+    file = weights_file if isinstance(weights_file, str) else weights_file[0]
+    state = dict(golden_data.weights(file))
+    if not case["config"]["inject_sample_info"]:
+        state = {k: v for k, v in state.items() if not k.startswith("fps_")}
+    for key, factor in (case["parameters"].get("weight_scale") or {}).items():
+        state[key] = state[key] * factor
+    model = SkyReelsModel(config_of(case), device="meta")
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def run_case(name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    case, data = golden_data.case(name), golden_data.tensors(name)
+    parameters = case["parameters"]
+    x, clip_fea, fps = data["x"], None, None
+    if "y" in data:
+        x = torch.cat([x, data["y"]], dim=1)
+        b, k, j = torch.meshgrid(
+            torch.arange(x.shape[0]), torch.arange(257), torch.arange(1280), indexing="ij"
+        )
+        clip_fea = data["clip_lut"][(29 * k + 7 * j + 1009 * b) % golden_data.LUT_SIZE]
+    if parameters.get("fps_index") is not None:
+        fps = torch.tensor([16, 24])[torch.tensor(parameters["fps_index"])]
+    out = golden_model(case)(
+        x,
+        data["t"],
+        golden_data.padded_text(data["context_rows"]),
+        clip_fea=clip_fea,
+        fps=fps,
+        causal_block_size=parameters.get("causal_block_size"),
+    )
+    return out, data
+
+
+@pytest.mark.parametrize("name", golden_data.names("dit"))
+def test_velocity_is_the_references(name):
+    out, data = run_case(name)
+    assert golden_data.relative_l2(out, data["expected"]) <= TOLERANCE
+
+
+def test_primitives():
+    data = golden_data.tensors("dit_primitives")
+
+    def close(actual, key):
+        expected = data[key]
+        assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+    close(layers.sinusoid(data["t"], 256), "sinusoid_f32")
+    grid = (3, 2, 3)
+    for size, head_dim in (("hd128", 128), ("small", 40)):
+        rope = layers.rope_table(grid, head_dim, torch.device("cpu"))
+        close(layers.apply_rope(data[f"rope_in_{size}"], rope), f"rope_out_{size}")
+    norm = torch.nn.RMSNorm(64, eps=1e-6)
+    norm.weight.data = data["rms_weight"]
+    close(norm(data["rms_in"]), "rms_out")
