@@ -61,6 +61,7 @@ def run_group() -> Group:
             "pyyaml",
             "tqdm",
             "torchsde",
+            "kornia>=0.7.1",
             "comfy-kitchen==0.2.26",
             "comfy-aimdo==0.4.11",
             *_pack_requirements(),
@@ -187,8 +188,8 @@ def _install(python: Path, group: Group) -> None:
     print(f"fetching packages: {group.why}, about {group.size} ...", flush=True)
     begin = time.monotonic()
     if TORCH in group.requirements:
-        # Alone and first: whatever comes later then fits the torch that is there.
-        pip(python, "install", TORCH)
+        # First: whatever comes later then fits the torch that is there.
+        pip(python, "install", TORCH, "numpy")
         if _is_cuda_build(python):
             pip(python, "install", "--no-deps", *TORCH_PARTNERS)
     options = () if group.with_dependencies else ("--no-deps",)

@@ -47,8 +47,13 @@ def is_tree(folder: Path) -> bool:
     return all((folder / name).is_file() for name in files)
 
 
+def is_fetched(folder: Path) -> bool:
+    """Whether `folder` is a tree of ours, and not a person's own ComfyUI."""
+    return folder.parent == cache.root()
+
+
 def locate(chosen: str | None, pack: Path, python: Path, offline: bool) -> Path:
-    """The ComfyUI tree to use: `chosen`, COMFYUI_PATH, the one around `pack`, the cache, or fetched.
+    """The ComfyUI tree to use: `chosen`, COMFYUI_PATH, the one around `pack`, cached or fetched.
 
     A path that was named but is no ComfyUI tree raises SetupError; it is never passed over.
     """
@@ -122,7 +127,7 @@ def extract(archive: Path, sha256: str, target: Path, folder: str = SDIST_FOLDER
         members = []
         for member in tar.getmembers():
             inside = member.name.partition("/")[2]
-            if inside.startswith(folder):
+            if inside.startswith(folder) and inside != folder:
                 members.append(member.replace(name=inside[len(folder) :], deep=False))
         try:
             tar.extractall(target, members=members, filter="data")
@@ -143,9 +148,13 @@ def _clone(commit: str, tree: Path) -> bool:
     for arguments, seconds in steps:
         try:
             subprocess.run(
-                ["git", *arguments], cwd=tree, env=settings, timeout=seconds, check=True,
+                ["git", *arguments],
+                cwd=tree,
+                env=settings,
+                timeout=seconds,
+                check=True,
                 stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            )
         except (OSError, subprocess.SubprocessError):
             return False
     return True

@@ -28,8 +28,6 @@ from devtools.outcome import OnEvent, OutputFile, Result  # noqa: E402
 from devtools.progress import Reporter  # noqa: E402
 from devtools.prompt import InvalidPrompt, Prompt  # noqa: E402
 
-LAST_RESORT_LEVEL = logging.WARNING
-
 
 class _Server:
     """The part of ComfyUI's server that execution talks to: it takes events."""
@@ -108,7 +106,7 @@ def _recorded_log() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record.getMessage())
 
-    recorder = Recorder(LAST_RESORT_LEVEL)
+    recorder = Recorder(logging.WARNING)
     logging.getLogger().addHandler(recorder)
     try:
         yield records

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from devtools.cache import SetupError
+
 # Called with ComfyUI's event name and its data, as they go over the websocket.
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -20,10 +22,10 @@ class OutputFile(NamedTuple):
 
     @property
     def relative(self) -> PurePosixPath:
-        """The path below the folder; ValueError when it would lead out of it."""
+        """The path below the folder; SetupError when it would lead out of it."""
         path = PurePosixPath(self.subfolder.replace("\\", "/")) / self.filename
         if path.is_absolute() or ".." in path.parts or "\\" in self.filename or ":" in str(path):
-            raise ValueError(f"the host names a file outside of its folder: {path}")
+            raise SetupError(f"the host names a file outside of its folder: {path}")
         return path
 
 

@@ -35,7 +35,9 @@ def child_environment(offline: bool) -> dict[str, str]:
     return environment
 
 
-def start(command: Sequence[str | Path], offline: bool, log: Path | None = None) -> subprocess.Popen:
+def start(
+    command: Sequence[str | Path], offline: bool, log: Path | None = None
+) -> subprocess.Popen:
     """Start `command` in a process group of its own, so that the shell's Ctrl-C is ours to pass on.
 
     Its output goes to this process's, or to the file `log`.

@@ -93,7 +93,7 @@ def _resolve(prompt: Prompt, left: str) -> tuple[str, str]:
         named = ".".join(parts[:count])
         matches = _matches(prompt, named)
         if len(matches) > 1:
-            raise BadPrompt(f"--set {left}: {named!r} is {len(matches)} nodes, use an id: {matches}")
+            raise BadPrompt(f"--set {left}: {named!r} is several nodes, use an id: {matches}")
         if matches:
             return matches[0], ".".join(parts[count:])
     nodes = "\n".join(f"  {label(prompt, node_id)}" for node_id in prompt)
@@ -126,7 +126,8 @@ def _error_lines(error: Any, node_errors: Mapping[str, Any]) -> Iterator[str]:
         message = error.get("message", "refused")
         details = str(error.get("details") or "")
         # With node errors the details are only their concatenation.
-        yield f"invalid prompt: {message}" + (f" ({details})" if details and not node_errors else "")
+        shown = f" ({details})" if details and not node_errors else ""
+        yield f"invalid prompt: {message}{shown}"
     else:
         yield f"invalid prompt: {error}"
     for node_id, entry in node_errors.items():

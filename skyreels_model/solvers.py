@@ -7,7 +7,9 @@ lookup by timestep and no transfer from the device.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,10 +68,16 @@ class UniPC:
     Source: Zhao et al. 2023, "UniPC"; as configured by SkyworkAI/SkyReels-V2
     (`scheduler/fm_solvers_unipc.py`): order 1 in the first and the last step. Both formulas are
     linear in the samples and the x0 estimates, so a step is a weighted sum of tensors.
+
+    `as_shipped` repeats a defect of the reference's diffusion-forcing loop: it writes a step's
+    result into the memory of the sample that the solver still remembers, so that the first
+    correction starts from the wrong sample and the method falls to first order. Only for
+    comparisons with it.
     """
 
-    def __init__(self, sigmas: Tensor) -> None:
+    def __init__(self, sigmas: Tensor, as_shipped: bool = False) -> None:
         """sigmas: (N + 1,), falling to 0."""
+        self.as_shipped = as_shipped
         values = [float(s) for s in sigmas]
         self.sigmas = sigmas[:-1].float()  # (N,)
         # Columns: weights of (sample, m[k], m[k-1]).
@@ -99,13 +107,19 @@ class UniPC:
             + per_frame(p[:, 1]) * m0
             + per_frame(p[:, 2]) * history["m1"]
         )
+        if self.as_shipped:
+            corrected = torch.where(per_frame(step == 0), predicted, corrected)
         history["m2"] = torch.where(moved, history["m1"], history["m2"])
         history["m1"] = torch.where(moved, m0, history["m1"])
         history["last"] = torch.where(moved, corrected, history["last"])
         return torch.where(moved, predicted, x)
 
 
-SOLVERS: dict[str, type] = {"unipc": UniPC, "euler": Euler}
+SOLVERS: dict[str, Callable[[Tensor], Solver]] = {
+    "unipc": UniPC,
+    "euler": Euler,
+    "unipc_as_shipped": functools.partial(UniPC, as_shipped=True),
+}
 
 
 def _log_snr(sigma: float) -> float:

@@ -139,9 +139,9 @@ class EncodeStream:
         Raises ValueError for another number of frames, or another size than the first push's.
         """
         self._check(frames)
-        lengths = [self.vae.time_factor] * (frames.shape[2] // self.vae.time_factor)
-        if not self.cache:
-            lengths.insert(0, 1)
+        first = [] if self.cache else [1]
+        steps = (frames.shape[2] - len(first)) // self.vae.time_factor
+        lengths = first + [self.vae.time_factor] * steps
         return torch.cat([self._step(chunk) for chunk in frames.split(lengths, dim=2)], dim=2)
 
     def _step(self, chunk: Tensor) -> Tensor:

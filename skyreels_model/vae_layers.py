@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_FLOOR = 1e-12
+# A power of two, hence exact: keeps x * gamma inside float16 before x is normalised.
+HEADROOM = 16.0
 
 
 class History:
@@ -76,10 +78,9 @@ class RMSNorm(nn.Module):
         length = torch.linalg.vector_norm(
             x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
         )
-        scale = x.shape[1] ** 0.5 / length.clamp_min(NORM_FLOOR)
-        # In float16 the scale of an all-zero position would be inf, and 0 * inf is NaN.
-        scale = scale.clamp_max(torch.finfo(x.dtype).max).to(x.dtype)
-        return x * scale * self.gamma.to(x)
+        scale = (HEADROOM * x.shape[1] ** 0.5) / length.clamp_min(NORM_FLOOR)
+        # In place, a float32 scale multiplies a half-precision tensor without a float32 copy of it.
+        return (x * (self.gamma / HEADROOM).to(x)).mul_(scale)
 
 
 def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor, history: History) -> Tensor:
@@ -169,12 +170,12 @@ class Downsample(nn.Module):
         self.resample = nn.ModuleDict({"1": make.conv2d(dim, dim, 3, stride=2)})
         self.time_conv = make.time_conv(dim, dim, stride=2) if temporal else None
 
-    def halve(self, images: Tensor) -> Tensor:
+    def shrink(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H/2, W/2); the padding is on the right and bottom only."""
         return self.resample["1"](F.pad(images, (0, 1, 0, 1)))
 
     def forward(self, x: Tensor, history: History) -> Tensor:
-        x = per_frame(self.halve, x)
+        x = per_frame(self.shrink, x)
         if self.time_conv is None:
             return x
         if history.first:
@@ -194,7 +195,7 @@ class Upsample(nn.Module):
         self.resample = nn.ModuleDict({"1": make.conv2d(dim, dim // 2, 3, padding=1)})
         self.time_conv = make.time_conv(dim, 2 * dim) if temporal else None
 
-    def double(self, images: Tensor) -> Tensor:
+    def enlarge(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C/2, 2H, 2W)"""
         return self.resample["1"](F.interpolate(images, scale_factor=2.0, mode="nearest-exact"))
 
@@ -206,7 +207,7 @@ class Upsample(nn.Module):
             else:
                 pairs = self.time_conv(history.prepend(x, 2)).unflatten(1, (2, -1))
                 x = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # (B, C, 2T, H, W)
-        return per_frame(self.double, x)
+        return per_frame(self.enlarge, x)
 
 
 def middle(dim: int, make: Factory) -> nn.ModuleList:

@@ -25,3 +25,4 @@ def register(name: str, folder: pathlib.Path) -> None:
 register("skyreels_model", ROOT / "skyreels_model")
 register("toy", ROOT / "toy")
 register("golden_data", ROOT / "tests" / "golden_data")
+register("devtools", ROOT / "devtools")

@@ -3,36 +3,11 @@
 import golden_data
 import pytest
 import torch
+from golden_data import models
 
 from skyreels_model import layers
-from skyreels_model.config import ModelConfig
-from skyreels_model.model import SkyReelsModel
 
 TOLERANCE = 5e-6  # the manifest's, for fp32
-
-
-def config_of(case: dict) -> ModelConfig:
-    c = case["config"]
-    names = ("model_type", "dim", "ffn_dim", "num_heads", "num_layers", "in_dim", "out_dim")
-    return ModelConfig(
-        **{n: c[n] for n in names},
-        text_dim=c["text_dim"],
-        freq_dim=c["freq_dim"],
-        fps_embedding=c["inject_sample_info"],
-    )
-
-
-def golden_model(case: dict) -> SkyReelsModel:
-    weights_file = case.get("weights_file")
-    file = weights_file if isinstance(weights_file, str) else weights_file[0]
-    state = dict(golden_data.weights(file))
-    if not case["config"]["inject_sample_info"]:
-        state = {k: v for k, v in state.items() if not k.startswith("fps_")}
-    for key, factor in (case["parameters"].get("weight_scale") or {}).items():
-        state[key] = state[key] * factor
-    model = SkyReelsModel(config_of(case), device="meta")
-    model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
 
 
 def run_case(name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -47,7 +22,7 @@ def run_case(name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         clip_fea = data["clip_lut"][(29 * k + 7 * j + 1009 * b) % golden_data.LUT_SIZE]
     if parameters.get("fps_index") is not None:
         fps = torch.tensor([16, 24])[torch.tensor(parameters["fps_index"])]
-    out = golden_model(case)(
+    out = models.dit(case)(
         x,
         data["t"],
         golden_data.padded_text(data["context_rows"]),

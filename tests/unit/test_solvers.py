@@ -73,7 +73,11 @@ def test_frames_at_different_steps_do_not_touch_each_other(solver_type):
     assert torch.equal(x, torch.cat(alone, dim=2))
 
 
-@pytest.mark.parametrize(("solver_type", "order"), [(Euler, 1), (UniPC, 2)])
+def aliased(sigmas):
+    return UniPC(sigmas, as_shipped=True)
+
+
+@pytest.mark.parametrize(("solver_type", "order"), [(Euler, 1), (UniPC, 2), (aliased, 1)])
 def test_order_of_convergence(solver_type, order):
     """On v = (x - mean)*c(sigma), the exact flow of Gaussian data, the error falls as h^order."""
     std = 0.5

@@ -6,6 +6,8 @@ import itertools
 import pytest
 import torch
 from golden_data import case, relative_l2, tensors, weights
+from torch import nn
+
 from skyreels_model.vae import (
     LATENT_MEAN,
     LATENT_STD,
@@ -14,7 +16,6 @@ from skyreels_model.vae import (
     normalize_latents,
 )
 from skyreels_model.vae_config import vae_config_from_state_dict
-from torch import nn
 
 FP32 = 1e-5
 FULL_SIZE = {"dim": 96, "z_dim": 16, "dim_mult": (1, 2, 4, 4), "num_res_blocks": 2}

@@ -1,0 +1,195 @@
+"""SkyReels-V2 for ComfyUI, from nothing: see it make a film, test it, run workflows, open its page.
+
+    python3 dev.py demo                  make a small film with the toy weights and judge it
+    python3 dev.py test [PYTEST ARGS]    lint, types and tests
+    python3 dev.py run WORKFLOW.json     run an API-format workflow
+    python3 dev.py host                  the real ComfyUI with this pack in it
+
+What is missing (Python packages, ComfyUI itself) is fetched once into the user's cache folder, or
+SKYREELS_V2_CACHE; nothing else on the machine is touched. COMFYUI_PATH names a ComfyUI of yours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(os.path.abspath(__file__)).parent
+MINIMUM_PYTHON = (3, 10)
+DEMO_WORKFLOW = ROOT / "workflows" / "api" / "film_from_text.json"
+
+if sys.version_info < MINIMUM_PYTHON:
+    sys.exit(f"dev.py needs Python 3.10 or newer, this is {sys.version.split()[0]}")
+
+# No bytecode between the sources; child processes write theirs to the cache.
+sys.dont_write_bytecode = True
+
+from devtools import cache, environment, host, process, prompt, runner, serving  # noqa: E402
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run the main job on the toy weights, and let the toy world's instruments judge the film."""
+    output = ROOT / "output"
+    python, tree = _environment_and_host(options)
+    job = runner.Job(prompt.load(DEMO_WORKFLOW), output, offline=options.offline)
+    done = runner.run_here(job, python, tree)
+    if done.code:
+        return done.code
+    films = [file for file in done.files if file.suffix == ".mp4"]
+    if not films:
+        raise cache.SetupError(f"{DEMO_WORKFLOW} made no film, only {done.files}")
+    sheet = films[0].with_suffix(".png")
+    measure: list[str | Path] = [python, ROOT / "toy" / "measure.py", films[0]]
+    measure += ["--workflow", DEMO_WORKFLOW, "--sheet", sheet]
+    code = process.wait(process.start(measure, options.offline))
+    print(f"\nfilm:          {films[0]}\ncontact sheet: {sheet}")
+    return code
+
+
+def test(options: argparse.Namespace) -> int:
+    """Run every check, whatever the one before said; 1 if any failed."""
+    groups = (environment.run_group(), environment.SERVER, environment.TEST)
+    python = environment.choose(groups, options.offline, keep_current=False)
+    tree = host.locate(options.host, ROOT, python, options.offline)
+    variables = process.child_environment(options.offline) | {host.PATH_VARIABLE: str(tree)}
+    pytest_cache = f"cache_dir={cache.root() / 'pytest'}"
+    checks = {
+        "ruff check": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+        "mypy": ["mypy"],
+        "pytest": ["pytest", "-o", pytest_cache, *options.pytest_arguments],
+    }
+    verdicts = []
+    for name, arguments in checks.items():
+        print(f"== {name}", flush=True)
+        begin = time.monotonic()
+        code = subprocess.run([python, "-m", *arguments], cwd=ROOT, env=variables).returncode
+        verdict = "ok" if code == 0 else f"FAILED ({code})"
+        verdicts.append(f"{name:<12} {verdict:<12} {time.monotonic() - begin:6.1f} s")
+    print("== summary", *verdicts, sep="\n")
+    return int(any("FAILED" in verdict for verdict in verdicts))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one workflow and print where its output lies."""
+    content = prompt.load(options.workflow)
+    prompt.assign(content, options.set)
+    output = options.output.absolute() if options.output else None
+    models = runner.checked_folder(options.models, "--models")
+    given = runner.checked_folder(options.input, "--input")
+    if options.host and options.host.startswith(("http://", "https://")):
+        if models or given:
+            raise cache.SetupError("--models and --input cannot change a server that already runs")
+        return runner.run_on(options.host, content, output).code
+    python, tree = _environment_and_host(options)
+    output = output or runner.default_base() / "output"
+    folders = (models,) if models else ()
+    job = runner.Job(content, output, folders, given, options.offline)
+    return runner.run_here(job, python, tree).code
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Start ComfyUI's own server and page with this pack in it, until Ctrl-C."""
+    port = serving.free_port(options.port)
+    needed = (environment.run_group(), environment.SERVER)
+    tree = host.locate(
+        options.host, ROOT, environment.choose(needed, options.offline), options.offline
+    )
+    python = environment.choose((*needed, environment.page_group(tree)), options.offline)
+    cpu = not environment.sees_cuda(python)
+    base = runner.default_base()
+    models = runner.checked_folder(options.models, "--models")
+    server = serving.Server(
+        python,
+        tree,
+        base,
+        port,
+        cpu,
+        page=True,
+        offline=options.offline,
+        models=(models,) if models else (),
+    )
+    with server:
+        print(f"\nComfyUI with this pack: {server.url}\nCtrl-C stops it.", flush=True)
+        code = server.wait()
+    # Ctrl-C is how it is meant to end.
+    return 0 if code == process.INTERRUPTED else code
+
+
+def _environment_and_host(options: argparse.Namespace) -> tuple[Path, Path]:
+    python = environment.choose((environment.run_group(),), options.offline)
+    return python, host.locate(options.host, ROOT, python, options.offline)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, action: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=action.__doc__, description=action.__doc__)
+        added.set_defaults(action=action, host=None)
+        added.add_argument("--offline", action="store_true", help="fetch nothing, fail instead")
+        return added
+
+    def add_host(to: argparse.ArgumentParser, also: str = "") -> None:
+        to.add_argument("--host", metavar="PATH", help=f"a ComfyUI source tree{also}")
+
+    add_host(command("demo", demo))
+    add_host(command("test", test))
+    running = command("run", run)
+    add_host(running, ", or the URL of a running ComfyUI")
+    running.add_argument("workflow", type=Path, help="an API-format prompt (workflows/api/*)")
+    running.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="change an input; NODE is an id, a title, or a class that occurs once",
+    )
+    running.add_argument("--output", type=Path, metavar="DIR", help="where output files go")
+    running.add_argument("--input", type=Path, metavar="DIR", help="where LoadImage and kin read")
+    serving_parser = command("host", serve)
+    add_host(serving_parser)
+    serving_parser.add_argument("--port", type=int, help="default: any free port")
+    for one in (running, serving_parser):
+        one.add_argument("--models", type=Path, metavar="DIR", help="a models folder to add")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code.
+
+    0 fine; 1 something lacks or a check failed; 2 an invalid prompt; 3 a failed node; 130
+    interrupted.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "test":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.pytest_arguments = rest
+    # Whatever ends this ends its children first, as Ctrl-C does.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        return options.action(options)
+    except prompt.BadPrompt as error:
+        print(error, file=sys.stderr)
+        return runner.INVALID
+    except cache.SetupError as error:
+        print(error, file=sys.stderr)
+        return runner.FAILED
+    except KeyboardInterrupt:
+        return runner.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,237 @@
+"""The loop: windows of a film, each denoised row by row, each continuing the one before.
+
+The loop knows the model only as `velocity(x, t)` and the VAE only as `history(latents)`. Its whole
+state is a `Film`; progress, previews, cancelling and resuming are consumers of what it yields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .plan import FilmPlan, Window
+from .schedule import TRAIN_TIMESTEPS
+from .solvers import SOLVERS, SolverState
+from .vae import VideoVAE, denormalize_latents, normalize_latents
+
+CHANNELS = 16
+
+# velocity(x (1, C, F, h, w), t (1, F) int64 on x's device) -> (1, C, F, h, w), guidance included.
+Velocity = Callable[[Tensor, Tensor], Tensor]
+# history(latents of the finished window (1, C, F, h, w), how many of them were given, tail) ->
+# (latents given to the next window (1, C, O, h, w), new tail). The tail is what the history keeps
+# of the film so far, for it may reach back further than one window's new frames.
+History = Callable[[Tensor, int, Tensor | None], tuple[Tensor, Tensor]]
+
+
+class NoiseSource(Protocol):
+    """Where all random draws of a film come from."""
+
+    def initial(self, window: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal (1, C, F, h, w), the start of a window."""
+        ...
+
+    def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal (1, C, O, h, w), laid over the given frames in one row."""
+        ...
+
+
+class SeededNoise:
+    """Noise keyed by (seed, window, purpose, row), drawn on the CPU frame by frame.
+
+    So a window's noise depends neither on the machine, nor on what ran before, nor on how long the
+    window or the film is.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def initial(self, window: int, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(f"{self.seed}/{window}/initial", shape)
+
+    def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(f"{self.seed}/{window}/prefix/{row}", shape)
+
+    @staticmethod
+    def _draw(key: str, shape: tuple[int, ...]) -> Tensor:
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        batch, channels, frames, h, w = shape
+        return torch.randn((frames, batch, channels, h, w), generator=generator).permute(1, 2, 0, 3, 4)
+
+
+@dataclass
+class Film:
+    """The whole state of a film in the making.
+
+    window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
+    normalised, the given frames first. sigma: the largest noise level that the row at work moves
+    (a host's nominal one). prefix: the latents given to the current window. tail: what `history`
+    keeps of the film so far. finished: the windows done, given frames included.
+    """
+
+    plan: FilmPlan
+    solver: str = "unipc"
+    window: int = 0
+    row: int = 0
+    sigma: float = 1.0
+    latents: Tensor | None = None
+    solver_state: SolverState | None = None
+    prefix: Tensor | None = None
+    tail: Tensor | None = None
+    finished: list[Tensor] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.window == self.plan.num_windows
+
+
+@dataclass(frozen=True)
+class RowDone:
+    """One model call has been made and its frames moved.
+
+    frame: the first latent frame of the window that moved. denoised: its clean estimate
+    (1, C, 1, h, w), normalised.
+    """
+
+    window: Window
+    row: int
+    rows: int
+    frame: int
+    denoised: Tensor
+
+
+@dataclass(frozen=True)
+class WindowDone:
+    """A window is finished: its latents (1, C, F, h, w), normalised, given frames first."""
+
+    window: Window
+    latents: Tensor
+
+
+def generate(
+    velocity: Velocity,
+    plan: FilmPlan,
+    noise: NoiseSource,
+    history: History | None = None,
+    solver: str = "unipc",
+    device: torch.device | str = "cpu",
+    film: Film | None = None,
+) -> Iterator[RowDone | WindowDone]:
+    """Make a film, or go on with `film`. Yields after every row and after every window.
+
+    history is needed by films of more than one window; `pixel_history` is the reference's.
+    """
+    film = film or Film(plan, solver)
+    while not film.done:
+        yield from denoise_window(film, velocity, noise, device)
+        yield finish_window(film, history)
+
+
+def denoise_window(
+    film: Film, velocity: Velocity, noise: NoiseSource, device: torch.device | str = "cpu"
+) -> Iterator[RowDone]:
+    """Do the rows that are left of the film's current window."""
+    plan = film.plan
+    window = plan.window_at(film.window)
+    schedule, matrix = plan.schedule(), plan.matrix(window)
+    solver = SOLVERS[film.solver](schedule.sigmas)
+    if film.latents is None:
+        film.latents = _start_window(film, window, noise).to(device)
+        film.solver_state = solver.start(film.latents)
+    assert film.solver_state is not None
+    prefix_noise = plan.prefix_noise if window.prefix else 0
+    timesteps = matrix.timesteps.clone()
+    if prefix_noise:
+        timesteps[:, : window.prefix] = prefix_noise
+    timesteps, update = timesteps.to(device), matrix.update.to(device)
+    # Frames not being moved get the nearest legal step; the update mask leaves them alone.
+    step = (matrix.index - 1).clamp(0, plan.steps - 1)
+    sigmas = schedule.sigmas[step]  # (R, F)
+    moved = [matrix.update[r].nonzero()[:, 0].tolist() for r in range(matrix.rows)]
+    step = step.to(device)
+    while film.row < matrix.rows:
+        row, x, frame = film.row, film.latents, moved[film.row][0]
+        film.sigma = float(sigmas[row, moved[row]].max())
+        shown = _noised_prefix(film, window, prefix_noise, noise) if prefix_noise else x
+        v = velocity(shown, timesteps[row : row + 1])
+        film.latents = solver.step(film.solver_state, x, v, step[row], update[row])
+        film.row += 1
+        one = slice(frame, frame + 1)
+        denoised = x[:, :, one] - float(sigmas[row, frame]) * v[:, :, one]
+        yield RowDone(window, row, matrix.rows, frame, denoised)
+
+
+def finish_window(film: Film, history: History | None) -> WindowDone:
+    """Put the current window among the finished and prepare the prefix of the next."""
+    window, latents = film.plan.window_at(film.window), film.latents
+    assert latents is not None
+    film.finished.append(latents)
+    film.window, film.row, film.latents, film.solver_state = film.window + 1, 0, None, None
+    film.prefix = None
+    if not film.done:
+        if history is None:
+            raise ValueError(
+                f"the film has {film.plan.num_windows} windows; continuing one needs `history`"
+            )
+        film.prefix, film.tail = history(latents, window.prefix, film.tail)
+    return WindowDone(window, latents)
+
+
+def _start_window(film: Film, window: Window, noise: NoiseSource) -> Tensor:
+    shape = (1, CHANNELS, window.length, *film.plan.latent_size)
+    latents = noise.initial(film.window, shape).float().clone()
+    if window.prefix:
+        assert film.prefix is not None
+        latents[:, :, : window.prefix] = film.prefix.to(latents)
+    return latents
+
+
+def _noised_prefix(film: Film, window: Window, level: int, noise: NoiseSource) -> Tensor:
+    """The model's view of a window whose given frames are noised to `level`, afresh in each row."""
+    assert film.latents is not None
+    given, made = film.latents.split([window.prefix, window.length - window.prefix], dim=2)
+    epsilon = noise.prefix(film.window, film.row, tuple(given.shape)).to(given)
+    sigma = level / TRAIN_TIMESTEPS
+    return torch.cat([given * (1 - sigma) + epsilon * sigma, made], dim=2)
+
+
+def pixel_history(vae: VideoVAE, overlap: int) -> History:
+    """Continue through pixels: encode the film's last `overlap` frames again.
+
+    So the prefix's first latent holds one frame, as the model was trained to see it, not four.
+    A window is decoded latent by latent and only the last frames are kept.
+    Source: SkyworkAI/SkyReels-V2, long-video path.
+    """
+
+    def history(latents: Tensor, given: int, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+        kept = [] if tail is None else [tail]
+        for frames in new_frames(vae, latents, given):
+            kept = [torch.cat([*kept, frames], dim=2)[:, :, -overlap:]]
+        tail = kept[0]  # (1, 3, overlap, H, W)
+        return normalize_latents(vae.encode(tail)), tail
+
+    return history
+
+
+def new_frames(vae: VideoVAE, latents: Tensor, given: int) -> Iterator[Tensor]:
+    """Decode a window latent by latent, leaving out the frames of its `given` latents.
+
+    latents (1, C, F, h, w), normalised -> pieces (1, 3, n, H, W), clamped to [-1, 1].
+    """
+    stream = vae.decode_stream()
+    for index, latent in enumerate(denormalize_latents(latents).split(1, dim=2)):
+        frames = stream.push(latent)
+        if index >= given:
+            yield frames.clamp(-1, 1)
+
+
+def film_frames(film: Film, vae: VideoVAE) -> Iterator[Tensor]:
+    """All frames of the finished windows in order, (1, 3, n, H, W) in [-1, 1], piece by piece."""
+    for window, latents in zip(film.plan.windows(), film.finished, strict=False):
+        yield from new_frames(vae, latents, window.prefix)

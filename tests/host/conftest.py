@@ -1,0 +1,49 @@
+"""A real ComfyUI for the tests: in this process, and as a server in a process of its own."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from devtools import inprocess, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _comfyui() -> Path:
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        pytest.skip("COMFYUI_PATH does not name a ComfyUI tree; `python3 dev.py test` fetches one")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory):
+    """The ComfyUI tree, booted in this process with this pack loaded; fails where that fails."""
+    tree = _comfyui()
+    inprocess.boot_host(tree, tmp_path_factory.mktemp("comfyui"))
+    inprocess.load_pack(ROOT)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def run_prompt(host):
+    """`run_prompt(prompt, on_event=...)` -> Result; files by `inprocess.absolute(file)`."""
+    return inprocess.execute
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A running `serving.Server` on the CPU, without a page: `.url`, `.output_folder`, `.log`."""
+    base = tmp_path_factory.mktemp("server")
+    settings = serving.Server(
+        python=Path(sys.executable),
+        host=_comfyui(),
+        base=base,
+        port=serving.free_port(),
+        cpu=True,
+        log=base / "server.log",
+    )
+    with settings as running:
+        yield running
