@@ -100,13 +100,12 @@ TEST = Group(
     "the checkers, and diffusers as an independent judge",
     "40 MB",
 )
+# Without their media packages (380 MB), which the page does not need.
+TEMPLATES = ("comfyui-workflow-templates-core", "comfyui-workflow-templates-json")
 
 
 def page_group(host: Path) -> Group:
-    """ComfyUI's web page at the versions `host` itself asks for.
-
-    The templates' media packages (380 MB) are left out: the page works without them.
-    """
+    """ComfyUI's web page at the versions `host` itself asks for."""
     pins = {}
     for line in (host / "requirements.txt").read_text(encoding="utf-8").splitlines():
         name = line.partition("==")[0].strip()
@@ -114,7 +113,7 @@ def page_group(host: Path) -> Group:
             pins[name] = line.strip()
     return Group(
         "page",
-        (*sorted(pins.values()), "comfyui-workflow-templates-core"),
+        (*sorted(pins.values()), *TEMPLATES),
         ("comfyui_frontend_package",),
         "ComfyUI's web page",
         "60 MB",

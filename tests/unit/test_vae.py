@@ -16,6 +16,7 @@ from skyreels_model.vae import (
     normalize_latents,
 )
 from skyreels_model.vae_config import vae_config_from_state_dict
+from skyreels_model.vae_layers import RMSNorm
 
 FP32 = 1e-5
 FULL_SIZE = {"dim": 96, "z_dim": 16, "dim_mult": (1, 2, 4, 4), "num_res_blocks": 2}
@@ -43,9 +44,6 @@ def partitions(total: int) -> list[tuple[int, ...]]:
         for r in range(total)
         for cuts in itertools.combinations(range(1, total), r)
     ]
-
-
-# --- the reference's numbers
 
 
 @pytest.mark.parametrize("length", [1, 5, 9, 17])
@@ -120,9 +118,6 @@ def test_latent_statistics_are_the_published_ones():
     assert normalize_latents(z.bfloat16()).dtype == torch.bfloat16
 
 
-# --- streams
-
-
 @pytest.mark.parametrize("lengths", partitions(4), ids=str)
 def test_decode_stream_is_bit_equal_however_it_is_cut(lengths):
     vae, z = golden_vae(), random_latents(4)
@@ -187,9 +182,6 @@ def test_streams_of_one_model_do_not_disturb_each_other():
     assert torch.equal(torch.cat([p[1] for p in pairs], dim=2), vae.decode(other))
 
 
-# --- dtypes and hosts
-
-
 class ManualCast:
     """Layers that cast their weights to the input, as the host's do."""
 
@@ -214,6 +206,13 @@ def test_weights_stored_in_half_precision_compute_in_float32():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_stored_in_float32_compute_in_half_precision(dtype):
+    vae, z, x = golden_vae(ManualCast), random_latents(2).to(dtype), random_frames(5).to(dtype)
+    assert torch.equal(vae.decode(z), golden_vae().to(dtype).decode(z))
+    assert torch.equal(vae.encode(x), golden_vae().to(dtype).encode(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near_the_reference(dtype):
     vae, data = golden_vae().to(dtype), tensors("vae_decode")
     z = denormalize_latents(data["z"])[:, :, :2].to(dtype)
@@ -227,8 +226,6 @@ def test_half_precision_stays_near_the_reference(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [0.0, 1e-3, 6e4])
 def test_norm_keeps_its_length_at_the_ends_of_the_range(dtype, size):
-    from skyreels_model.vae_layers import RMSNorm
-
     norm = RMSNorm(384, 3, dtype, None)
     y = norm(torch.full((1, 384, 1, 1, 1), size, dtype=dtype)).float()
     assert torch.allclose(y, torch.full_like(y, float(size > 0)), rtol=1e-2)
@@ -270,9 +267,6 @@ def test_other_sizes_are_read_back_and_run(config):
     z = vae.encode(random_frames(frames))
     assert z.shape[:3] == (1, vae.z_dim, 3)
     assert vae.decode(z).shape == (1, 3, frames, 16, 24)
-
-
-# --- what is refused
 
 
 @pytest.mark.parametrize(
@@ -358,15 +352,11 @@ def test_other_files_are_named(key, found):
         ("encoder.conv1.weight", (4, 3, 3, 3), "no 3-D convolution"),
         ("conv2.weight", (48, 48, 1, 1, 1), "has 16 latent channels, which must be 48"),
         ("conv1.weight", (16, 32, 1, 1, 1), "has 16 moments .* must be 32"),
-        ("encoder.downsamples.7.resample.1.weight", (1,), None),
         ("encoder.downsamples.11.residual.2.weight", (16, 16, 3, 3, 3), r"\[2, 2, 2, 3\]"),
         ("encoder.downsamples.9.residual.2.weight", (18, 16, 3, 3, 3), "18 wide"),
     ],
 )
 def test_contradicting_tensors_are_refused(key, shape, message):
     state = weights("weights_vae.safetensors") | {key: torch.zeros(shape)}
-    if message is None:
-        assert vae_config_from_state_dict(state)["dim"] == 4
-        return
     with pytest.raises(ValueError, match=message):
         vae_config_from_state_dict(state)
