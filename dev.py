@@ -6,7 +6,8 @@
     python3 dev.py host                  the real ComfyUI with this pack in it
 
 What is missing (Python packages, ComfyUI itself) is fetched once into the user's cache folder, or
-SKYREELS_V2_CACHE; nothing else on the machine is touched. COMFYUI_PATH names a ComfyUI of yours.
+SKYREELS_V2_CACHE; nothing else on the machine is touched. COMFYUI_PATH names a ComfyUI of yours,
+SKYREELS_V2_COMFYUI another version to fetch (0.30.0, 0.27.0, 0.26.0).
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def serve(options: argparse.Namespace) -> int:
         cpu,
         page=True,
         offline=options.offline,
-        models=(models,) if models else (),
+        models=runner.models_folders(tree, (models,) if models else ()),
     )
     with server:
         print(f"\nComfyUI with this pack: {server.url}\nCtrl-C stops it.", flush=True)
@@ -134,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, action: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=action.__doc__, description=action.__doc__)
+        added = commands.add_parser(
+            name, help=action.__doc__, description=action.__doc__, allow_abbrev=False
+        )
         added.set_defaults(action=action, host=None)
         added.add_argument("--offline", action="store_true", help="fetch nothing, fail instead")
         return added
@@ -188,6 +191,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return runner.FAILED
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return runner.INTERRUPTED
 
 

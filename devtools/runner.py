@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,14 +66,14 @@ def run_here(job: Job, python: Path, tree: Path) -> Outcome:
         offline=job.offline,
         output=job.output,
         input=job.input,
-        models=_models(job, tree),
+        models=models_folders(tree, job.models),
     )
     with server:
         code, result = _follow(Client(server.url), job.prompt)
     if result is None:
         return Outcome(code)
-    folders = {"output": job.output, "temp": server.base / "temp"}
-    files = [folders[file.kind] / file.relative for file in result.files if file.kind in folders]
+    # Temporary files (previews) have ended with the server.
+    files = [job.output / file.relative for file in result.files if file.kind == "output"]
     print(*files, sep="\n")
     return Outcome(code, files)
 
@@ -116,7 +117,7 @@ def _run_in_process(job: Job, python: Path, tree: Path) -> Outcome:
         script = Path(__file__).with_name("inprocess.py")
         command: list[str | Path] = [python, script, "--host", tree, "--workdir", default_base()]
         command += ["--prompt", file, "--output", job.output, "--report", report]
-        for folder in _models(job, tree):
+        for folder in models_folders(tree, job.models):
             command += ["--models", folder]
         command += ["--input", job.input] if job.input else []
         code = process.wait(process.start(command, job.offline))
@@ -124,11 +125,11 @@ def _run_in_process(job: Job, python: Path, tree: Path) -> Outcome:
     return Outcome(code, [Path(name) for name in files])
 
 
-def _models(job: Job, tree: Path) -> list[Path]:
-    """The models folders to add, the last one searched first."""
+def models_folders(tree: Path, given: Sequence[Path]) -> list[Path]:
+    """The models folders to add to a host of ours, the last one searched first."""
     own = tree / "models"
     # A person's own ComfyUI has the person's models; a fetched tree has none.
-    return ([own] if own.is_dir() and not host.is_fetched(tree) else []) + list(job.models)
+    return ([own] if own.is_dir() and not host.is_fetched(tree) else []) + list(given)
 
 
 def checked_folder(path: Path | None, option: str) -> Path | None:

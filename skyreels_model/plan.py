@@ -162,3 +162,31 @@ def _require_multiple(name: str, value: int, multiple: int) -> None:
     if value < multiple or value % multiple:
         nearest = max(round(value / multiple), 1) * multiple
         raise ValueError(f"{name} is {value}; it must be a multiple of {multiple}; nearest: {nearest}")
+
+
+def frames_of_seconds(seconds: float, fps: int, block_size: int = 1) -> int:
+    """The legal number of frames nearest to a length in seconds: 4k + 1, in whole blocks."""
+    latents = (seconds * fps - 1) / TEMPORAL_STRIDE + 1
+    return frame_length(max(round(latents / block_size), 1) * block_size)
+
+
+def describe(plan: FilmPlan) -> str:
+    """The numbers of a plan in a few lines, for people."""
+    last = plan.window_at(plan.num_windows - 1)
+    mode = f"asynchronous, ar_step {plan.ar_step}" if plan.ar_step else "synchronous"
+    rows = plan.total_rows()
+    lines = [
+        f"{plan.num_frames} frames = {plan.seconds:.2f} s at {plan.fps} fps, "
+        f"{plan.width} x {plan.height}",
+        f"{plan.latent_frames} latent frames in {plan.num_windows} "
+        f"{'window' if plan.num_windows == 1 else 'windows'}"
+        + (
+            f" of {latent_length(plan.window)} (the last {last.length}), "
+            f"{latent_length(plan.overlap)} of them continued, at noise {plan.prefix_noise}"
+            if plan.num_windows > 1
+            else ""
+        ),
+        f"{mode}, blocks of {plan.block_size}, {plan.steps} steps, shift {plan.shift:g}",
+        f"{rows} rows: {2 * rows} forwards with guidance, {rows} without",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""What ComfyUI sees of this pack: the ordered list of its nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .conditioning import SkyReelsV2PromptEncode
+from .decode import SkyReelsV2Decode
+from .host.files import register_toy_weights
+from .loader import SkyReelsV2ModelLoader, SkyReelsV2TextEncoderLoader, SkyReelsV2VAELoader
+from .sampler import SkyReelsV2Sampler
+from .schedule import SkyReelsV2Schedule
+
+NODES: list[type[io.ComfyNode]] = [
+    SkyReelsV2ModelLoader,
+    SkyReelsV2TextEncoderLoader,
+    SkyReelsV2VAELoader,
+    SkyReelsV2PromptEncode,
+    SkyReelsV2Schedule,
+    SkyReelsV2Sampler,
+    SkyReelsV2Decode,
+]
+
+
+class SkyReelsV2Extension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_toy_weights()
+        return NODES

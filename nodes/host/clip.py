@@ -1,0 +1,152 @@
+"""Our UMT5 as the host's CLIP: CLIPTextEncode and every node behind it work with it."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import torch
+from comfy.sd1_clip import escape_important, token_weights, unescape_important
+from comfy.supported_models_base import ClipTarget
+from torch import Tensor, nn
+
+from ...skyreels_model import checkpoint
+from ...skyreels_model.text_encoder import UMT5Config, UMT5Encoder, to_original_names
+from ...skyreels_model.tokenizer import MAX_LENGTH, PAD_ID, Tokenizer, clean_text
+
+NAME = "umt5xxl"
+TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".")
+
+LOG = logging.getLogger("skyreels_v2")
+
+TokenWeights = list[tuple[int, float]]
+
+
+class HostTokenizer:
+    """Prompt to weighted tokens, with the host's (word:1.2) syntax and the reference's cleaning."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, **_kwargs: Any
+    ) -> dict[str, list[list[tuple[Any, ...]]]]:
+        segments = token_weights(escape_important(clean_text(text)), 1.0)
+        pairs: TokenWeights = []
+        for part, weight in segments:
+            *pieces, eos = self.tokenizer.encode(unescape_important(part))
+            pairs += [(piece, weight) for piece in pieces]
+        if not segments:
+            eos = self.tokenizer.encode("")[-1]
+        pairs.append((eos, 1.0))
+        if len(pairs) > MAX_LENGTH:
+            # Tokenized again for its message, which shows where the text would be cut.
+            self.tokenizer.tokenize([clean_text(text)], on_long="error")
+        if return_word_ids:
+            return {NAME: [[(*pair, i) for i, pair in enumerate(pairs)]]}
+        return {NAME: [list(pairs)]}
+
+    def untokenize(self, pairs: TokenWeights) -> list[tuple[tuple[int, float], str]]:
+        return [(pair, str(pair[0])) for pair in pairs]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+
+class HostTextEncoder(nn.Module):
+    """What the host's CLIP calls: weighted tokens to (1, 512, dim), zero rows behind the text."""
+
+    def __init__(self, config: UMT5Config, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.transformer = UMT5Encoder(config, comfy.ops.manual_cast, dtype=dtype, device="meta")
+        self.dtypes = {dtype}
+        self.execution_device: torch.device | None = None
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        self.execution_device = options.get("execution_device", self.execution_device)
+
+    def reset_clip_options(self) -> None:
+        self.execution_device = None
+
+    def encode_token_weights(self, tokens: dict[str, list[list[Any]]]) -> tuple[Tensor, None]:
+        pairs = tokens[NAME][0]
+        out = self._encode([token[0] for token in pairs])
+        weights = torch.tensor([float(token[1]) for token in pairs])
+        if (weights != 1).any():
+            # The host's rule: away from the embedding of an empty prompt.
+            empty = self._encode([pairs[-1][0]])
+            emphasis = torch.ones(MAX_LENGTH)
+            emphasis[: len(pairs)] = weights
+            out = (out - empty) * emphasis.to(out)[None, :, None] + empty
+            out[:, len(pairs) :] = 0
+        return out.to(comfy.model_management.intermediate_device()), None
+
+    def _encode(self, ids: list[int]) -> Tensor:
+        padded = torch.tensor([ids + [PAD_ID] * (MAX_LENGTH - len(ids))])
+        mask = torch.arange(MAX_LENGTH)[None] < len(ids)
+        device = self.execution_device
+        # float32: T5's activations overflow half precision.
+        return self.transformer(padded.to(device), mask.to(device), dtype=torch.float32)
+
+    def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+        report = checkpoint.load_weights(self.transformer, state_dict)
+        return [], report.unexpected
+
+
+def load_clip(path: pathlib.Path) -> tuple[comfy.sd.CLIP, str]:
+    """A text encoder file as the host's CLIP, and one line that says what it is."""
+    tensors = checkpoint.read(path).tensors
+    names = to_original_names(tensors)
+    config, dtype = UMT5Config.from_state_dict(names), checkpoint.stored_dtype(names)
+    tokenizer = find_tokenizer(path, tensors)
+
+    def encoder(device: Any = None, dtype: Any = dtype, model_options: Any = None) -> HostTextEncoder:
+        return HostTextEncoder(config, dtype)
+
+    clip = comfy.sd.CLIP(
+        ClipTarget(lambda **_kwargs: HostTokenizer(tokenizer), encoder),
+        parameters=sum(t.numel() for t in names.values()),
+        state_dict=[names],
+        model_options={"dtype": dtype},
+    )
+    return clip, f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(dtype)[6:]}"
+
+
+def find_tokenizer(path: pathlib.Path, tensors: dict[str, Tensor]) -> Tokenizer:
+    """The tokenizer inside the file, or in one of the published folders beside it."""
+    if "spiece_model" in tensors:
+        return Tokenizer(tensors["spiece_model"].numpy().tobytes())
+    for name in TOKENIZER_FOLDERS:
+        if (path.parent / name / "spiece.model").is_file():
+            return Tokenizer.from_folder(path.parent / name)
+    raise ValueError(
+        f"{path.name} has no tokenizer inside and none beside it; put the checkpoint's folder "
+        f"google/umt5-xxl (with spiece.model) into {path.parent}, or use umt5_xxl_fp16.safetensors"
+    )
+
+
+def encode_prompt(clip: comfy.sd.CLIP, name: str, text: str) -> list[Any]:
+    """A literal prompt as the host's CONDITIONING; `name` is the input's, for messages.
+
+    Raises ValueError when it is longer than the model reads; an empty prompt is only warned about.
+    """
+    text = clean_text(text)
+    if not text and name == "prompt":
+        LOG.warning("The prompt is empty: the film will show whatever the model makes up.")
+    # Escaped, since brackets in a prose prompt are prose; the host's syntax is CLIPTextEncode's.
+    literal = text.replace("(", "\\(").replace(")", "\\)")
+    try:
+        tokens = clip.tokenize(literal)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    length = max(len(batch) for batches in tokens.values() for batch in batches)
+    if length > MAX_LENGTH:
+        raise ValueError(
+            f"{name} is {length} tokens long; the model reads at most {MAX_LENGTH}: shorten it by "
+            f"{length - MAX_LENGTH} tokens"
+        )
+    return clip.encode_from_tokens_scheduled(tokens)

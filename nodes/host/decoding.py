@@ -1,0 +1,132 @@
+"""Latents of a film to frames: window by window, seams cut, in constant memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...skyreels_model.plan import FilmPlan, Window, frame_length
+from .vae import HostVAE
+
+SEAMS_KEY = "skyreels_v2_seams"
+CHANNELS = 16
+LOG = logging.getLogger("skyreels_v2")
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Where a window's own latents begin in the film, and the latents that it was given."""
+
+    start: int
+    given: Tensor | None
+
+
+@dataclass
+class FilmLatents:
+    """Collects the windows of a film into one LATENT.
+
+    `samples` is the film without its overlaps, so that any VAE node can decode it whole; the
+    latents given to each window ride along, so that `decode_film` can decode each window exactly
+    as it was made.
+    """
+
+    plan: FilmPlan
+    parts: list[Tensor] = field(default_factory=list)
+    seams: list[Seam] = field(default_factory=list)
+
+    def append(self, window: Window, latents: Tensor) -> None:
+        """latents: (1, C, F, h, w) of the window, not normalised, given ones first."""
+        given = latents[:, :, : window.prefix].clone() if window.prefix else None
+        self.parts.append(latents[:, :, window.prefix :])
+        self.seams.append(Seam(window.start + window.prefix, given))
+
+    def as_latent(self) -> dict[str, Any]:
+        return {"samples": torch.cat(self.parts, dim=2), SEAMS_KEY: self.seams}
+
+
+def check_latent(latent: dict[str, Any]) -> Tensor:
+    """The samples of a video LATENT, or a ValueError that says what was given instead."""
+    samples = latent["samples"]
+    if samples.ndim != 5 or samples.shape[1] != CHANNELS:
+        kind = "an image" if samples.ndim == 4 else "another video"
+        raise ValueError(
+            f"samples has shape {tuple(samples.shape)}, the latents of {kind} model; needed is "
+            f"(batch, {CHANNELS}, frames, height / 8, width / 8) of a SkyReels-V2 or Wan 2.1 model"
+        )
+    return samples
+
+
+def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
+    """All frames of a LATENT, (batch * frames, H, W, 3) in 0..1."""
+    samples = check_latent(latent)
+    if getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
+        raise ValueError(
+            f"vae has {vae.latent_channels} latent channels and the latents {CHANNELS}: use the "
+            f"Wan 2.1 VAE"
+        )
+    seams = fitting_seams(latent.get(SEAMS_KEY), samples)
+    frames, position, bar = None, 0, comfy.utils.ProgressBar(samples.shape[0] * samples.shape[2])
+    for sample in samples.split(1):
+        for piece in decode_seams(vae, sample, seams, bar):
+            if frames is None:
+                total = samples.shape[0] * frame_length(samples.shape[2])
+                frames = piece.new_empty((total, *piece.shape[1:]))
+            frames[position : position + len(piece)] = piece
+            position += len(piece)
+    assert frames is not None and position == len(frames)
+    return frames
+
+
+def fitting_seams(seams: list[Seam] | None, samples: Tensor) -> list[Seam]:
+    """The seams of these samples; one window where a node in between has changed their shape."""
+    whole = [Seam(0, None)]
+    if not seams or samples.shape[0] != 1:
+        return whole
+    fits = seams[-1].start < samples.shape[2] and all(
+        seam.given is None or seam.given.shape[3:] == samples.shape[3:] for seam in seams
+    )
+    if not fits:
+        LOG.warning("The latents were resized or cut after sampling; decoding them as one window.")
+    return seams if fits else whole
+
+
+def decode_seams(
+    vae: comfy.sd.VAE, sample: Tensor, seams: list[Seam], bar: comfy.utils.ProgressBar
+) -> Iterator[Tensor]:
+    """Frames of each window in turn; a window's given latents are decoded, but not shown."""
+    ends = [seam.start for seam in seams[1:]] + [sample.shape[2]]
+    for seam, end in zip(seams, ends, strict=True):
+        own = sample[:, :, seam.start : end]
+        given = 0 if seam.given is None else seam.given.shape[2]
+        window = own if seam.given is None else torch.cat([seam.given.to(own), own], dim=2)
+        for piece in decode_pieces(vae, window, given):
+            yield piece
+            bar.update(max(1, len(piece) // 4))
+
+
+def decode_pieces(vae: comfy.sd.VAE, latents: Tensor, given: int) -> Iterator[Tensor]:
+    """Frames (n, H, W, 3) in 0..1 of a window (1, C, F, h, w), without those of `given` latents.
+
+    With our VAE latent by latent in constant memory, with any other in one piece.
+    """
+    if not isinstance(vae, HostVAE):
+        frames = vae.decode(latents)
+        yield frames.reshape(-1, *frames.shape[-3:])[frame_length(given) if given else 0 :]
+        return
+    memory = vae.memory_used_decode(latents.shape, vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
+    stream = vae.first_stage_model.decode_stream()
+    for index, one in enumerate(latents.split(1, dim=2)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        pixels = stream.push(one.to(vae.device, vae.vae_dtype))
+        if index >= given:
+            out = vae.process_output(pixels.to(vae.output_device, torch.float32, copy=True))
+            yield out[0].movedim(0, -1)

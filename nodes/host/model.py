@@ -1,0 +1,237 @@
+"""Our diffusion transformer as the host's MODEL: patchable, movable, loaded in parts."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import comfy.ldm.common_dit
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.patcher_extension
+import comfy.supported_models
+import torch
+from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
+from torch import Tensor
+
+from ...skyreels_model import checkpoint, layers
+from ...skyreels_model.config import ModelConfig
+from ...skyreels_model.model import SkyReelsModel
+
+WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
+    "default": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+ATTENTION = {"auto": optimized_attention, "pytorch": attention_pytorch}
+VARIANTS = ("auto", "DF", "T2V", "I2V")
+VARIANT_KEY = "skyreels_v2_variant"
+
+
+class HostModulation(layers.Modulation, comfy.ops.CastWeightBiasOp):
+    """A modulation whose weight the host casts, moves and patches like any layer's.
+
+    The host's LoRA code silently skips raw parameters beside child modules, hence the leaf.
+    """
+
+    comfy_cast_weights = True
+    bias = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_function: list[Any] = []
+        self.bias_function: list[Any] = []
+
+    def forward(self, e: Tensor) -> Tensor:
+        weight, bias, stream = comfy.ops.cast_bias_weight(
+            self, dtype=e.dtype, device=e.device, bias_dtype=e.dtype, offloadable=True
+        )
+        out = weight[:, None] + e
+        comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+        return out
+
+
+class HostDiT(SkyReelsModel):
+    """The transformer with the host's call: positions of arguments, wrappers and block hooks."""
+
+    def __init__(
+        self,
+        skyreels: ModelConfig,
+        attention: str,
+        operations: Any,
+        dtype: torch.dtype,
+        device: torch.device | str | None,
+        **_detected: Any,
+    ) -> None:
+        named = type("Operations", (operations,), {"Modulation": HostModulation})
+        super().__init__(skyreels, named, dtype, device)
+        self.attention = ATTENTION[attention]
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        clip_fea: Tensor | None = None,
+        time_dim_concat: Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        options = transformer_options if transformer_options is not None else {}
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self._forward, self, wrappers
+        )
+        return executor.execute(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        clip_fea: Tensor | None,
+        time_dim_concat: Tensor | None,
+        transformer_options: dict[str, Any],
+        fps: Tensor | None = None,
+        **_kwargs: Any,
+    ) -> Tensor:
+        frames, h, w = x.shape[2:]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, self.config.patch_size)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+            return self.attention(q, k, v, heads=heads, transformer_options=transformer_options)
+
+        out = super().forward(
+            x,
+            timestep,
+            context,
+            clip_fea=clip_fea,
+            fps=fps,
+            attend=attend,
+            run_block=BlockHooks(transformer_options, len(self.blocks)),
+        )
+        return out[:, :, :frames, :h, :w]
+
+
+class BlockHooks:
+    """Runs a block through the replacements that other nodes have put into the options."""
+
+    def __init__(self, options: dict[str, Any], total: int) -> None:
+        self.options = options
+        self.replacements = options.get("patches_replace", {}).get("dit", {})
+        options["total_blocks"], options["block_type"] = total, "double"
+
+    def __call__(
+        self, index: int, call: Any, x: Tensor, context: Tensor, e: Tensor, rope: Tensor
+    ) -> Tensor:
+        self.options["block_index"] = index
+        replace = self.replacements.get(("double_block", index))
+        if replace is None:
+            return call(x, context, e, rope)
+
+        def original(args: dict[str, Any]) -> dict[str, Tensor]:
+            return {"img": call(args["img"], args["txt"], args["vec"], args["pe"])}
+
+        args = {"img": x, "txt": context, "vec": e, "pe": rope, "transformer_options": self.options}
+        return replace(args, {"original_block": original})["img"]
+
+
+class HostModel(comfy.model_base.WAN21):
+    """The host's model around it: flow sampling, and the conditions that Wan nodes set."""
+
+    def __init__(self, config: HostConfig, device: torch.device | str | None) -> None:
+        # WAN21's own constructor would build the host's transformer.
+        super(comfy.model_base.WAN21, self).__init__(
+            config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostDiT
+        )
+        self.image_to_video = config.unet_config["skyreels"].model_type == "i2v"
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        out = super().extra_conds(**kwargs)
+        fps = kwargs.get("fps")
+        if fps is not None:
+            out["fps"] = comfy.conds.CONDRegular(torch.tensor([float(fps)]))
+        return out
+
+
+class HostConfig(comfy.supported_models.WAN21_T2V):
+    """What the host wants to know of a model before it is built."""
+
+    def get_model(
+        self, state_dict: Any = None, prefix: str = "", device: torch.device | str | None = None
+    ) -> HostModel:
+        return HostModel(self, device)
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        original = {k.replace(".modulation.weight", ".modulation"): v for k, v in state_dict.items()}
+        return super().process_unet_state_dict_for_saving(original)
+
+
+def load_model(
+    path: pathlib.Path, weight_dtype: str = "default", attention: str = "auto", variant: str = "auto"
+) -> tuple[comfy.model_patcher.ModelPatcher, str]:
+    """A checkpoint as a patcher, and one line that says what it is."""
+    tensors = checkpoint.transformer_tensors(checkpoint.read(path).tensors)
+    skyreels = ModelConfig.from_state_dict(tensors)
+    stored = checkpoint.stored_dtype(tensors)
+    parameters = sum(t.numel() for t in tensors.values())
+    management = comfy.model_management
+    load_device = management.get_torch_device()
+    config = HostConfig(
+        {
+            "image_model": "wan2.1",
+            "model_type": skyreels.model_type,
+            "dim": skyreels.dim,
+            "skyreels": skyreels,
+            "attention": attention,
+        }
+    )
+    dtypes = config.supported_inference_dtypes
+    dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
+        model_params=parameters, supported_dtypes=dtypes, weight_dtype=stored
+    )
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, load_device, dtypes))
+    model = config.get_model(device="meta")
+    report = checkpoint.load_weights(model.diffusion_model, tensors)
+    model.device = management.unet_offload_device()
+    model.to(model.device)
+    # Looked up now: the host swaps the alias at start-up.
+    patcher_class = getattr(
+        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
+    )
+    patcher = patcher_class(model, load_device=load_device, offload_device=model.device)
+    patcher.model_options["transformer_options"][VARIANT_KEY] = _variant(skyreels, path, variant)
+    patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
+    found = patcher.model_options["transformer_options"][VARIANT_KEY]
+    summary = (
+        f"SkyReels-V2 {found}, {parameters / 1e9:.2f} B parameters "
+        f"({skyreels.num_layers} blocks of {skyreels.dim}), stored {_name(stored)}, used "
+        f"{_name(dtype)}, fps embedding {'yes' if skyreels.fps_embedding else 'no'}; {report}"
+    )
+    return patcher, summary
+
+
+def load_patcher(*args: Any) -> comfy.model_patcher.ModelPatcher:
+    """`load_model` without its summary, for the host to build the patcher again."""
+    return load_model(*args)[0]
+
+
+def _variant(config: ModelConfig, path: pathlib.Path, override: str) -> str:
+    """DF and T2V files hold the same keys at 14B: then only the name tells, or the user."""
+    if override != "auto":
+        return override
+    if config.model_type == "i2v":
+        return "I2V"
+    name = checkpoint.published_name(path).upper()
+    return "T2V" if "T2V" in name and not config.fps_embedding else "DF"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

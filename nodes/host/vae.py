@@ -1,0 +1,64 @@
+"""Our VAE as the host's VAE: its nodes encode and decode with it, tiled or whole."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import torch
+
+from ...skyreels_model import checkpoint
+from ...skyreels_model.vae import VideoVAE
+
+
+class HostVAE(comfy.sd.VAE):
+    """The host's VAE around `VideoVAE`.
+
+    Its latents are the raw means; normalising them is the MODEL's latent format's part.
+    """
+
+    def __init__(self, model: VideoVAE, dtype: torch.dtype) -> None:
+        # Without weights the host's constructor sets its version's defaults and stops.
+        super().__init__(sd={})
+        management = comfy.model_management
+        self.first_stage_model = model
+        self.vae_dtype = dtype
+        self.latent_dim, self.latent_channels, self.output_channels = 3, model.z_dim, 3
+        self.upscale_ratio = (lambda latents: max(0, latents * 4 - 3), 8, 8)
+        self.upscale_index_formula = (4, 8, 8)
+        self.downscale_ratio = (lambda frames: max(0, math.floor((frames + 3) / 4)), 8, 8)
+        self.downscale_index_formula = (4, 8, 8)
+        self.memory_used_encode = lambda shape, dtype: _memory(6000, shape, dtype)
+        self.memory_used_decode = lambda shape, dtype: _memory(7000 * 64, shape, dtype)
+        self.device = management.vae_device()
+        self.output_device = management.intermediate_device()
+        patcher_class = getattr(
+            comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
+        )
+        self.patcher = patcher_class(
+            model, load_device=self.device, offload_device=management.vae_offload_device()
+        )
+        self.model_size()
+
+
+def _memory(per_position: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of activations: they do not grow with the frames, which come as a stream."""
+    return per_position * shape[3] * shape[4] * comfy.model_management.dtype_size(dtype)
+
+
+def load_vae(path: pathlib.Path) -> tuple[HostVAE, str]:
+    """A VAE file as the host's VAE, and one line that says what it is."""
+    tensors = checkpoint.read(path).tensors
+    dtypes = [torch.bfloat16, torch.float16, torch.float32]
+    dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
+    operations = comfy.ops.disable_weight_init
+    model = VideoVAE.from_state_dict(tensors, operations, dtype=dtype, device="meta").eval()
+    report = checkpoint.load_weights(model, tensors)
+    archive = getattr(comfy.model_management, "archive_model_dtypes", None)
+    if archive is not None:
+        archive(model)
+    return HostVAE(model, dtype), f"Wan 2.1 video VAE, used {str(dtype)[6:]}; {report}"

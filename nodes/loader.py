@@ -1,0 +1,135 @@
+"""Checkpoint files to the host's MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from .host import clip as host_clip
+from .host import files
+from .host import model as host_model
+from .host import vae as host_vae
+
+CATEGORY = "SkyReels-V2/loaders"
+LOG = logging.getLogger("skyreels_v2")
+
+
+class SkyReelsV2ModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2ModelLoader",
+            display_name="SkyReels-V2 Model Loader",
+            category=CATEGORY,
+            description=(
+                "Loads a SkyReels-V2 (or any Wan 2.1) diffusion model, with the fps embedding that "
+                "ComfyUI's own loader drops, and says what it found."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=files.listed("diffusion_models"),
+                    tooltip="File in models/diffusion_models. Of a sharded checkpoint choose the "
+                    "first shard; the others are read from beside it. Films longer than a window "
+                    "need a DF checkpoint.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(host_model.WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="Number format in which the weights are held. default: ComfyUI's choice "
+                    "for this machine. bf16 and fp16 take 2 bytes a weight (14B: 28 GB), fp8 takes "
+                    "one and costs some quality, fp32 takes four.",
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(host_model.ATTENTION),
+                    default="auto",
+                    tooltip="auto: what ComfyUI was started with (for instance "
+                    "--use-sage-attention). pytorch: PyTorch's own, exact on every machine.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=list(host_model.VARIANTS),
+                    default="auto",
+                    tooltip="What the checkpoint was trained for. auto reads it from the tensors "
+                    "and, where DF and T2V hold the same ones (14B), from the file's or folder's "
+                    "name. It only decides about warnings, never about the result.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="Works with ComfyUI's LoRA, sampling and patch nodes."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Type, size, number formats and how many tensors matched.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, weight_dtype: str, attention: str, variant: str) -> io.NodeOutput:
+        path = files.located("diffusion_models", model_name)
+        model, report = host_model.load_model(path, weight_dtype, attention, variant)
+        LOG.info("%s: %s", model_name, report)
+        return io.NodeOutput(model, report)
+
+
+class SkyReelsV2TextEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2TextEncoderLoader",
+            display_name="SkyReels-V2 Text Encoder Loader",
+            category=CATEGORY,
+            description="Loads the UMT5 text encoder from its original or its ComfyUI file.",
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=files.listed("text_encoders"),
+                    tooltip="File in models/text_encoders: umt5_xxl_fp16.safetensors, or the "
+                    "original models_t5_umt5-xxl-enc-bf16.pth with the folder google/umt5-xxl "
+                    "(its tokenizer) beside it.",
+                ),
+            ],
+            outputs=[
+                io.Clip.Output(tooltip="Works with CLIP Text Encode and our Prompt node."),
+                io.String.Output(display_name="report", tooltip="Width, layers, number format."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
+        path = files.located("text_encoders", text_encoder_name)
+        clip, report = host_clip.load_clip(path)
+        LOG.info("%s: %s", text_encoder_name, report)
+        return io.NodeOutput(clip, report)
+
+
+class SkyReelsV2VAELoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2VAELoader",
+            display_name="SkyReels-V2 VAE Loader",
+            category=CATEGORY,
+            description="Loads the Wan 2.1 video VAE; frames stream through it in constant memory.",
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=files.listed("vae"),
+                    tooltip="File in models/vae: wan_2.1_vae.safetensors or the original "
+                    "Wan2.1_VAE.pth.",
+                ),
+            ],
+            outputs=[
+                io.Vae.Output(tooltip="Works with VAE Encode and VAE Decode, too."),
+                io.String.Output(display_name="report", tooltip="Number format, tensors matched."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, vae_name: str) -> io.NodeOutput:
+        vae, report = host_vae.load_vae(files.located("vae", vae_name))
+        LOG.info("%s: %s", vae_name, report)
+        return io.NodeOutput(vae, report)

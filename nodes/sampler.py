@@ -1,0 +1,77 @@
+"""The one sampler: a film of any length, all its windows, from one node."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..skyreels_model.plan import FilmPlan
+from ..skyreels_model.solvers import SOLVERS
+from .host.sampling import sample_film
+from .schedule import Schedule
+
+
+class SkyReelsV2Sampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2Sampler",
+            display_name="SkyReels-V2 Sampler",
+            category="SkyReels-V2/sampling",
+            description=(
+                "Makes a film by diffusion forcing: every latent frame at its own noise level, "
+                "window after window, each continuing the last frames of the one before."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A SkyReels-V2 DF model, ours or from ComfyUI's Load Diffusion Model; "
+                    "LoRAs and patches apply. Its own shift is not used: the schedule's is.",
+                ),
+                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                Schedule.Input("schedule", tooltip="Size, length, windows and steps."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="The same seed gives the same film; a longer film with the same seed "
+                    "begins like the shorter one.",
+                ),
+                io.Float.Input(
+                    "cfg", default=6.0, min=0.0, max=100.0, step=0.1,
+                    tooltip="How strongly the prompt is followed. Published: 6 for text, 5 with a "
+                    "start image. 1 turns guidance off and halves the time.",
+                ),
+                io.Combo.Input(
+                    "solver", options=list(SOLVERS), default="unipc",
+                    tooltip="unipc: the published one. euler: simpler, wants more steps. "
+                    "unipc_as_shipped: with a flaw of the reference's long-film loop, for "
+                    "comparisons with it.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True,
+                    tooltip="Needed for films longer than a window, which continue the last frames "
+                    "through pixels.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    tooltip="The whole film. SkyReels-V2 Decode decodes each window as it was "
+                    "made; VAE Decode works, too."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: io.Model.Type,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        schedule: FilmPlan,
+        seed: int,
+        cfg: float,
+        solver: str,
+        vae: io.Vae.Type | None = None,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            sample_film(model, positive, negative, schedule, vae, seed, cfg, solver)
+        )

@@ -1,0 +1,51 @@
+"""The plan of a film as a picture: noise level of every latent frame in every model call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .plan import FilmPlan
+from .schedule import TRAIN_TIMESTEPS
+
+CELL = 8
+MAX_WINDOWS = 4
+BACKGROUND = (0.11, 0.11, 0.13)
+CLEAN, NOISE = (0.13, 0.16, 0.36), (0.99, 0.86, 0.35)
+GIVEN = (0.25, 0.62, 0.38)
+RIM = (1.0, 1.0, 1.0)
+
+
+def draw_plan(plan: FilmPlan) -> Tensor:
+    """The first windows of a film, (1, H, W, 3) in 0..1.
+
+    A column per latent frame of the film, a row per model call. From dark (clean) to bright
+    (noise); green where the frame is given by the window before; rimmed where it is being moved.
+    """
+    windows = [plan.window_at(i) for i in range(min(plan.num_windows, MAX_WINDOWS))]
+    matrices = [plan.matrix(window) for window in windows]
+    columns = windows[-1].start + windows[-1].length
+    cells = torch.tensor(BACKGROUND).repeat(sum(m.rows for m in matrices), columns, 1)
+    rims = torch.zeros(cells.shape[:2], dtype=torch.bool)
+    top = 0
+    for window, matrix in zip(windows, matrices, strict=True):
+        level = (matrix.timesteps / TRAIN_TIMESTEPS)[..., None]  # (R, F, 1)
+        colour = torch.tensor(CLEAN) * (1 - level) + torch.tensor(NOISE) * level
+        colour[:, : window.prefix] = torch.tensor(GIVEN)
+        rows, shown = slice(top, top + matrix.rows), slice(window.start, window.start + window.length)
+        cells[rows, shown], rims[rows, shown] = colour, matrix.update
+        top += matrix.rows
+    return _magnified(cells, rims)[None]
+
+
+def _magnified(cells: Tensor, rims: Tensor) -> Tensor:
+    """Cells (R, F, 3) to squares of pixels with a gap between them; rimmed where asked."""
+    picture = cells.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
+    inside = torch.arange(CELL)
+    gap, rim = inside == CELL - 1, (inside == 0) | (inside == CELL - 2)
+    at_gap = (gap[:, None] | gap[None]).repeat(cells.shape[:2])
+    at_rim = (rim[:, None] | rim[None]).repeat(cells.shape[:2])
+    rimmed = rims.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
+    picture[at_rim & rimmed] = torch.tensor(RIM)
+    picture[at_gap] = torch.tensor(BACKGROUND)
+    return picture
