@@ -15,8 +15,8 @@ class SkyReelsV2Decode(io.ComfyNode):
             display_name="SkyReels-V2 Decode",
             category="SkyReels-V2/latent",
             description=(
-                "Decodes a film's latents as a stream, window by window with the seams cut, so that "
-                "the VAE's memory does not grow with the film."
+                "Decodes a film's latents as a stream, window by window with the seams cut, so "
+                "that the VAE's memory does not grow with the film."
             ),
             inputs=[
                 io.Latent.Input("samples", tooltip="Latents of a SkyReels-V2 or Wan 2.1 model."),

@@ -38,7 +38,7 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
                     "weight_dtype",
                     options=list(host_model.WEIGHT_DTYPES),
                     default="default",
-                    tooltip="Number format in which the weights are held. default: ComfyUI's choice "
+                    tooltip="Number format of the weights in memory. default: ComfyUI's choice "
                     "for this machine. bf16 and fp16 take 2 bytes a weight (14B: 28 GB), fp8 takes "
                     "one and costs some quality, fp32 takes four.",
                 ),
@@ -68,7 +68,9 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model_name: str, weight_dtype: str, attention: str, variant: str) -> io.NodeOutput:
+    def execute(
+        cls, model_name: str, weight_dtype: str, attention: str, variant: str
+    ) -> io.NodeOutput:
         path = files.located("diffusion_models", model_name)
         model, report = host_model.load_model(path, weight_dtype, attention, variant)
         LOG.info("%s: %s", model_name, report)

@@ -31,23 +31,34 @@ class SkyReelsV2Sampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 Schedule.Input("schedule", tooltip="Size, length, windows and steps."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
                     tooltip="The same seed gives the same film; a longer film with the same seed "
                     "begins like the shorter one.",
                 ),
                 io.Float.Input(
-                    "cfg", default=6.0, min=0.0, max=100.0, step=0.1,
+                    "cfg",
+                    default=6.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
                     tooltip="How strongly the prompt is followed. Published: 6 for text, 5 with a "
                     "start image. 1 turns guidance off and halves the time.",
                 ),
                 io.Combo.Input(
-                    "solver", options=list(SOLVERS), default="unipc",
+                    "solver",
+                    options=list(SOLVERS),
+                    default="unipc",
                     tooltip="unipc: the published one. euler: simpler, wants more steps. "
                     "unipc_as_shipped: with a flaw of the reference's long-film loop, for "
                     "comparisons with it.",
                 ),
                 io.Vae.Input(
-                    "vae", optional=True,
+                    "vae",
+                    optional=True,
                     tooltip="Needed for films longer than a window, which continue the last frames "
                     "through pixels.",
                 ),

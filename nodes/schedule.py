@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..skyreels_model.picture import draw_plan
-from ..skyreels_model.plan import FilmPlan, describe, frames_of_seconds
+from ..skyreels_model.plan import MAX_PREFIX_NOISE, FilmPlan, describe, frames_of_seconds
 
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 
@@ -24,73 +24,13 @@ class SkyReelsV2Schedule(io.ComfyNode):
                 "of every latent frame in every step. Checks that all numbers go together, and "
                 "draws the plan."
             ),
-            inputs=[
-                io.Int.Input(
-                    "width", default=960, min=16, max=4096, step=16,
-                    tooltip="Pixels, a multiple of 16. Published: 960 (540P), 1280 (720P).",
-                ),
-                io.Int.Input(
-                    "height", default=544, min=16, max=4096, step=16,
-                    tooltip="Pixels, a multiple of 16. Published: 544 (540P), 720 (720P).",
-                ),
-                io.Int.Input(
-                    "frames", default=97, min=1, max=4_000_001, step=4,
-                    tooltip="Length of the film: 4k + 1 frames. 97 is 4 s at 24 fps, 257 is 10 s, "
-                    "737 is 30 s, 1457 is 60 s. Time grows in proportion, memory does not.",
-                ),
-                io.Int.Input(
-                    "window", default=97, min=5, max=1001, step=4,
-                    tooltip="Frames the model sees at once: 4k + 1. Trained: 97 at 540P, 121 at "
-                    "720P. Fewer need less memory.",
-                ),
-                io.Int.Input(
-                    "overlap", default=17, min=1, max=997, step=4,
-                    tooltip="Frames of the film so far that each further window continues: 4k + 1. "
-                    "Published: 17 or 37. More hold the motion better and cost more windows.",
-                ),
-                io.Int.Input(
-                    "steps", default=30, min=1, max=1000,
-                    tooltip="Steps from noise to picture. Published: 30; 50 for best quality.",
-                ),
-                io.Float.Input(
-                    "shift", default=8.0, min=0.1, max=100.0, step=0.1,
-                    tooltip="How much of the steps is spent at high noise. Published: 8 for text "
-                    "to video, 3 to 5 with a start image.",
-                ),
-                io.Int.Input(
-                    "ar_step", default=0, min=0, max=1000,
-                    tooltip="0: all frames are denoised together (synchronous). Above 0: each block "
-                    "starts this many rows after the one before it (asynchronous; published: 5), "
-                    "which follows motion better and takes more rows.",
-                ),
-                io.Int.Input(
-                    "block_size", default=1, min=1, max=250,
-                    tooltip="Latent frames (4 frames each) that share a noise level. Must divide "
-                    "the latent frames of film, window and overlap. Published: 5 with ar_step 5.",
-                ),
-                io.Int.Input(
-                    "prefix_noise", default=20, min=0, max=60,
-                    tooltip="Noise laid over the continued frames in the model's eyes, in "
-                    "thousandths. Hides small flaws, so that they do not grow from window to "
-                    "window. Published: 20; 0 is off.",
-                ),
-                io.Int.Input(
-                    "fps", default=24, min=1, max=240,
-                    tooltip="Frames per second. DF-1.3B was trained to know 16 and 24; the others "
-                    "were trained on 24.",
-                ),
-                io.Float.Input(
-                    "seconds", default=0.0, min=0.0, max=86400.0, step=0.1, optional=True,
-                    tooltip="Length of the film in seconds instead of frames: the nearest length "
-                    "that fits window and blocks. 0: use frames.",
-                ),
-            ],
+            inputs=[*_size_inputs(), *_window_inputs(), *_step_inputs(), *_time_inputs()],
             outputs=[
                 Schedule.Output(display_name="schedule", tooltip="For the sampler."),
                 io.Image.Output(
                     display_name="picture",
-                    tooltip="The first windows' noise levels: a row per model call, a column per "
-                    "latent frame, bright is noise, green is given, outlined is being denoised.",
+                    tooltip="Noise levels of the first windows: a row per model call, a column per "
+                    "latent frame; bright is noise, green is given, rimmed is being denoised.",
                 ),
                 io.String.Output(display_name="summary", tooltip="The numbers that were chosen."),
                 io.Int.Output(display_name="frames", tooltip="Frames of the film."),
@@ -106,3 +46,126 @@ class SkyReelsV2Schedule(io.ComfyNode):
         return io.NodeOutput(
             plan, draw_plan(plan), describe(plan), plan.num_frames, float(plan.fps)
         )
+
+
+def _size_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "width",
+            default=960,
+            min=16,
+            max=4096,
+            step=16,
+            tooltip="Pixels, a multiple of 16. Published: 960 (540P), 1280 (720P).",
+        ),
+        io.Int.Input(
+            "height",
+            default=544,
+            min=16,
+            max=4096,
+            step=16,
+            tooltip="Pixels, a multiple of 16. Published: 544 (540P), 720 (720P).",
+        ),
+    ]
+
+
+def _window_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "frames",
+            default=97,
+            min=1,
+            max=4_000_001,
+            step=4,
+            tooltip="Length of the film: 4k + 1 frames. 97 is 4 s at 24 fps, 257 is 10 s, 737 is "
+            "30 s, 1457 is 60 s. Time grows in proportion.",
+        ),
+        io.Int.Input(
+            "window",
+            default=97,
+            min=5,
+            max=1001,
+            step=4,
+            tooltip="Frames the model sees at once: 4k + 1. Trained: 97 at 540P, 121 at 720P. "
+            "Fewer need less memory.",
+        ),
+        io.Int.Input(
+            "overlap",
+            default=17,
+            min=1,
+            max=997,
+            step=4,
+            tooltip="Frames of the film so far that each further window continues: 4k + 1. "
+            "Published: 17 or 37. More hold the motion better and cost more windows.",
+        ),
+    ]
+
+
+def _step_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "steps",
+            default=30,
+            min=1,
+            max=1000,
+            tooltip="Steps from noise to picture. Published: 30; 50 for best quality.",
+        ),
+        io.Float.Input(
+            "shift",
+            default=8.0,
+            min=0.1,
+            max=100.0,
+            step=0.1,
+            tooltip="How much of the steps is spent at high noise. Published: 8 for text to video, "
+            "3 to 5 with a start image.",
+        ),
+        io.Int.Input(
+            "ar_step",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="0: all frames are denoised together (synchronous). Above 0: each block starts "
+            "this many rows after the one before it (asynchronous; published: 5), which follows "
+            "motion better and takes more rows.",
+        ),
+        io.Int.Input(
+            "block_size",
+            default=1,
+            min=1,
+            max=250,
+            tooltip="Latent frames (4 frames each) that share a noise level. Must divide the "
+            "latent frames of film, window and overlap. Published: 5 with ar_step 5.",
+        ),
+        io.Int.Input(
+            "prefix_noise",
+            default=20,
+            min=0,
+            max=MAX_PREFIX_NOISE,
+            tooltip="Noise laid over the continued frames in the model's eyes, in thousandths. "
+            "Hides small flaws, so that they do not grow from window to window. Published: 20; "
+            "0 is off.",
+        ),
+    ]
+
+
+def _time_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "fps",
+            default=24,
+            min=1,
+            max=240,
+            tooltip="Frames per second. DF-1.3B was trained to know 16 and 24; the others were "
+            "trained on 24.",
+        ),
+        io.Float.Input(
+            "seconds",
+            default=0.0,
+            min=0.0,
+            max=86400.0,
+            step=0.1,
+            optional=True,
+            tooltip="Length of the film in seconds instead of frames: the nearest length that fits "
+            "the blocks. 0: use frames.",
+        ),
+    ]

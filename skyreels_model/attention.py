@@ -1,4 +1,4 @@
-"""Attention back ends: one call, `attend(q, k, v, heads)`, on tensors of (B, L, heads * head_dim)."""
+"""Attention back ends: one call, `attend(q, k, v, heads)`, on (B, L, heads * head_dim)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def block_causal(attend: Attend, tokens_per_block: int) -> Attend:
     def attend_blocks(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         ends = range(tokens_per_block, q.shape[1] + 1, tokens_per_block)
         return torch.cat(
-            [attend(q[:, end - tokens_per_block : end], k[:, :end], v[:, :end], heads) for end in ends],
+            [
+                attend(q[:, end - tokens_per_block : end], k[:, :end], v[:, :end], heads)
+                for end in ends
+            ],
             dim=1,
         )
 

@@ -29,7 +29,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to the keys of a checkpoint. Nothing missing: that is an error, never a report."""
+    """What happened to the keys of a checkpoint; missing ones are an error, never a report."""
 
     matched: int
     unexpected: list[str] = field(default_factory=list)
@@ -134,7 +134,9 @@ def transformer_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = next((p for p in PREFIXES if f"{p}patch_embedding.weight" in tensors), "")
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}
-    scaled = [k for k in own if k.endswith(("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant"))]
+    scaled = [
+        k for k in own if k.endswith(("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant"))
+    ]
     if scaled:
         raise ValueError(
             f"this is a scaled fp8 file ({scaled[0]!r}), which this loader cannot read yet; use "
@@ -190,4 +192,3 @@ def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     if not sizes:
         raise ValueError("the file holds no floating-point tensors")
     return max(sizes, key=lambda dtype: sizes[dtype])
-

@@ -93,7 +93,10 @@ REQUIRED = (
 
 # Ordered: the first pattern found in any key names the file.
 LOOKS_LIKE = (
-    (r"^spiece_model$|encoder\.block\.\d+\.layer|^token_embedding\.weight$", "a text encoder (UMT5)"),
+    (
+        r"^spiece_model$|encoder\.block\.\d+\.layer|^token_embedding\.weight$",
+        "a text encoder (UMT5)",
+    ),
     (r"^decoder\.(middle|conv1|head|mid_block)", "a VAE"),
     (r"^(visual|vision_model)\.", "a CLIP image encoder"),
     (r"lora_(up|down|A|B)\b", "a LoRA"),

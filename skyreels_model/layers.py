@@ -104,7 +104,9 @@ class Factory:
         return self.operations.Embedding(count, dim, **self._with(dtype))
 
     def conv3d(self, n_in: int, n_out: int, kernel: tuple[int, int, int]) -> nn.Module:
-        return self.operations.Conv3d(n_in, n_out, kernel_size=kernel, stride=kernel, **self.settings)
+        return self.operations.Conv3d(
+            n_in, n_out, kernel_size=kernel, stride=kernel, **self.settings
+        )
 
     def layer_norm(self, dim: int, eps: float) -> nn.Module:
         return self.operations.LayerNorm(dim, eps=eps, **self.settings)

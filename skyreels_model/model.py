@@ -1,4 +1,4 @@
-"""The SkyReels-V2 diffusion transformer: velocity of every latent frame, each at its own timestep."""
+"""The SkyReels-V2 diffusion transformer: a velocity per latent frame, each at its own timestep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from .layers import Block, Factory, Head, ImageEmbedding, rope_table, sinusoid
 DEFAULT_FPS = 24
 
 # run_block(index, call, x, context, e, rope) -> x, where call(x, context, e, rope) is the block.
-RunBlock = Callable[[int, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, Tensor], Tensor]
+RunBlock = Callable[
+    [int, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, Tensor],
+    Tensor,
+]
 
 
 def run_directly(

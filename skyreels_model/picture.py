@@ -32,7 +32,10 @@ def draw_plan(plan: FilmPlan) -> Tensor:
         level = (matrix.timesteps / TRAIN_TIMESTEPS)[..., None]  # (R, F, 1)
         colour = torch.tensor(CLEAN) * (1 - level) + torch.tensor(NOISE) * level
         colour[:, : window.prefix] = torch.tensor(GIVEN)
-        rows, shown = slice(top, top + matrix.rows), slice(window.start, window.start + window.length)
+        rows, shown = (
+            slice(top, top + matrix.rows),
+            slice(window.start, window.start + window.length),
+        )
         cells[rows, shown], rims[rows, shown] = colour, matrix.update
         top += matrix.rows
     return _magnified(cells, rims)[None]

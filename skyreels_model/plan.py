@@ -161,7 +161,9 @@ def _require_frame_count(name: str, value: int) -> None:
 def _require_multiple(name: str, value: int, multiple: int) -> None:
     if value < multiple or value % multiple:
         nearest = max(round(value / multiple), 1) * multiple
-        raise ValueError(f"{name} is {value}; it must be a multiple of {multiple}; nearest: {nearest}")
+        raise ValueError(
+            f"{name} is {value}; it must be a multiple of {multiple}; nearest: {nearest}"
+        )
 
 
 def frames_of_seconds(seconds: float, fps: int, block_size: int = 1) -> int:

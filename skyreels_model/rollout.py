@@ -62,7 +62,9 @@ class SeededNoise:
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         batch, channels, frames, h, w = shape
-        return torch.randn((frames, batch, channels, h, w), generator=generator).permute(1, 2, 0, 3, 4)
+        return torch.randn((frames, batch, channels, h, w), generator=generator).permute(
+            1, 2, 0, 3, 4
+        )
 
 
 @dataclass

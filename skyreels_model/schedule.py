@@ -40,7 +40,9 @@ def flow_schedule(steps: int, shift: float) -> FlowSchedule:
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
     if not shift > 0:
-        raise ValueError(f"shift is {shift}; it must be above 0 (published: 8.0 text, 3.0 to 5.0 image)")
+        raise ValueError(
+            f"shift is {shift}; it must be above 0 (published: 8.0 text, 3.0 to 5.0 image)"
+        )
     sigma_max = float(torch.tensor(SIGMA_MAX, dtype=torch.float32))
     u = sigma_max + torch.arange(steps, dtype=torch.float64) * (-sigma_max / steps)
     sigmas = shift * u / (1 + (shift - 1) * u)

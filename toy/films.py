@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +34,7 @@ from skyreels_model.text_encoder import UMT5Config, UMT5Encoder  # noqa: E402
 from skyreels_model.tokenizer import Tokenizer, clean_text  # noqa: E402
 from skyreels_model.vae import VideoVAE  # noqa: E402
 from toy import measure  # noqa: E402
-from toy.world import SIZE, captions  # noqa: E402
+from toy.world import SIZE, SPEED, captions  # noqa: E402
 
 WEIGHTS = ROOT / "toy" / "weights"
 TRANSFORMER = WEIGHTS / "diffusion_models" / "toy" / "SkyReels-V2-DF-Toy-32P" / "model.safetensors"
@@ -43,6 +42,7 @@ VAE = WEIGHTS / "vae" / "toy" / "Wan2.1_VAE.pth"
 TEXT_ENCODER = WEIGHTS / "text_encoders" / "toy" / "models_t5_umt5-xxl-enc-bf16.pth"
 TOKENIZER = TEXT_ENCODER.parent / "google" / "umt5-xxl"
 GUIDANCE = 4.0
+WINDOW, OVERLAP = 33, 17  # frames
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,51 @@ class ToySet:
             pass
         frames = torch.cat(list(film_frames(film, self.vae)), dim=2)[0]  # (3, T, H, W)
         return ((frames + 1) / 2).permute(1, 2, 3, 0).numpy()
+
+
+def toy_plan(windows: int = 1, ar_step: int = 5) -> FilmPlan:
+    """Windows of 33 frames that overlap by 17, with the settings the toy set was trained for."""
+    return FilmPlan(
+        num_frames=WINDOW + (windows - 1) * (WINDOW - OVERLAP),
+        width=SIZE,
+        height=SIZE,
+        window=WINDOW,
+        overlap=OVERLAP,
+        steps=20,
+        shift=5.0,
+        ar_step=ar_step,
+        block_size=1,
+        prefix_noise=20,
+    )
+
+
+def score_all(toy: ToySet, plan: FilmPlan, seed: int, solver: str) -> str:
+    """Every caption once: the windows that fail, and the share of right looks over all of them."""
+    spans = measure.window_spans(plan.num_frames, plan.window, plan.overlap)
+    results, lines = [], []
+    for index, caption in enumerate(captions()):
+        for score in measure.scores(toy.film(caption, plan, seed + index, solver), caption, spans):
+            results.append(score)
+            if not score.ok:
+                lines.append(f"{caption!r}, frames {score.span}: {score.shown}")
+    for name in ("background", "colour", "direction"):
+        right = sum(getattr(r.shown, name) == getattr(r.asked, name) for r in results)
+        lines.append(f"{name}: {right} of {len(results)} ({right / len(results):.3f})")
+    speeds = [r.speed for r in results if r.ok]
+    lines.append(f"speed: {np.mean(speeds):.2f} px a frame (asked: {SPEED})")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ar-step", type=int, default=5, help="0 is synchronous")
+    parser.add_argument("--windows", type=int, default=1)
+    parser.add_argument("--solver", default="unipc")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    plan = toy_plan(options.windows, options.ar_step)
+    print(score_all(ToySet.load(), plan, options.seed, options.solver))
+
+
+if __name__ == "__main__":
+    main()

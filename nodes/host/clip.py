@@ -104,7 +104,9 @@ def load_clip(path: pathlib.Path) -> tuple[comfy.sd.CLIP, str]:
     config, dtype = UMT5Config.from_state_dict(names), checkpoint.stored_dtype(names)
     tokenizer = find_tokenizer(path, tensors)
 
-    def encoder(device: Any = None, dtype: Any = dtype, model_options: Any = None) -> HostTextEncoder:
+    def encoder(
+        device: Any = None, dtype: Any = dtype, model_options: Any = None
+    ) -> HostTextEncoder:
         return HostTextEncoder(config, dtype)
 
     clip = comfy.sd.CLIP(

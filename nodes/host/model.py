@@ -169,13 +169,20 @@ class HostConfig(comfy.supported_models.WAN21_T2V):
     ) -> HostModel:
         return HostModel(self, device)
 
-    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        original = {k.replace(".modulation.weight", ".modulation"): v for k, v in state_dict.items()}
+    def process_unet_state_dict_for_saving(
+        self, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        original = {
+            k.replace(".modulation.weight", ".modulation"): v for k, v in state_dict.items()
+        }
         return super().process_unet_state_dict_for_saving(original)
 
 
 def load_model(
-    path: pathlib.Path, weight_dtype: str = "default", attention: str = "auto", variant: str = "auto"
+    path: pathlib.Path,
+    weight_dtype: str = "default",
+    attention: str = "auto",
+    variant: str = "auto",
 ) -> tuple[comfy.model_patcher.ModelPatcher, str]:
     """A checkpoint as a patcher, and one line that says what it is."""
     tensors = checkpoint.transformer_tensors(checkpoint.read(path).tensors)

@@ -34,7 +34,9 @@ WRAPPER_KEY = "skyreels_v2"
 LOG = logging.getLogger("skyreels_v2")
 
 
-def per_frame_timesteps(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def per_frame_timesteps(
+    executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Put the row's timestep of every frame (1, F) in place of the batch's one.
 
     Works in any Wan transformer that follows the host's call, whoever loaded it.
@@ -179,14 +181,14 @@ def check_inputs(
         "concat_latent_image" in entry[1] for entry in positive
     ):
         raise ValueError(
-            f"model takes {transformer.patch_embedding.weight.shape[1]} channels (an image-to-video "
-            f"model), but positive carries no image; use a DF or T2V checkpoint, or add "
-            f"WanImageToVideo before the sampler"
+            f"model takes {transformer.patch_embedding.weight.shape[1]} channels (it is an "
+            f"image-to-video model), but positive carries no image; use a DF or T2V checkpoint, or "
+            f"add WanImageToVideo before the sampler"
         )
     if plan.num_windows > 1 and vae is None:
         raise ValueError(
             f"vae is not connected; a film of {plan.num_frames} frames is made in "
-            f"{plan.num_windows} windows, and each continues the last one's frames through the VAE. "
+            f"{plan.num_windows} windows, each continuing the last one's frames through the VAE. "
             f"Connect it, or shorten the film to {plan.window} frames"
         )
     if vae is not None and getattr(vae, "latent_channels", CHANNELS) != CHANNELS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import pathlib
 
@@ -22,8 +23,12 @@ class HostVAE(comfy.sd.VAE):
     """
 
     def __init__(self, model: VideoVAE, dtype: torch.dtype) -> None:
-        # Without weights the host's constructor sets its version's defaults and stops.
-        super().__init__(sd={})
+        # Without weights the host's constructor sets its version's defaults, warns and stops.
+        logging.disable(logging.WARNING)
+        try:
+            super().__init__(sd={})
+        finally:
+            logging.disable(logging.NOTSET)
         management = comfy.model_management
         self.first_stage_model = model
         self.vae_dtype = dtype

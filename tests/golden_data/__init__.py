@@ -22,7 +22,9 @@ def case(name: str) -> dict:
 
 
 def names(kind: str, prefix: str = "") -> list[str]:
-    return [c["name"] for c in manifest()["cases"] if c["kind"] == kind and c["name"].startswith(prefix)]
+    return [
+        c["name"] for c in manifest()["cases"] if c["kind"] == kind and c["name"].startswith(prefix)
+    ]
 
 
 def tensors(name: str) -> dict[str, torch.Tensor]:
@@ -30,7 +32,7 @@ def tensors(name: str) -> dict[str, torch.Tensor]:
 
 
 def from_lut(table: torch.Tensor, shape: list[int]) -> torch.Tensor:
-    """Rebuild a tensor stored as a table: W.reshape(shape[0], -1)[i, j] = table[(131 i + 17 j) mod 4093]."""
+    """Rebuild a tensor: W.reshape(shape[0], -1)[i, j] = table[(131 i + 17 j) mod 4093]."""
     rows = torch.arange(shape[0])[:, None] * 131
     width = 1
     for size in shape[1:]:

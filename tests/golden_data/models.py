@@ -1,7 +1,6 @@
 """Our models with the golden data's weights in them."""
 
 import golden_data
-
 from skyreels_model.config import ModelConfig
 from skyreels_model.model import SkyReelsModel
 from skyreels_model.vae import VideoVAE

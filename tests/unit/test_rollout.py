@@ -125,7 +125,10 @@ def test_solver_defect_of_the_reference_is_not_ours():
     published (and as the reference's own solver gives it when called alone: `test_solvers`); the
     shipped behaviour is kept for comparisons and is what the golden films are checked with.
     """
-    case, data = golden_data.case("sample_df_sync_short"), golden_data.tensors("sample_df_sync_short")
+    case, data = (
+        golden_data.case("sample_df_sync_short"),
+        golden_data.tensors("sample_df_sync_short"),
+    )
     plan = plan_of(case)
     finals = {}
     for solver in ("unipc", "unipc_as_shipped"):
@@ -221,8 +224,14 @@ PLANS = [
     ({"height": 0}, ("height", "0", "16", "nearest: 16")),
     ({"num_frames": 257, "block_size": 5}, None),
     ({"num_frames": 261, "block_size": 5}, ("num_frames", "261", "66", "5", "257")),
-    ({"num_frames": 257, "window": 89, "block_size": 5}, ("window", "89", "23", "5", "nearest: 97")),
-    ({"num_frames": 257, "overlap": 13, "block_size": 5}, ("overlap", "13", "4", "5", "nearest: 17")),
+    (
+        {"num_frames": 257, "window": 89, "block_size": 5},
+        ("window", "89", "23", "5", "nearest: 97"),
+    ),
+    (
+        {"num_frames": 257, "overlap": 13, "block_size": 5},
+        ("overlap", "13", "4", "5", "nearest: 17"),
+    ),
     ({"num_frames": 61, "overlap": 13, "block_size": 4}, None),
     ({"ar_step": -1}, ("ar_step", "-1")),
     ({"prefix_noise": 61}, ("prefix_noise", "61", "60")),
@@ -245,7 +254,13 @@ def test_plan_is_checked_once_and_says_what_is_legal(change, parts):
 
 @pytest.mark.parametrize(
     ("frames", "lengths"),
-    [(97, [25]), (257, [25, 25, 25]), (377, [25, 25, 25, 25, 15]), (737, [25] * 9), (1457, [25] * 18)],
+    [
+        (97, [25]),
+        (257, [25, 25, 25]),
+        (377, [25, 25, 25, 25, 15]),
+        (737, [25] * 9),
+        (1457, [25] * 18),
+    ],
 )
 def test_published_lengths_make_the_references_windows(frames, lengths):
     plan = FilmPlan(num_frames=frames, block_size=5, ar_step=5)

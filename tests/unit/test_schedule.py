@@ -70,8 +70,15 @@ def test_what_the_reference_floors_or_crashes_on_is_refused():
 
 
 def test_every_row_updates_something():
-    for frames, block, ar_step, ready in ((25, 5, 5, 5), (9, 1, 5, 5), (12, 2, 30, 4), (9, 1, 0, 5)):
-        matrix = timestep_matrix(frames, flow_schedule(20, 5).timesteps, frames, ar_step, ready, block)
+    for frames, block, ar_step, ready in (
+        (25, 5, 5, 5),
+        (9, 1, 5, 5),
+        (12, 2, 30, 4),
+        (9, 1, 0, 5),
+    ):
+        matrix = timestep_matrix(
+            frames, flow_schedule(20, 5).timesteps, frames, ar_step, ready, block
+        )
         assert matrix.update.any(dim=1).all()
 
 

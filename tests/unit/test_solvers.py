@@ -32,7 +32,10 @@ def test_unipc_is_the_references(case):
     def velocity_at(k, x):
         if key.startswith("sto"):
             return data[f"{key}.v"][k]
-        return torch.einsum("ij,bj...->bi...", data[f"{key}.A"], x) + schedule.sigmas[k] * data[f"{key}.b"]
+        return (
+            torch.einsum("ij,bj...->bi...", data[f"{key}.A"], x)
+            + schedule.sigmas[k] * data[f"{key}.b"]
+        )
 
     samples, corrected = run(UniPC(schedule.sigmas), data[f"{key}.x0"], velocity_at, case["steps"])
     for k in range(case["steps"]):
@@ -60,7 +63,10 @@ def test_frames_at_different_steps_do_not_touch_each_other(solver_type):
     alone = []
     for f in range(frames):
         samples, _ = run(
-            solver_type(sigmas), x[:, :, f : f + 1], lambda k, _, f=f: field[k][:, :, f : f + 1], steps
+            solver_type(sigmas),
+            x[:, :, f : f + 1],
+            lambda k, _, f=f: field[k][:, :, f : f + 1],
+            steps,
         )
         alone.append(samples[-1])
     solver, state = solver_type(sigmas), solver_type(sigmas).start(x)
