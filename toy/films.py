@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--solver", default="unipc")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # more threads cost time at this size
     plan = toy_plan(options.windows, options.ar_step)
     print(score_all(ToySet.load(), plan, options.seed, options.solver))
 

@@ -195,15 +195,8 @@ def _write(path: pathlib.Path, entries: list[Entry]) -> pathlib.Path:
 
 
 def _write_shards(path: pathlib.Path, entries: list[Entry], shards: int) -> list[pathlib.Path]:
-    """Consecutive tensors a shard, of about equal size, and the index of where each one lies."""
-    total = sum(entry.size for entry in entries)
-    parts: list[list[Entry]] = [[] for _ in range(shards)]
-    written = 0
-    for index, entry in enumerate(entries):
-        part = min(written * shards // total, shards - 1)
-        # Later shards must not stay empty where a few tensors make up most of the file.
-        parts[max(part, shards - (len(entries) - index))].append(entry)
-        written += entry.size
+    """The shards, and the index that says where each tensor lies."""
+    parts = _split(entries, shards)
     files = [
         path.with_name(f"{path.stem}-{i:05d}-of-{shards:05d}.safetensors")
         for i in range(1, shards + 1)
@@ -211,12 +204,27 @@ def _write_shards(path: pathlib.Path, entries: list[Entry], shards: int) -> list
     for file, part in zip(files, parts, strict=True):
         write_safetensors(file, part)
     index = {
-        "metadata": {"total_size": total},
+        "metadata": {"total_size": sum(entry.size for entry in entries)},
         "weight_map": {e.name: f.name for f, p in zip(files, parts, strict=True) for e in p},
     }
     with replacing(path.with_name(f"{path.name}.index.json")) as temporary:
         temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return files
+
+
+def _split(entries: list[Entry], count: int) -> list[list[Entry]]:
+    """`count` runs of consecutive entries of about equal size, none of them empty."""
+    total = sum(entry.size for entry in entries)
+    parts: list[list[Entry]] = [[]]
+    written = 0
+    for place, entry in enumerate(entries):
+        to_open = count - len(parts)
+        is_full = written >= total * len(parts) / count or len(entries) - place <= to_open
+        if parts[-1] and to_open and is_full:
+            parts.append([])
+        parts[-1].append(entry)
+        written += entry.size
+    return parts
 
 
 def main() -> None:

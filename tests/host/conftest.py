@@ -47,3 +47,33 @@ def server(tmp_path_factory):
     )
     with settings as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def look(host):
+    """`look(prompt, name=[node, output], …)` runs a graph and returns what reached those links."""
+    inprocess.load_pack(ROOT / "tests" / "host" / "probe")
+    seen = next(
+        module.SEEN for name, module in sys.modules.items() if name.endswith("/host/probe")
+    )
+
+    def run(prompt, on_event=lambda event, data: None, **links):
+        graph = dict(prompt)
+        for name, link in links.items():
+            inputs = {"value": link, "name": name}
+            graph[f"probe {name}"] = {"class_type": "SkyReelsV2TestProbe", "inputs": inputs}
+        result = inprocess.execute(graph, on_event)
+        assert result.success, result.describe()
+        return [seen.pop(name) for name in links]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models_folder(host, tmp_path_factory):
+    """An empty models folder that the host searches, with the categories our loaders list."""
+    folder = tmp_path_factory.mktemp("models")
+    for category in ("diffusion_models", "text_encoders", "vae", "loras"):
+        (folder / category).mkdir()
+    inprocess.add_models(folder)
+    return folder
