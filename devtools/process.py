@@ -20,6 +20,8 @@ def child_environment(offline: bool) -> dict[str, str]:
     """This process's environment with every tool's cache kept out of the repository."""
     caches = cache.root()
     environment = {
+        # Threads that wait by spinning slow everything down manifold once another process is busy.
+        "OMP_WAIT_POLICY": "passive",
         **os.environ,
         "PYTHONPYCACHEPREFIX": str(caches / "pycache"),
         "PYTHONUNBUFFERED": "1",

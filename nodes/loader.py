@@ -72,7 +72,8 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
         cls, model_name: str, weight_dtype: str, attention: str, variant: str
     ) -> io.NodeOutput:
         path = files.located("diffusion_models", model_name)
-        model, report = host_model.load_model(path, weight_dtype, attention, variant)
+        with files.naming("model_name", model_name):
+            model, report = host_model.load_model(path, weight_dtype, attention, variant)
         LOG.info("%s: %s", model_name, report)
         return io.NodeOutput(model, report)
 
@@ -103,7 +104,8 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
     @classmethod
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         path = files.located("text_encoders", text_encoder_name)
-        clip, report = host_clip.load_clip(path)
+        with files.naming("text_encoder_name", text_encoder_name):
+            clip, report = host_clip.load_clip(path)
         LOG.info("%s: %s", text_encoder_name, report)
         return io.NodeOutput(clip, report)
 
@@ -132,6 +134,8 @@ class SkyReelsV2VAELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name: str) -> io.NodeOutput:
-        vae, report = host_vae.load_vae(files.located("vae", vae_name))
+        path = files.located("vae", vae_name)
+        with files.naming("vae_name", vae_name):
+            vae, report = host_vae.load_vae(path)
         LOG.info("%s: %s", vae_name, report)
         return io.NodeOutput(vae, report)

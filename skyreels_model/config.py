@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .recognise import looks_like
+
 HEAD_DIM = 128
 CLIP_DIM = 1280
 
@@ -91,28 +93,6 @@ REQUIRED = (
     "head.head.weight",
 )
 
-# Ordered: the first pattern found in any key names the file.
-LOOKS_LIKE = (
-    (
-        r"^spiece_model$|encoder\.block\.\d+\.layer|^token_embedding\.weight$",
-        "a text encoder (UMT5)",
-    ),
-    (r"^decoder\.(middle|conv1|head|mid_block)", "a VAE"),
-    (r"^(visual|vision_model)\.", "a CLIP image encoder"),
-    (r"lora_(up|down|A|B)\b", "a LoRA"),
-    (r"^(condition_embedder|blocks\.\d+\.attn1)\.", "a transformer with diffusers key names"),
-    (r"^(double_blocks|single_blocks|joint_blocks|input_blocks)\.", "another diffusion model"),
-    (r"^patch_embedding\.weight$", "a part of a Wan transformer (is a shard missing?)"),
-)
-
-
-def looks_like(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """A short guess, for error messages, at what kind of file these tensors are."""
-    for pattern, name in LOOKS_LIKE:
-        if any(re.search(pattern, key) for key in state_dict):
-            return name
-    return "no model file known here"
-
 
 def require_transformer(state_dict: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError unless these are a Wan 2.1 diffusion transformer's tensors."""
@@ -120,7 +100,8 @@ def require_transformer(state_dict: Mapping[str, torch.Tensor]) -> None:
     if absent:
         raise ValueError(
             f"this is not a SkyReels-V2 or Wan 2.1 diffusion model: it looks like "
-            f"{looks_like(state_dict)} ({len(state_dict)} tensors, no {absent[0]!r})"
+            f"{looks_like(state_dict)} ({len(state_dict)} tensors, no {absent[0]!r}; is a shard "
+            f"missing?)"
         )
     shape = tuple(state_dict["patch_embedding.weight"].shape)
     if len(shape) != 5:

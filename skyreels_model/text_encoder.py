@@ -6,13 +6,15 @@ its own in every layer (UMT5: Chung et al., arXiv:2304.09151).
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .recognise import looks_like
 
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -35,12 +37,7 @@ _TOP_NAMES = {
 }
 _NOT_OF_THE_ENCODER = re.compile(r"spiece_model$|decoder\.|lm_head\.|model_type\.")
 _QUANTISED = re.compile(r"scaled_fp8$|.*\.(scale_weight|scale_input|weight_scale|comfy_quant)$")
-_OTHER_FILES = {
-    re.compile(r"(.*\.)?patch_embedding\.weight$"): "a video transformer (DiT)",
-    re.compile(r"decoder\.(conv1|conv_in)\.weight$"): "a video VAE",
-    re.compile(r"visual\.|vision_model\."): "a CLIP image encoder",
-    re.compile(r"text_model\."): "a CLIP text encoder",
-}
+_EMBEDDINGS = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
 
 
 @dataclass(frozen=True)
@@ -117,20 +114,19 @@ def to_original_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _refuse_other_files(keys: Iterable[str]) -> None:
-    """Raise ValueError if a key tells of a model, or of a storage, that is not read here."""
-    for key in keys:
-        for pattern, kind in _OTHER_FILES.items():
-            if pattern.match(key):
-                raise ValueError(
-                    f"text encoder: the file looks like {kind} (it has '{key}'), a UMT5 encoder "
-                    "is needed, such as models_t5_umt5-xxl-enc-bf16.pth"
-                )
-        if _QUANTISED.match(key):
-            raise ValueError(
-                f"text encoder: the file is quantised with scales (it has '{key}'), which is not "
-                "supported; use umt5_xxl_fp16, umt5-xxl-enc-bf16 or the unscaled fp8_e4m3fn file"
-            )
+def _refuse_other_files(keys: Collection[str]) -> None:
+    """Raise ValueError if these are the keys of a model, or of a storage, that is not read here."""
+    if not any(name in keys for name in _EMBEDDINGS):
+        raise ValueError(
+            f"text encoder: the file looks like {looks_like(keys)}; a UMT5 encoder is needed, such "
+            "as models_t5_umt5-xxl-enc-bf16.pth"
+        )
+    quantised = [key for key in keys if _QUANTISED.match(key)]
+    if quantised:
+        raise ValueError(
+            f"text encoder: the file is quantised with scales (it has '{quantised[0]}'), which is "
+            "not supported; use umt5_xxl_fp16, umt5-xxl-enc-bf16 or the unscaled fp8_e4m3fn file"
+        )
 
 
 def _count_blocks(keys: Iterable[str]) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from .recognise import WAN22_VAE_MARK, looks_like
+
 EXPECTED = "expected is a Wan 2.1 VAE (Wan2.1_VAE.pth or wan_2.1_vae.safetensors)"
-WAN22_MARK = "decoder.upsamples.0.upsamples.0.residual.2.weight"
 REQUIRED = (
     "encoder.conv1.weight",
     "encoder.downsamples.0.residual.2.weight",
@@ -17,18 +18,6 @@ REQUIRED = (
     "decoder.conv1.weight",
     "decoder.head.0.gamma",
     "decoder.head.2.weight",
-)
-
-# Ordered: the first pattern found in any key names the file.
-_LOOKS_LIKE = (
-    (r"(^|\.)patch_embedding\.weight$", "a Wan or SkyReels diffusion model (DiT)"),
-    (r"^(post_)?quant_conv\..*|^(encoder|decoder)\.mid_block\.", "a VAE with diffusers key names"),
-    (r"^(encoder|decoder)\.mid\.block_1\.", "an image VAE (Stable Diffusion or Flux)"),
-    (r"^(first_stage_model|vae)\.", "a VAE whose tensors still carry a prefix"),
-    (r"^encoder\.block\.\d+\.layer|^token_embedding\.weight$", "a text encoder (UMT5)"),
-    (r"^(visual|vision_model)\.", "a CLIP image encoder"),
-    (r"lora_(up|down|A|B)\b", "a LoRA"),
-    (r"^(encoder|decoder)\.(conv1|middle|head)\.", "a part of a Wan VAE"),
 )
 
 
@@ -62,12 +51,14 @@ def vae_config_from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, An
 
 
 def _require_wan21(state_dict: Mapping[str, Tensor]) -> None:
-    if WAN22_MARK in state_dict:
-        raise ValueError(f"VAE state dict: found a Wan 2.2 VAE (it has {WAN22_MARK!r}); {EXPECTED}")
+    if WAN22_VAE_MARK in state_dict:
+        raise ValueError(
+            f"VAE state dict: found a Wan 2.2 VAE (it has {WAN22_VAE_MARK!r}); {EXPECTED}"
+        )
     absent = [key for key in REQUIRED if key not in state_dict]
     if absent:
         raise ValueError(
-            f"VAE state dict: found {_looks_like(state_dict)} ({len(state_dict)} tensors, no "
+            f"VAE state dict: found {looks_like(state_dict)} ({len(state_dict)} tensors, no "
             f"{absent[0]!r}); {EXPECTED}"
         )
     shape = tuple(state_dict["encoder.conv1.weight"].shape)
@@ -76,13 +67,6 @@ def _require_wan21(state_dict: Mapping[str, Tensor]) -> None:
             f"VAE state dict: encoder.conv1.weight has shape {shape}, no 3-D convolution; "
             f"{EXPECTED}"
         )
-
-
-def _looks_like(state_dict: Mapping[str, Tensor]) -> str:
-    for pattern, name in _LOOKS_LIKE:
-        if any(re.search(pattern, key) for key in state_dict):
-            return name
-    return "no model file known here"
 
 
 def _require(key: str, what: str, found: int, expected: int) -> None:

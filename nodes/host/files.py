@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 import folder_paths
 
@@ -37,3 +39,12 @@ def located(category: str, name: str) -> pathlib.Path:
         some = ", ".join(listed(category)[:5]) or "none"
         raise ValueError(f"{name!r} is not among ComfyUI's {category} files (there are: {some})")
     return pathlib.Path(path)
+
+
+@contextlib.contextmanager
+def naming(name: str, value: str) -> Iterator[None]:
+    """Say of any ValueError inside which input, with which value, it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name} {value!r}: {error}") from error

@@ -53,9 +53,7 @@ def server(tmp_path_factory):
 def look(host):
     """`look(prompt, name=[node, output], …)` runs a graph and returns what reached those links."""
     inprocess.load_pack(ROOT / "tests" / "host" / "probe")
-    seen = next(
-        module.SEEN for name, module in sys.modules.items() if name.endswith("/host/probe")
-    )
+    seen = next(module.SEEN for name, module in sys.modules.items() if name.endswith("/host/probe"))
 
     def run(prompt, on_event=lambda event, data: None, **links):
         graph = dict(prompt)

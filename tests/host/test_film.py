@@ -56,9 +56,7 @@ def test_progress_counts_rows_and_previews_show_the_frame_being_made(look, monke
         if event == "progress_state" and "6" in data["nodes"]:
             states.append((data["nodes"]["6"]["value"], data["nodes"]["6"]["max"]))
 
-    latent, plan = look(
-        graphs.film(frames=33, ar_step=3), on_event, latent=["6", 0], plan=["5", 0]
-    )
+    latent, plan = look(graphs.film(frames=33, ar_step=3), on_event, latent=["6", 0], plan=["5", 0])
     assert len(shown) == plan.total_rows()
     assert all(x0.shape == (1, 16, 1, 4, 4) for x0 in shown)
     assert max(states) == (plan.total_rows(), plan.total_rows())
@@ -70,7 +68,6 @@ def test_progress_counts_rows_and_previews_show_the_frame_being_made(look, monke
 
 
 def test_cancel_stops_within_a_forward_and_the_next_run_works(look, run_prompt, monkeypatch):
-    import comfy.model_management
     import nodes
 
     # The pack as the host loaded it, which is not the copy that the unit tests import.

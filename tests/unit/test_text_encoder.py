@@ -225,19 +225,28 @@ def test_keys_without_an_original_name(key):
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("patch_embedding.weight", r"video transformer \(DiT\)"),
-        ("model.diffusion_model.patch_embedding.weight", r"video transformer \(DiT\)"),
-        ("decoder.conv1.weight", "video VAE"),
+        ("patch_embedding.weight", r"diffusion transformer \(DiT\)"),
+        ("model.diffusion_model.patch_embedding.weight", r"diffusion transformer \(DiT\)"),
+        ("decoder.conv1.weight", "Wan 2.1 VAE"),
         ("visual.conv1.weight", "CLIP image encoder"),
         ("vision_model.embeddings.class_embedding", "CLIP image encoder"),
+        ("vision_model.embeddings.patch_embedding.weight", "CLIP image encoder"),
         ("text_model.final_layer_norm.weight", "CLIP text encoder"),
-        ("scaled_fp8", "quantised with scales"),
-        ("encoder.block.0.layer.0.SelfAttention.q.scale_weight", "quantised with scales"),
+        ("blocks.0.self_attn.q.lora_A.weight", "LoRA"),
     ],
 )
 def test_other_files_are_named(read, key, said):
-    state = {**random_encoder().state_dict(), key: torch.zeros(1)}
     with pytest.raises(ValueError, match=said):
+        read({key: torch.zeros(1)})
+
+
+@pytest.mark.parametrize("read", [to_original_names, UMT5Config.from_state_dict])
+@pytest.mark.parametrize(
+    "key", ["scaled_fp8", "encoder.block.0.layer.0.SelfAttention.q.scale_weight"]
+)
+def test_files_with_scales_are_refused(read, key):
+    state = {**random_encoder().state_dict(), key: torch.zeros(1)}
+    with pytest.raises(ValueError, match="quantised with scales"):
         read(state)
 
 
@@ -255,8 +264,8 @@ def test_incomplete_and_unrenamed_files():
     del state["blocks.1.ffn.fc2.weight"]
     with pytest.raises(ValueError, match=r"1 of 22 .* first is 'blocks\.1\.ffn\.fc2\.weight'"):
         UMT5Config.from_state_dict(state)
-    with pytest.raises(ValueError, match="12 of 12 .* the file has 0 keys"):
-        UMT5Config.from_state_dict({})
+    with pytest.raises(ValueError, match="11 of 12 .* the file has 1 keys"):
+        UMT5Config.from_state_dict({"token_embedding.weight": torch.zeros(4, 4)})
 
 
 @pytest.mark.parametrize(

@@ -328,14 +328,14 @@ def test_config_refuses_unequal_levels():
 @pytest.mark.parametrize(
     ("key", "found"),
     [
-        ("patch_embedding.weight", r"diffusion model \(DiT\)"),
+        ("patch_embedding.weight", r"transformer \(DiT\)"),
         ("quant_conv.weight", "a VAE with diffusers key names"),
         ("decoder.mid.block_1.conv1.weight", "an image VAE"),
         ("first_stage_model.conv1.weight", "a prefix"),
         ("encoder.block.0.layer.0.SelfAttention.q.weight", "a text encoder"),
         ("visual.cls_embedding", "a CLIP image encoder"),
         ("blocks.0.lora_up.weight", "a LoRA"),
-        ("encoder.conv1.weight", "a part of a Wan VAE"),
+        ("encoder.conv1.weight", "a Wan 2.1 VAE, or a part"),
         ("else", "no model file known here"),
     ],
 )

@@ -1,0 +1,179 @@
+"""Promises of the repository as a whole: documents agree with code, rooms stay apart."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES, MODEL = ROOT / "nodes", ROOT / "skyreels_model"
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+FORBIDDEN = "torch torchvision torchaudio numpy transformers xformers opencv-python opencv".split()
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+
+
+def text(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def sources():
+    """The pack's own Python files."""
+    return [
+        file
+        for file in sorted(ROOT.rglob("*.py"))
+        if not any(part.startswith(".") for part in file.relative_to(ROOT).parts)
+    ]
+
+
+def constant(call, index=None, keyword=None):
+    """A literal argument of a call, or None."""
+    given = {k.arg: k.value for k in call.keywords}.get(keyword)
+    if given is None and index is not None and len(call.args) > index:
+        given = call.args[index]
+    return given.value if isinstance(given, ast.Constant) else None
+
+
+def calls(tree, functions):
+    """All calls below `tree`, and below the functions of the file that it calls by name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node
+            if isinstance(node.func, ast.Name) and node.func.id in functions:
+                yield from calls(functions[node.func.id], functions)
+
+
+def declared_nodes():
+    """(node id, {input: tooltip}, {output: tooltip}) of every node class, read from its source."""
+    for file in sorted(NODES.glob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+        for one in (n for n in tree.body if isinstance(n, ast.ClassDef)):
+            node_id, inputs, outputs = None, {}, {}
+            for call in calls(one, functions):
+                name = getattr(call.func, "attr", None)
+                if name == "Schema":
+                    node_id = constant(call, keyword="node_id")
+                elif name == "Input":
+                    inputs[constant(call, 0, "id")] = constant(call, keyword="tooltip")
+                elif name == "Output":
+                    shown = constant(call, keyword="display_name") or call.func.value.attr.upper()
+                    outputs[shown] = constant(call, keyword="tooltip")
+            if node_id:
+                yield node_id, inputs, outputs
+
+
+DECLARED = list(declared_nodes())
+
+
+def rows(page, heading):
+    """The rows of a help page's table below a heading: {name: meaning}."""
+    section = re.split(r"^## ", page, flags=re.MULTILINE)
+    table = next(part for part in section if part.startswith(heading))
+    found = {}
+    for names, meaning in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.MULTILINE):
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", names), meaning)
+    return found
+
+
+def test_node_sources_are_read():
+    assert len(DECLARED) == len(set(id for id, _, _ in DECLARED)) >= 7
+    assert "seconds" in {id: inputs for id, inputs, _ in DECLARED}["SkyReelsV2Schedule"]
+
+
+@pytest.mark.parametrize(("node_id", "inputs", "outputs"), DECLARED, ids=[d[0] for d in DECLARED])
+class TestHelpPage:
+    def test_names_every_input_and_output(self, node_id, inputs, outputs):
+        page = text(f"js/docs/{node_id}.md")
+        assert list(rows(page, "Inputs")) == list(inputs)
+        assert list(rows(page, "Outputs")) == list(outputs)
+
+    def test_has_the_tooltips_numbers(self, node_id, inputs, outputs):
+        page = text(f"js/docs/{node_id}.md")
+        for name, meaning in rows(page, "Inputs").items():
+            assert inputs[name], f"{node_id}.{name} has no tooltip"
+            lost = set(re.findall(r"\d+", inputs[name])) - set(re.findall(r"\d+", meaning))
+            assert not lost, f"{node_id}.{name}: the tooltip's {lost} are not in the page"
+
+
+def test_no_help_page_without_a_node():
+    pages = {file.stem for file in (ROOT / "js" / "docs").glob("*.md")}
+    assert pages == {node_id for node_id, _, _ in DECLARED}
+
+
+@pytest.fixture(scope="module")
+def dev_help():
+    def ask(*arguments):
+        command = [sys.executable, ROOT / "dev.py", *arguments, "--help"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    return ask
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_documents_exist(document, dev_help):
+    known = set(re.search(r"\{([\w,]+)\}", dev_help()).group(1).split(","))
+    used = re.findall(r"python3 dev\.py (\w+)([^`\n]*)", text(document))
+    assert {command for command, _ in used} <= known
+    for command, arguments in used:
+        if command != "test":
+            options = re.findall(r"--[\w-]+", arguments)
+            assert not [o for o in options if o not in dev_help(command)], (command, options)
+
+
+def test_readme_starts_with_the_two_commands():
+    assert {"python3 dev.py demo", "python3 dev.py test"} <= set(text("README.md").splitlines())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_in_documents_lead_somewhere(document):
+    folder = (ROOT / document).parent
+    for target in re.findall(r"\]\(([^)#]+)\)", text(document)):
+        assert target.startswith("https://") or (folder / target).is_file(), target
+
+
+def test_requirements_leave_the_hosts_packages_alone():
+    for lines in (
+        text("requirements.txt"),
+        *re.findall(r"dependencies = .*", text("pyproject.toml")),
+    ):
+        names = {name.lower() for name in re.findall(r"[A-Za-z][\w.-]*", lines)}
+        assert not names & set(FORBIDDEN)
+
+
+def test_changelog_knows_the_version():
+    version = re.search(r'^version = "(.+)"$', text("pyproject.toml"), re.MULTILINE).group(1)
+    newest = re.search(r"^## \[(.+?)\]", text("CHANGELOG.md"), re.MULTILINE).group(1)
+    assert newest == version
+
+
+@pytest.mark.parametrize("file", sorted(MODEL.rglob("*.py")), ids=lambda file: file.name)
+def test_the_model_knows_no_host(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level < 2, f"line {node.lineno} leaves the package"
+            names = [] if node.level else [node.module]
+        else:
+            continue
+        host = {"comfy", "comfy_api", "comfy_extras", "nodes", "folder_paths", "execution"}
+        assert not host & {name.split(".")[0] for name in names}, f"line {node.lineno}"
+
+
+def test_files_and_functions_are_short():
+    long = []
+    for file in sources():
+        content, name = file.read_text(encoding="utf-8"), str(file.relative_to(ROOT))
+        lines = len(content.splitlines())
+        # Tests list cases; what they test is what must be read as a whole.
+        if lines > LONGEST_FILE and not name.startswith("tests"):
+            long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = node.end_lineno - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long.append(f"{name}: {node.name} has {lines} lines")
+    assert not long
