@@ -13,6 +13,7 @@ import io
 import json
 import pathlib
 import sys
+from collections.abc import Mapping
 
 import torch
 from safetensors.torch import load_file
@@ -23,7 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from skyreels_model.config import ModelConfig  # noqa: E402
-from skyreels_model.key_maps_vae import vae_key_to_original  # noqa: E402
+from skyreels_model.key_maps import vae_key_to_original  # noqa: E402
 from skyreels_model.text_encoder import to_original_names  # noqa: E402
 from toy.safetensors_writer import Entry, replacing, write_safetensors  # noqa: E402
 
@@ -117,7 +118,7 @@ def write_pth(path: pathlib.Path, tensors: dict[str, Tensor]) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
-def write_json(path: pathlib.Path, content: dict[str, object]) -> None:
+def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

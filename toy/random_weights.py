@@ -237,9 +237,9 @@ def main() -> None:
     vae.add_argument("--dim", type=int, default=96)
     umt5 = kinds.add_parser("umt5", help="UMT5-XXL text encoder")
     umt5.add_argument("--layout", choices=("original", "hf"), default="original")
-    for kind, dtype in ((dit, "fp32"), (vae, "fp32"), (umt5, "bf16")):
+    for kind, stored in ((dit, "fp32"), (vae, "fp32"), (umt5, "bf16")):
         kind.add_argument("path", type=pathlib.Path)
-        kind.add_argument("--dtype", choices=DTYPES, default=dtype)
+        kind.add_argument("--dtype", choices=DTYPES, default=stored)
         kind.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     dtype, seed = DTYPES[options.dtype], options.seed

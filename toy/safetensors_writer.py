@@ -84,7 +84,7 @@ def write_safetensors(
                         f"{entry.name}: a piece of {piece.dtype} was given; declared is "
                         f"{entry.dtype}"
                     )
-                file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy())
+                file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             written = file.tell() - start
             if written != entry.size:
                 raise ValueError(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_data import relative_l2
 
-from skyreels_model.key_maps_vae import vae_key_to_original
+from skyreels_model.key_maps import vae_key_to_original
 from skyreels_model.vae import VideoVAE
 
 diffusers = pytest.importorskip("diffusers")

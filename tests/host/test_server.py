@@ -1,0 +1,94 @@
+"""The pack in a real ComfyUI server: queued over HTTP, followed by websocket, interrupted."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import graphs
+import pytest
+
+from devtools.remote import Client
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.server
+
+
+def saved(prompt):
+    prompt["8"] = graphs.node("CreateVideo", images=["7", 0], fps=["5", 4])
+    prompt["9"] = graphs.node(
+        "SaveVideo", video=["8", 0], filename_prefix="film", format="mp4", codec="h264"
+    )
+    return prompt
+
+
+def fetch(server, path):
+    with urllib.request.urlopen(server.url + path) as response:
+        return response.read()
+
+
+def test_nodes_are_there_with_their_help_and_every_input_has_a_tooltip(server):
+    known = json.loads(fetch(server, "/object_info"))
+    ours = {name: info for name, info in known.items() if name.startswith("SkyReelsV2")}
+    assert len(ours) >= 7
+    pack = next(iter(ours.values()))["python_module"].removeprefix("custom_nodes.")
+    for name, info in ours.items():
+        assert info["description"]
+        for group in info["input"].values():
+            for key, (_, options) in group.items():
+                assert options.get("tooltip"), f"{name}.{key}"
+        page = fetch(server, f"/extensions/{pack}/docs/{name}.md").decode()
+        assert page.startswith("# ")
+
+
+def test_a_film_over_http_with_progress_and_its_file(server, tmp_path):
+    client, rows = Client(server.url), []
+
+    def on_event(event, data):
+        if event == "progress_state" and "6" in data["nodes"]:
+            rows.append((data["nodes"]["6"]["value"], data["nodes"]["6"]["max"]))
+
+    result = client.run(saved(graphs.film(frames=33)), on_event)
+    assert result.success, result.describe()
+    # Three rows in each of three windows.
+    assert rows[-1] == (9, 9) and len({value for value, _ in rows}) >= 9
+    assert (server.output_folder / result.files[0].relative).stat().st_size > 1000
+
+
+def test_interrupt_is_honoured_and_the_next_film_is_made(server):
+    client, rows = Client(server.url), []
+
+    def on_event(event, data):
+        if event == "progress_state" and "6" in data["nodes"]:
+            rows.append(data["nodes"]["6"]["value"])
+            if len(rows) == 3:
+                request = urllib.request.Request(server.url + "/interrupt", method="POST")
+                urllib.request.urlopen(request).close()
+
+    result = client.run(saved(graphs.film(frames=65, steps=200)), on_event)
+    assert result.interrupted and not result.files
+    assert max(rows) < 100
+    assert client.run(saved(graphs.film())).success
+
+
+def dev(*arguments):
+    command = [sys.executable, str(ROOT / "dev.py"), "run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_dev_run_against_a_server(server, tmp_path):
+    workflow = tmp_path / "film.json"
+    workflow.write_text(json.dumps(saved(graphs.film())))
+    run = [workflow, "--host", server.url, "--output", tmp_path / "out"]
+    done = dev(*run, "--set", "4.prompt=a green circle moving up on a grey background")
+    assert done.returncode == 0, done.stderr
+    (film,) = (tmp_path / "out").rglob("*.mp4")
+    assert str(film) in done.stdout and "SkyReelsV2Sampler" in done.stdout
+    assert b"a green circle" in film.read_bytes()
+    done = dev(*run, "--set", '1.model_name="absent.safetensors"')
+    assert done.returncode == 2
+    assert "SkyReelsV2ModelLoader" in done.stderr and "absent.safetensors" in done.stderr
+    done = dev(*run, "--set", "5.frames=18")
+    assert done.returncode == 3
+    assert all(word in done.stderr for word in ("5", "SkyReelsV2Schedule", "18", "nearest: 17"))

@@ -1,0 +1,111 @@
+"""Files to tensors to modules: every layout and every way in which a file can be wrong."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from skyreels_model import checkpoint
+from skyreels_model.config import ModelConfig
+from skyreels_model.model import SkyReelsModel
+from toy.random_weights import PUBLISHED, dit_shapes
+
+SMALL = ModelConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32, fps_embedding=True)
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(0)
+    return {k: torch.randn(shape) for k, shape in dit_shapes(SMALL).items()}
+
+
+def build(tensors):
+    own = checkpoint.transformer_tensors(tensors)
+    model = SkyReelsModel(ModelConfig.from_state_dict(own), device="meta")
+    return model, checkpoint.load_weights(model, own)
+
+
+@pytest.mark.parametrize("prefix", ["", *checkpoint.PREFIXES])
+def test_prefixes_and_markers(state, prefix, tmp_path):
+    named = {prefix + k: v for k, v in state.items()}
+    named["model_type.SkyReels-V2-DF-14B-720P"] = torch.zeros(1)
+    named[prefix + "model_type.x"] = torch.zeros(1)
+    save_file(named, tmp_path / "model.safetensors")
+    model, report = build(checkpoint.read(tmp_path / "model.safetensors").tensors)
+    assert report.matched == len(state) and report.unexpected == []
+    loaded = model.state_dict()
+    for key, value in state.items():
+        name = key if key in loaded else f"{key}.weight"
+        assert torch.equal(loaded[name], value)
+
+
+def test_unexpected_keys_are_reported(state):
+    model, report = build({**state, "blocks.0.extra": torch.zeros(1)})
+    assert report.unexpected == ["blocks.0.extra"]
+    assert str(report) == f"{len(state)} tensors matched, 0 missing, 1 unexpected (blocks.0.extra)"
+
+
+def test_weights_are_not_copied_and_only_the_time_path_is_widened(state, tmp_path):
+    half = {k: v.to(torch.bfloat16) for k, v in state.items()}
+    save_file(half, tmp_path / "model.safetensors")
+    tensors = checkpoint.read(tmp_path / "model.safetensors").tensors
+    model = SkyReelsModel(SMALL, dtype=torch.bfloat16, device="meta")
+    checkpoint.load_weights(model, tensors)
+    for key, value in model.state_dict().items():
+        widened = key.startswith(("time_", "fps_"))
+        assert value.dtype == (torch.float32 if widened else torch.bfloat16), key
+        original = tensors.get(key, tensors.get(key.removesuffix(".weight")))
+        assert (value.data_ptr() == original.data_ptr()) != widened, key
+
+
+@pytest.mark.parametrize("config", PUBLISHED.values(), ids=PUBLISHED)
+def test_published_checkpoints_are_told_from_their_shapes(config):
+    shapes = dit_shapes(config)
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    assert ModelConfig.from_state_dict(state) == config
+
+
+def test_missing_block_and_missing_weight(state):
+    for key in [k for k in state if k.startswith("blocks.0.") and "ffn.0.weight" not in k]:
+        del state[key]
+    with pytest.raises(ValueError, match="blocks.0"):
+        build(state)
+    del state["blocks.0.ffn.0.weight"]
+    with pytest.raises(ValueError, match="is a shard missing"):
+        build(state)
+
+
+def test_shards(state, tmp_path):
+    keys = sorted(state)
+    files = [tmp_path / f"m-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
+    for i, file in enumerate(files):
+        save_file({k: state[k] for k in keys[i::3]}, file)
+    for file in files:
+        assert checkpoint.read(file).tensors.keys() == state.keys()
+    save_file({k: state[k] for k in [*keys[1::3], keys[0]]}, files[1])
+    with pytest.raises(ValueError, match="in another shard"):
+        checkpoint.read(files[0])
+    files[2].unlink()
+    with pytest.raises(ValueError, match=r"1 are missing.*m-00003-of-00003"):
+        checkpoint.read(files[0])
+
+
+def test_scaled_fp8_is_refused(state):
+    state["blocks.0.ffn.0.scale_weight"] = torch.ones(1)
+    with pytest.raises(ValueError, match="scaled fp8"):
+        checkpoint.transformer_tensors(state)
+
+
+def test_other_kinds_of_files(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        checkpoint.read(tmp_path / "absent.safetensors")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"'\.gguf'.*\.safetensors"):
+        checkpoint.read(tmp_path / "model.gguf")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="not a file of named tensors"):
+        checkpoint.read(tmp_path / "list.pth")
+
+
+def test_state_dict_inside_a_pth(state, tmp_path):
+    torch.save({"state_dict": state}, tmp_path / "model.pth")
+    assert checkpoint.read(tmp_path / "model.pth").tensors.keys() == state.keys()
