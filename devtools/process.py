@@ -87,13 +87,19 @@ def wait(child: subprocess.Popen) -> int:
                 break
             except subprocess.TimeoutExpired:
                 continue
-    return INTERRUPTED if code in (-signal.SIGINT, -signal.SIGTERM) else abs(code)
+    ended_by_signal = -code in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", -1))
+    return INTERRUPTED if ended_by_signal else abs(code)
 
 
 @contextmanager
 def _passing_on_signals(child: subprocess.Popen) -> Iterator[None]:
     def pass_on(number: int, frame: FrameType | None) -> None:
-        interrupt(child)
+        # A request to end goes on as it is: a child that a script started in the background
+        # inherits that Ctrl-C is ignored, and would never stop.
+        if sys.platform != "win32" and number != signal.SIGINT and child.poll() is None:
+            child.send_signal(number)
+        else:
+            interrupt(child)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

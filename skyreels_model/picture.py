@@ -8,8 +8,10 @@ from torch import Tensor
 from .plan import FilmPlan
 from .schedule import TRAIN_TIMESTEPS
 
-CELL = 8
-MAX_WINDOWS = 4
+CELL_HEIGHT = 6
+CELL_WIDTHS = (6, 40)
+ASPECT = 1.5
+MAX_WINDOWS, MAX_ROWS = 4, 400
 BACKGROUND = (0.11, 0.11, 0.13)
 CLEAN, NOISE = (0.13, 0.16, 0.36), (0.99, 0.86, 0.35)
 GIVEN = (0.25, 0.62, 0.38)
@@ -17,7 +19,7 @@ RIM = (1.0, 1.0, 1.0)
 
 
 def draw_plan(plan: FilmPlan) -> Tensor:
-    """The first windows of a film, (1, H, W, 3) in 0..1.
+    """The first windows of a film, at most 400 rows of them, (1, H, W, 3) in 0..1.
 
     A column per latent frame of the film, a row per model call. From dark (clean) to bright
     (noise); green where the frame is given by the window before; rimmed where it is being moved.
@@ -38,17 +40,22 @@ def draw_plan(plan: FilmPlan) -> Tensor:
         )
         cells[rows, shown], rims[rows, shown] = colour, matrix.update
         top += matrix.rows
-    return _magnified(cells, rims)[None]
+    return _magnified(cells[:MAX_ROWS], rims[:MAX_ROWS])[None]
 
 
 def _magnified(cells: Tensor, rims: Tensor) -> Tensor:
-    """Cells (R, F, 3) to squares of pixels with a gap between them; rimmed where asked."""
-    picture = cells.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
-    inside = torch.arange(CELL)
-    gap, rim = inside == CELL - 1, (inside == 0) | (inside == CELL - 2)
-    at_gap = (gap[:, None] | gap[None]).repeat(cells.shape[:2])
-    at_rim = (rim[:, None] | rim[None]).repeat(cells.shape[:2])
-    rimmed = rims.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
-    picture[at_rim & rimmed] = torch.tensor(RIM)
-    picture[at_gap] = torch.tensor(BACKGROUND)
+    """Cells (R, F, 3) to boxes of pixels with a gap between them; rimmed where asked."""
+    rows, columns = rims.shape
+    width = round(rows * CELL_HEIGHT * ASPECT / columns)
+    box = CELL_HEIGHT, min(max(width, CELL_WIDTHS[0]), CELL_WIDTHS[1])
+    picture = _repeated(cells, box)
+    gap, rim = torch.zeros(box, dtype=torch.bool), torch.ones(box, dtype=torch.bool)
+    gap[-1], gap[:, -1] = True, True
+    rim[1:-2, 1:-2] = False
+    picture[rim.repeat(rows, columns) & _repeated(rims, box)] = torch.tensor(RIM)
+    picture[gap.repeat(rows, columns)] = torch.tensor(BACKGROUND)
     return picture
+
+
+def _repeated(cells: Tensor, box: tuple[int, int]) -> Tensor:
+    return cells.repeat_interleave(box[0], 0).repeat_interleave(box[1], 1)
