@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 _Rename = str | Callable[[re.Match[str]], str]
+_Rules = tuple[tuple[str, str], ...]
 
 
 def _middle(found: re.Match[str]) -> str:
@@ -66,7 +67,7 @@ def vae_key_to_original(diffusers_key: str) -> str:
 
 # Ordered: the first rule whose pattern is found at the start of a key, or of what follows the
 # block's number in it, renames it.
-_TRANSFORMER = (
+_TRANSFORMER: _Rules = (
     ("condition_embedder.text_embedder.linear_1.", "text_embedding.0."),
     ("condition_embedder.text_embedder.linear_2.", "text_embedding.2."),
     ("condition_embedder.time_embedder.linear_1.", "time_embedding.0."),
@@ -83,14 +84,14 @@ _TRANSFORMER = (
     ("scale_shift_table", "head.modulation"),
     ("proj_out.", "head.head."),
 )
-_TRANSFORMER_BLOCK = (
+_TRANSFORMER_BLOCK: _Rules = (
     ("scale_shift_table", "modulation"),
     # diffusers counts the norms in the order of use, the original does not.
     ("norm2.", "norm3."),
     ("ffn.net.0.proj.", "ffn.0."),
     ("ffn.net.2.", "ffn.2."),
 )
-_TRANSFORMER_ATTENTION = (
+_TRANSFORMER_ATTENTION: _Rules = (
     ("to_q.", "q."),
     ("to_k.", "k."),
     ("to_v.", "v."),
