@@ -151,13 +151,17 @@ def published_name(path: str | pathlib.Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
+def load_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], layout: nn.Module | None = None
+) -> LoadReport:
     """Put a checkpoint's tensors in a module built on the meta device, without a second copy.
 
-    A tensor is converted only where the module asks for another dtype. Raises ValueError, before
-    anything is put in place, if a weight is missing or of another shape.
+    A tensor is converted only where the module asks for another dtype. `layout` is a twin of the
+    module with plain PyTorch layers, needed where a host's layers have no weights before they are
+    loaded. Raises ValueError, before anything is put in place, if a weight is missing or of
+    another shape.
     """
-    wanted = module.state_dict()
+    wanted = (layout or module).state_dict()
     named = {_module_name(key, wanted): value for key, value in tensors.items()}
     missing = [key for key in wanted if key not in named]
     if missing:

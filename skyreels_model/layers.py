@@ -16,12 +16,17 @@ from .attention import Attend
 ROPE_THETA = 10000.0
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """Where to compute in float64 for `device`: some accelerators (MPS) do not have it."""
+    return device if device.type in ("cpu", "cuda", "meta") else torch.device("cpu")
+
+
 def sinusoid(timestep: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding, angles in float64. (N,) -> (N, dim) float32 as [cos | sin]."""
-    half = dim // 2
-    exponent = torch.arange(half, dtype=torch.float64, device=timestep.device) / half
-    angle = timestep.double()[:, None] * torch.pow(ROPE_THETA, -exponent)  # (N, dim / 2)
-    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+    half, exact = dim // 2, float64_device(timestep.device)
+    exponent = torch.arange(half, dtype=torch.float64, device=exact) / half
+    angle = timestep.to(exact).double()[:, None] * torch.pow(ROPE_THETA, -exponent)  # (N, dim / 2)
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float().to(timestep.device)
 
 
 def rope_axes(head_dim: int) -> tuple[int, int, int]:
@@ -35,16 +40,16 @@ def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) 
 
     Positions start at 0 in every window, as in the reference; angles are computed in float64.
     """
-    parts = []
+    parts, exact = [], float64_device(device)
     for axis, (size, width) in enumerate(zip(grid, rope_axes(head_dim), strict=True)):
-        exponent = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
-        position = torch.arange(size, dtype=torch.float64, device=device)
+        exponent = torch.arange(0, width, 2, dtype=torch.float64, device=exact) / width
+        position = torch.arange(size, dtype=torch.float64, device=exact)
         angle = position[:, None] * torch.pow(ROPE_THETA, -exponent)  # (size, width / 2)
         shape = [1, 1, 1, width // 2]
         shape[axis] = size
         parts.append(angle.reshape(shape).expand(*grid, width // 2))
     angle = torch.cat(parts, dim=-1).flatten(0, 2)  # (L, head_dim / 2)
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)[:, None]
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
@@ -96,6 +101,9 @@ class Factory:
     ) -> None:
         self.operations = operations
         self.settings: dict[str, Any] = {"dtype": dtype, "device": device}
+        # In 8 bits only the large matrices: norms and modulation are small, and felt everywhere.
+        narrow = dtype is not None and dtype.itemsize == 1
+        self.fine = {**self.settings, "dtype": torch.float32} if narrow else self.settings
 
     def linear(self, n_in: int, n_out: int, dtype: torch.dtype | None = None) -> nn.Module:
         return self.operations.Linear(n_in, n_out, **self._with(dtype))
@@ -104,19 +112,17 @@ class Factory:
         return self.operations.Embedding(count, dim, **self._with(dtype))
 
     def conv3d(self, n_in: int, n_out: int, kernel: tuple[int, int, int]) -> nn.Module:
-        return self.operations.Conv3d(
-            n_in, n_out, kernel_size=kernel, stride=kernel, **self.settings
-        )
+        return self.operations.Conv3d(n_in, n_out, kernel_size=kernel, stride=kernel, **self.fine)
 
     def layer_norm(self, dim: int, eps: float) -> nn.Module:
-        return self.operations.LayerNorm(dim, eps=eps, **self.settings)
+        return self.operations.LayerNorm(dim, eps=eps, **self.fine)
 
     def rms_norm(self, dim: int, eps: float) -> nn.Module:
-        return self.operations.RMSNorm(dim, eps=eps, **self.settings)
+        return self.operations.RMSNorm(dim, eps=eps, **self.fine)
 
     def modulation(self, count: int, dim: int) -> nn.Module:
         made = getattr(self.operations, "Modulation", Modulation)
-        return made(count, dim, **self.settings)
+        return made(count, dim, **self.fine)
 
     def _with(self, dtype: torch.dtype | None) -> dict[str, Any]:
         return self.settings if dtype is None else {**self.settings, "dtype": dtype}

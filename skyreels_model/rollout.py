@@ -74,7 +74,7 @@ class Film:
     window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
     normalised, the given frames first. sigma: the largest noise level that the row at work moves
     (a host's nominal one). prefix: the latents given to the current window. tail: what `history`
-    keeps of the film so far. finished: the windows done, given frames included.
+    keeps of the film so far. finished: the windows done, given frames included, on the CPU.
     """
 
     plan: FilmPlan
@@ -173,7 +173,7 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
     """Put the current window among the finished and prepare the prefix of the next."""
     window, latents = film.plan.window_at(film.window), film.latents
     assert latents is not None
-    film.finished.append(latents)
+    film.finished.append(latents.cpu())
     film.window, film.row, film.latents, film.solver_state = film.window + 1, 0, None, None
     film.prefix = None
     if not film.done:

@@ -63,7 +63,7 @@ class HostTextEncoder(nn.Module):
     def __init__(self, config: UMT5Config, dtype: torch.dtype) -> None:
         super().__init__()
         self.transformer = UMT5Encoder(config, comfy.ops.manual_cast, dtype=dtype, device="meta")
-        self.dtypes = {dtype}
+        self.dtype, self.dtypes = dtype, {dtype}
         self.execution_device: torch.device | None = None
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
@@ -88,12 +88,13 @@ class HostTextEncoder(nn.Module):
     def _encode(self, ids: list[int]) -> Tensor:
         padded = torch.tensor([ids + [PAD_ID] * (MAX_LENGTH - len(ids))])
         mask = torch.arange(MAX_LENGTH)[None] < len(ids)
-        device = self.execution_device
+        device = self.execution_device or next(self.parameters()).device
         # float32: T5's activations overflow half precision.
         return self.transformer(padded.to(device), mask.to(device), dtype=torch.float32)
 
     def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-        report = checkpoint.load_weights(self.transformer, state_dict)
+        layout = UMT5Encoder(self.transformer.config, dtype=self.dtype, device="meta")
+        report = checkpoint.load_weights(self.transformer, state_dict, layout)
         return [], report.unexpected
 
 

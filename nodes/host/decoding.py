@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -13,11 +13,11 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...skyreels_model.plan import FilmPlan, Window, frame_length
+from ...skyreels_model.plan import frame_length
+from ...skyreels_model.rollout import CHANNELS, Film
 from .vae import HostVAE
 
 SEAMS_KEY = "skyreels_v2_seams"
-CHANNELS = 16
 LOG = logging.getLogger("skyreels_v2")
 
 
@@ -29,27 +29,20 @@ class Seam:
     given: Tensor | None
 
 
-@dataclass
-class FilmLatents:
-    """Collects the windows of a film into one LATENT.
+def film_latent(film: Film, process_out: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The windows of a film as one LATENT; `process_out` undoes the latents' normalisation.
 
     `samples` is the film without its overlaps, so that any VAE node can decode it whole; the
     latents given to each window ride along, so that `decode_film` can decode each window exactly
     as it was made.
     """
-
-    plan: FilmPlan
-    parts: list[Tensor] = field(default_factory=list)
-    seams: list[Seam] = field(default_factory=list)
-
-    def append(self, window: Window, latents: Tensor) -> None:
-        """latents: (1, C, F, h, w) of the window, not normalised, given ones first."""
-        given = latents[:, :, : window.prefix].clone() if window.prefix else None
-        self.parts.append(latents[:, :, window.prefix :])
-        self.seams.append(Seam(window.start + window.prefix, given))
-
-    def as_latent(self) -> dict[str, Any]:
-        return {"samples": torch.cat(self.parts, dim=2), SEAMS_KEY: self.seams}
+    parts, seams = [], []
+    for window, latents in zip(film.plan.windows(), film.finished, strict=True):
+        raw = process_out(latents)
+        given, own = raw.split([window.prefix, window.length - window.prefix], dim=2)
+        parts.append(own)
+        seams.append(Seam(window.start + window.prefix, given.clone() if window.prefix else None))
+    return {"samples": torch.cat(parts, dim=2), SEAMS_KEY: seams}
 
 
 def check_latent(latent: dict[str, Any]) -> Tensor:

@@ -164,6 +164,9 @@ class HostModel(comfy.model_base.WAN21):
 class HostConfig(comfy.supported_models.WAN21_T2V):
     """What the host wants to know of a model before it is built."""
 
+    # The published models were trained in bf16, whose range fp16 does not have.
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+
     def get_model(
         self, state_dict: Any = None, prefix: str = "", device: torch.device | str | None = None
     ) -> HostModel:
@@ -206,7 +209,8 @@ def load_model(
     )
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, load_device, dtypes))
     model = config.get_model(device="meta")
-    report = checkpoint.load_weights(model.diffusion_model, tensors)
+    layout = SkyReelsModel(skyreels, dtype=dtype, device="meta")
+    report = checkpoint.load_weights(model.diffusion_model, tensors, layout)
     model.device = management.unet_offload_device()
     model.to(model.device)
     # Looked up now: the host swaps the alias at start-up.

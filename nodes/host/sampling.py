@@ -26,7 +26,7 @@ from ...skyreels_model.rollout import (
     denoise_window,
     finish_window,
 )
-from .decoding import FilmLatents, decode_pieces
+from .decoding import decode_pieces, film_latent
 from .model import VARIANT_KEY
 
 FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
@@ -123,7 +123,6 @@ def sample_film(
         preview(done, denoised, denoised, total)
         done += 1
 
-    latents = FilmLatents(plan)
     while not film.done:
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(with_fps(positive, plan.fps), with_fps(negative, plan.fps))
@@ -132,9 +131,8 @@ def sample_film(
         empty = torch.zeros(1, CHANNELS, window.length, *plan.latent_size)
         sampler = WindowSampler(film, noise, on_row)
         guider.sample(empty, empty, sampler, plan.schedule().sigmas, disable_pbar=True, seed=seed)
-        finished = finish_window(film, history)
-        latents.append(window, latent_format.process_out(finished.latents.cpu()))
-    return latents.as_latent()
+        finish_window(film, history)
+    return film_latent(film, latent_format.process_out)
 
 
 def with_fps(conditioning: list[Any], fps: int) -> list[Any]:

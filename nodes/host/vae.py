@@ -62,7 +62,8 @@ def load_vae(path: pathlib.Path) -> tuple[HostVAE, str]:
     dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
     operations = comfy.ops.disable_weight_init
     model = VideoVAE.from_state_dict(tensors, operations, dtype=dtype, device="meta").eval()
-    report = checkpoint.load_weights(model, tensors)
+    layout = VideoVAE.from_state_dict(tensors, dtype=dtype, device="meta")
+    report = checkpoint.load_weights(model, tensors, layout)
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)

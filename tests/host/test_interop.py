@@ -287,3 +287,25 @@ def test_video_nodes_save_the_film_with_its_prompt(run_prompt):
         stream = container.streams.video[0]
         assert stream.average_rate == 24 and sum(1 for _ in container.decode(stream)) == 17
         assert graphs.PROMPT in container.metadata["prompt"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32", "fp8_e4m3fn", "fp8_e5m2"])
+def test_every_weight_format_makes_nearly_the_same_film(look, without_fps, dtype):
+    def final(weight_dtype):
+        prompt = graphs.film(steps=6)
+        prompt["1"] = ours(without_fps)
+        prompt["1"]["inputs"]["weight_dtype"] = weight_dtype
+        return look(prompt, latent=["6", 0])[0]["samples"]
+
+    limit = 0.3 if dtype.startswith("fp8") else 0.05
+    assert relative(final(dtype), final("fp32")) < limit
+
+
+def test_loads_where_the_host_gives_layers_their_weights_late(look, monkeypatch):
+    """With dynamic VRAM, the host's default on NVIDIA, a layer has no weight until it is loaded."""
+    import comfy.memory_management
+
+    before, frames = look(graphs.film(), latent=["6", 0], frames=["7", 0])
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    after, late = look(graphs.film(), latent=["6", 0], frames=["7", 0])
+    assert torch.equal(before["samples"], after["samples"]) and torch.equal(frames, late)
