@@ -68,11 +68,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + y * gate. x and y (B, L, D); gate (B, T, D)."""
-    framed = (1, 2), (gate.shape[1], -1)
-    sum_ = torch.addcmul(
-        x.unflatten(1, framed[1]), y.unflatten(1, framed[1]), gate.to(x.dtype)[:, :, None]
-    )
-    return sum_.flatten(*framed[0])
+    frames = (gate.shape[1], -1)
+    x, y = x.unflatten(1, frames), y.unflatten(1, frames)  # (B, T, L / T, D)
+    return torch.addcmul(x, y, gate.to(x.dtype)[:, :, None]).flatten(1, 2)
 
 
 class Modulation(nn.Module):
@@ -101,12 +99,15 @@ class Factory:
     ) -> None:
         self.operations = operations
         self.settings: dict[str, Any] = {"dtype": dtype, "device": device}
-        # In 8 bits only the large matrices: norms and modulation are small, and felt everywhere.
+        # In 8 bits only the blocks' large layers: the rest is small, and felt everywhere.
         narrow = dtype is not None and dtype.itemsize == 1
         self.fine = {**self.settings, "dtype": torch.float32} if narrow else self.settings
 
     def linear(self, n_in: int, n_out: int, dtype: torch.dtype | None = None) -> nn.Module:
         return self.operations.Linear(n_in, n_out, **self._with(dtype))
+
+    def fine_linear(self, n_in: int, n_out: int) -> nn.Module:
+        return self.operations.Linear(n_in, n_out, **self.fine)
 
     def embedding(self, count: int, dim: int, dtype: torch.dtype | None = None) -> nn.Module:
         return self.operations.Embedding(count, dim, **self._with(dtype))
@@ -213,7 +214,7 @@ class Head(nn.Module):
         super().__init__()
         self.eps = eps
         self.modulation = make.modulation(2, dim)
-        self.head = make.linear(dim, patch_channels)
+        self.head = make.fine_linear(dim, patch_channels)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """x (B, L, D), e (B, T, D) -> (B, L, patch_channels)."""
@@ -228,9 +229,9 @@ class ImageEmbedding(nn.Module):
         super().__init__()
         self.proj = nn.Sequential(
             make.layer_norm(clip_dim, 1e-5),
-            make.linear(clip_dim, clip_dim),
+            make.fine_linear(clip_dim, clip_dim),
             nn.GELU(),
-            make.linear(clip_dim, dim),
+            make.fine_linear(clip_dim, dim),
             make.layer_norm(dim, 1e-5),
         )
 

@@ -50,7 +50,9 @@ class SkyReelsModel(nn.Module):
         image = config.model_type == "i2v"
         self.patch_embedding = make.conv3d(config.in_dim, dim, config.patch_size)
         self.text_embedding = nn.Sequential(
-            make.linear(config.text_dim, dim), nn.GELU(approximate="tanh"), make.linear(dim, dim)
+            make.fine_linear(config.text_dim, dim),
+            nn.GELU(approximate="tanh"),
+            make.fine_linear(dim, dim),
         )
         self.time_embedding = nn.Sequential(
             make.linear(config.freq_dim, dim, fp32), nn.SiLU(), make.linear(dim, dim, fp32)
@@ -87,7 +89,8 @@ class SkyReelsModel(nn.Module):
         x: (B, in_dim, F, H, W) normalised latents, H and W multiples of 2; for I2V with the 20
         conditioning channels behind the 16 of the sample.
         timestep: (B,) or (B, F) on 0..1000. context: (B, N, text_dim), zero rows behind the text
-        (the reference feeds 512 rows and masks none). clip_fea: (B, 257, 1280), I2V only.
+        (the reference feeds 512 rows and masks none). clip_fea: (B, 257, 1280), I2V only;
+        without it such a model sees the text alone.
         fps: (B,) frames per second; None means 24; ignored by models without an fps embedding.
         causal_block_size: frames per block of block-causal attention; None is full attention.
         attend, run_block: attention back end and block call (hooks of a host).
@@ -103,7 +106,8 @@ class SkyReelsModel(nn.Module):
         tokens = self.patch_embedding(x)  # (B, D, F, H / 2, W / 2)
         grid = tuple(tokens.shape[2:])
         rope = rope_table(grid, self.config.head_dim, x.device)
-        tokens = tokens.flatten(2).transpose(1, 2)  # (B, L, D)
+        # Contiguous, or every block would silently copy it, several times.
+        tokens = tokens.flatten(2).transpose(1, 2).contiguous()  # (B, L, D)
         attend_self = attend
         if causal_block_size is not None:
             attend_self = block_causal(attend, causal_block_size * grid[1] * grid[2])
@@ -174,10 +178,10 @@ class SkyReelsModel(nn.Module):
                 f"context has shape {tuple(context.shape)}; this model takes text of width "
                 f"{config.text_dim} (is this the text encoder that belongs to it?)"
             )
-        if (clip_fea is not None) != (config.model_type == "i2v"):
+        if clip_fea is not None and config.model_type != "i2v":
             raise ValueError(
-                f"clip_fea is {'given' if clip_fea is not None else 'missing'}; it is needed by "
-                f"I2V models and by no other, and this is {config.model_type}"
+                f"clip_fea is given; only I2V models take it, and this is a "
+                f"{config.model_type} model"
             )
         if causal_block_size is not None and frames % causal_block_size:
             raise ValueError(

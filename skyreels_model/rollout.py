@@ -142,7 +142,7 @@ def denoise_window(
     plan = film.plan
     window = plan.window_at(film.window)
     schedule, matrix = plan.schedule(), plan.matrix(window)
-    solver = SOLVERS[film.solver](schedule.sigmas)
+    solver = SOLVERS[film.solver](schedule.sigmas, device)
     if film.latents is None:
         film.latents = _start_window(film, window, noise).to(device)
         film.solver_state = solver.start(film.latents)
@@ -214,7 +214,7 @@ def pixel_history(vae: VideoVAE, overlap: int) -> History:
     def history(latents: Tensor, given: int, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         kept = [] if tail is None else [tail]
         for frames in new_frames(vae, latents, given):
-            kept = [torch.cat([*kept, frames], dim=2)[:, :, -overlap:]]
+            kept = [torch.cat([*kept, frames], dim=2)[:, :, -overlap:].clone()]
         tail = kept[0]  # (1, 3, overlap, H, W)
         return normalize_latents(vae.encode(tail)), tail
 

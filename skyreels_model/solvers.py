@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+Device = torch.device | str
+
 
 @dataclass
 class SolverState:
@@ -47,10 +49,10 @@ def per_frame(values: Tensor) -> Tensor:
 class Euler:
     """First order: x + (sigma_next - sigma) * v."""
 
-    def __init__(self, sigmas: Tensor) -> None:
-        """sigmas: (N + 1,), falling to 0."""
+    def __init__(self, sigmas: Tensor, device: Device = "cpu") -> None:
+        """sigmas: (N + 1,), falling to 0, on the CPU; the tables go to `device`, the samples'."""
         sigmas = sigmas.double()
-        self.delta = (sigmas[1:] - sigmas[:-1]).float()  # (N,)
+        self.delta = (sigmas[1:] - sigmas[:-1]).float().to(device)  # (N,)
 
     def start(self, x: Tensor) -> SolverState:
         return SolverState({})
@@ -58,8 +60,7 @@ class Euler:
     def step(
         self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
     ) -> Tensor:
-        delta = self.delta.to(x.device)[step]
-        return torch.where(per_frame(update), x + velocity * per_frame(delta), x)
+        return torch.where(per_frame(update), x + velocity * per_frame(self.delta[step]), x)
 
 
 class UniPC:
@@ -75,15 +76,15 @@ class UniPC:
     comparisons with it.
     """
 
-    def __init__(self, sigmas: Tensor, as_shipped: bool = False) -> None:
-        """sigmas: (N + 1,), falling to 0."""
+    def __init__(self, sigmas: Tensor, device: Device = "cpu", as_shipped: bool = False) -> None:
+        """sigmas: (N + 1,), falling to 0, on the CPU; the tables go to `device`, the samples'."""
         self.as_shipped = as_shipped
-        values = [float(s) for s in sigmas]
-        self.sigmas = sigmas[:-1].float()  # (N,)
+        values, steps = [float(s) for s in sigmas], range(len(sigmas) - 1)
+        self.sigmas = sigmas[:-1].float().to(device)  # (N,)
         # Columns: weights of (sample, m[k], m[k-1]).
-        self.predictor = torch.tensor([_predictor(values, k) for k in range(len(values) - 1)])
+        self.predictor = torch.tensor([_predictor(values, k) for k in steps], device=device)
         # Columns: weights of (corrected sample before, m[k], m[k-1], m[k-2]).
-        self.corrector = torch.tensor([_corrector(values, k) for k in range(len(values) - 1)])
+        self.corrector = torch.tensor([_corrector(values, k) for k in steps], device=device)
 
     def start(self, x: Tensor) -> SolverState:
         return SolverState({name: torch.zeros_like(x) for name in ("m1", "m2", "last")})
@@ -92,8 +93,8 @@ class UniPC:
         self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
     ) -> Tensor:
         moved, history = per_frame(update), state.history
-        m0 = x - velocity * per_frame(self.sigmas.to(x.device)[step])
-        c = self.corrector.to(x.device)[step]  # (F, 4)
+        m0 = x - velocity * per_frame(self.sigmas[step])
+        c = self.corrector[step]  # (F, 4)
         corrected = (
             per_frame(c[:, 0]) * history["last"]
             + per_frame(c[:, 1]) * m0
@@ -101,7 +102,7 @@ class UniPC:
             + per_frame(c[:, 3]) * history["m2"]
         )
         corrected = torch.where(per_frame(step > 0), corrected, x)
-        p = self.predictor.to(x.device)[step]  # (F, 3)
+        p = self.predictor[step]  # (F, 3)
         predicted = (
             per_frame(p[:, 0]) * corrected
             + per_frame(p[:, 1]) * m0
@@ -115,7 +116,7 @@ class UniPC:
         return torch.where(moved, predicted, x)
 
 
-SOLVERS: dict[str, Callable[[Tensor], Solver]] = {
+SOLVERS: dict[str, Callable[[Tensor, Device], Solver]] = {
     "unipc": UniPC,
     "euler": Euler,
     "unipc_as_shipped": functools.partial(UniPC, as_shipped=True),
@@ -156,7 +157,7 @@ def _corrector(sigmas: list[float], k: int) -> tuple[float, float, float, float]
     if k == 0:
         return 0.0, 0.0, 0.0, 0.0
     h, b, alpha = _interval(sigmas, k - 1)
-    sample, m0, m1, m2 = sigmas[k] / sigmas[k - 1], 0.0, -alpha * b, 0.0
+    sample = sigmas[k] / sigmas[k - 1]
     if _order(k - 1, len(sigmas) - 1) == 1:
         rho_old, rho_new, ratio = 0.0, 0.5, 1.0
     else:
@@ -168,4 +169,4 @@ def _corrector(sigmas: list[float], k: int) -> tuple[float, float, float, float]
         rho_old = (b2 - b1) / (ratio - 1)
         rho_new = b1 - rho_old
     old, new = -alpha * b * rho_old / ratio, -alpha * b * rho_new
-    return sample, m0 + new, m1 - new - old, m2 + old
+    return sample, new, -alpha * b - new - old, old

@@ -195,6 +195,13 @@ class T5LayerNorm(nn.Module):
         return normed.to(x.dtype) * self.weight.to(x)
 
 
+def _not_narrow(factory: dict[str, Any]) -> dict[str, Any]:
+    """In 8 bits only the linear layers: files with them keep the rest in bf16, too."""
+    dtype = factory["dtype"]
+    narrow = dtype is not None and dtype.itemsize == 1
+    return {**factory, "dtype": torch.bfloat16} if narrow else factory
+
+
 class RelativePositionBias(nn.Module):
     """One learned number per bucket and head, added to the attention logits."""
 
@@ -246,10 +253,11 @@ class Block(nn.Module):
 
     def __init__(self, config: UMT5Config, operations: Any, **factory: Any) -> None:
         super().__init__()
-        self.norm1 = T5LayerNorm(config.dim, config.eps, **factory)
+        fine = _not_narrow(factory)
+        self.norm1 = T5LayerNorm(config.dim, config.eps, **fine)
         self.attn = Attention(config, operations, **factory)
-        self.pos_embedding = RelativePositionBias(config, operations, **factory)
-        self.norm2 = T5LayerNorm(config.dim, config.eps, **factory)
+        self.pos_embedding = RelativePositionBias(config, operations, **fine)
+        self.norm2 = T5LayerNorm(config.dim, config.eps, **fine)
         self.ffn = FeedForward(config, operations, **factory)
 
     def forward(self, x: Tensor, buckets: Tensor, padding: Tensor | None) -> Tensor:
@@ -277,11 +285,12 @@ class UMT5Encoder(nn.Module):
         super().__init__()
         self.config = config
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.token_embedding = operations.Embedding(config.vocab, config.dim, **factory)
+        fine = _not_narrow(factory)
+        self.token_embedding = operations.Embedding(config.vocab, config.dim, **fine)
         self.blocks = nn.ModuleList(
             Block(config, operations, **factory) for _ in range(config.num_layers)
         )
-        self.norm = T5LayerNorm(config.dim, config.eps, **factory)
+        self.norm = T5LayerNorm(config.dim, config.eps, **fine)
 
     def forward(self, ids: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Encode ids (B, L) int64 with mask (B, L), true on text: (B, L, dim) in `dtype`.

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import torch
@@ -44,8 +45,12 @@ class HostTokenizer:
             eos = self.tokenizer.encode("")[-1]
         pairs.append((eos, 1.0))
         if len(pairs) > MAX_LENGTH:
-            # Tokenized again for its message, which shows where the text would be cut.
-            self.tokenizer.tokenize([clean_text(text)], on_long="error")
+            plain = unescape_important("".join(part for part, _ in segments))
+            # Refuses, showing where the text would be cut.
+            self.tokenizer.tokenize([plain], on_long="error")
+            raise ValueError(
+                f"{len(pairs)} tokens; at most {MAX_LENGTH} are read: use fewer weights"
+            )
         if return_word_ids:
             return {NAME: [[(*pair, i) for i, pair in enumerate(pairs)]]}
         return {NAME: [list(pairs)]}
@@ -98,7 +103,7 @@ class HostTextEncoder(nn.Module):
         return [], report.unexpected
 
 
-def load_clip(path: pathlib.Path) -> tuple[comfy.sd.CLIP, str]:
+def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.sd.CLIP, str]:
     """A text encoder file as the host's CLIP, and one line that says what it is."""
     tensors = checkpoint.read(path).tensors
     names = to_original_names(tensors)
@@ -115,8 +120,17 @@ def load_clip(path: pathlib.Path) -> tuple[comfy.sd.CLIP, str]:
         parameters=sum(t.numel() for t in names.values()),
         state_dict=[names],
         model_options={"dtype": dtype},
+        disable_dynamic=disable_dynamic,
     )
+    clip.patcher.cached_patcher_init = (load_patcher, (path,))
     return clip, f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(dtype)[6:]}"
+
+
+def load_patcher(
+    path: pathlib.Path, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The patcher of `load_clip`, for the host to build it again."""
+    return load_clip(path, disable_dynamic)[0].patcher
 
 
 def find_tokenizer(path: pathlib.Path, tensors: dict[str, Tensor]) -> Tokenizer:

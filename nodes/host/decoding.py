@@ -18,6 +18,7 @@ from ...skyreels_model.rollout import CHANNELS, Film
 from .vae import HostVAE
 
 SEAMS_KEY = "skyreels_v2_seams"
+TILE = 32  # latents
 LOG = logging.getLogger("skyreels_v2")
 
 
@@ -108,12 +109,28 @@ def decode_seams(
 def decode_pieces(vae: comfy.sd.VAE, latents: Tensor, given: int) -> Iterator[Tensor]:
     """Frames (n, H, W, 3) in 0..1 of a window (1, C, F, h, w), without those of `given` latents.
 
-    With our VAE latent by latent in constant memory, with any other in one piece.
+    With our VAE latent by latent in constant memory, in tiles where even that is too much; with
+    any other in one piece.
     """
     if not isinstance(vae, HostVAE):
         frames = vae.decode(latents)
         yield frames.reshape(-1, *frames.shape[-3:])[frame_length(given) if given else 0 :]
         return
+    shown = 0
+    try:
+        for piece in _streamed(vae, latents, given):
+            yield piece
+            shown += len(piece)
+        return
+    except comfy.model_management.OOM_EXCEPTION:
+        LOG.warning("Out of memory while decoding: decoding this window again in tiles.")
+    # Outside of the except block, which would keep the failed stream's tensors alive.
+    comfy.model_management.soft_empty_cache()
+    frames = vae.decode_tiled(latents, tile_x=TILE, tile_y=TILE, overlap=TILE // 4)
+    yield frames[0, (frame_length(given) if given else 0) + shown :]
+
+
+def _streamed(vae: HostVAE, latents: Tensor, given: int) -> Iterator[Tensor]:
     memory = vae.memory_used_decode(latents.shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
     stream = vae.first_stage_model.decode_stream()

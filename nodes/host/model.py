@@ -112,7 +112,8 @@ class HostDiT(SkyReelsModel):
             x,
             timestep,
             context,
-            clip_fea=clip_fea,
+            # Core's conditioning nodes attach it for every model.
+            clip_fea=clip_fea if self.config.model_type == "i2v" else None,
             fps=fps,
             attend=attend,
             run_block=BlockHooks(transformer_options, len(self.blocks)),
@@ -186,6 +187,7 @@ def load_model(
     weight_dtype: str = "default",
     attention: str = "auto",
     variant: str = "auto",
+    disable_dynamic: bool = False,
 ) -> tuple[comfy.model_patcher.ModelPatcher, str]:
     """A checkpoint as a patcher, and one line that says what it is."""
     tensors = checkpoint.transformer_tensors(checkpoint.read(path).tensors)
@@ -213,14 +215,12 @@ def load_model(
     report = checkpoint.load_weights(model.diffusion_model, tensors, layout)
     model.device = management.unet_offload_device()
     model.to(model.device)
-    # Looked up now: the host swaps the alias at start-up.
-    patcher_class = getattr(
-        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
+    patcher = patcher_type(disable_dynamic)(
+        model, load_device=load_device, offload_device=model.device
     )
-    patcher = patcher_class(model, load_device=load_device, offload_device=model.device)
-    patcher.model_options["transformer_options"][VARIANT_KEY] = _variant(skyreels, path, variant)
+    found = _variant(skyreels, path, variant)
+    patcher.model_options["transformer_options"][VARIANT_KEY] = found
     patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
-    found = patcher.model_options["transformer_options"][VARIANT_KEY]
     summary = (
         f"SkyReels-V2 {found}, {parameters / 1e9:.2f} B parameters "
         f"({skyreels.num_layers} blocks of {skyreels.dim}), stored {_name(stored)}, used "
@@ -229,9 +229,15 @@ def load_model(
     return patcher, summary
 
 
-def load_patcher(*args: Any) -> comfy.model_patcher.ModelPatcher:
+def load_patcher(*args: Any, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """`load_model` without its summary, for the host to build the patcher again."""
-    return load_model(*args)[0]
+    return load_model(*args, disable_dynamic=disable_dynamic)[0]
+
+
+def patcher_type(disable_dynamic: bool) -> type[comfy.model_patcher.ModelPatcher]:
+    """The host's patcher class; looked up at each call, since the host swaps it at start-up."""
+    plain = comfy.model_patcher.ModelPatcher
+    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
 
 
 def _variant(config: ModelConfig, path: pathlib.Path, override: str) -> str:

@@ -46,6 +46,14 @@ def per_frame_timesteps(
     )
     frames = options.get(FRAME_TIMESTEPS)
     if frames is not None:
+        cut = options.get("context_window")
+        if cut is not None:
+            frames = cut.get_tensor(frames, dim=1)
+        if frames.shape[1] != x.shape[2]:
+            raise ValueError(
+                f"a node has cut the model's {frames.shape[1]} latent frames to {x.shape[2]} (a "
+                f"condition with an area in time?); SkyReels-V2's sampler cannot follow that"
+            )
         timestep = frames.to(timestep).expand(x.shape[0], -1)
     return executor(x, timestep, *args, **kwargs)
 
@@ -111,6 +119,7 @@ def sample_film(
     model.add_wrapper_with_key(
         comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER_KEY, per_frame_timesteps
     )
+    use_shift(model, plan.shift)
     film, noise = Film(plan, solver), SeededNoise(seed)
     latent_format = model.model.latent_format
     history = vae_history(vae, latent_format, plan.overlap) if vae is not None else None
@@ -135,6 +144,14 @@ def sample_film(
     return film_latent(film, latent_format.process_out)
 
 
+def use_shift(model: comfy.model_patcher.ModelPatcher, shift: float) -> None:
+    """Let the host turn percents of sampling into noise levels by the schedule's shift."""
+    original = model.get_model_object("model_sampling")
+    sampling = type(original)(model.model.model_config)
+    sampling.set_parameters(shift=shift, multiplier=original.multiplier)
+    model.add_object_patch("model_sampling", sampling)
+
+
 def with_fps(conditioning: list[Any], fps: int) -> list[Any]:
     """The frame rate rides with the text to models that were trained with it."""
     return node_helpers.conditioning_set_values(conditioning, {"fps": fps})
@@ -146,7 +163,8 @@ def vae_history(vae: comfy.sd.VAE, latent_format: Any, overlap: int) -> History:
     def history(latents: Tensor, given: int, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         kept = [] if tail is None else [tail]
         for frames in decode_pieces(vae, latent_format.process_out(latents.cpu()), given):
-            kept = [torch.cat([*kept, frames])[-overlap:]]  # (overlap, H, W, 3)
+            # Cloned, or it would keep all that was decoded.
+            kept = [torch.cat([*kept, frames])[-overlap:].clone()]  # (overlap, H, W, 3)
         encoded = vae.encode(kept[0][..., :3])
         return latent_format.process_in(encoded.float()), kept[0]
 

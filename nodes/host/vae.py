@@ -11,9 +11,13 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import torch
+from torch import Tensor
 
 from ...skyreels_model import checkpoint
 from ...skyreels_model.vae import VideoVAE
+from .model import patcher_type
+
+LOG = logging.getLogger("skyreels_v2")
 
 
 class HostVAE(comfy.sd.VAE):
@@ -22,7 +26,7 @@ class HostVAE(comfy.sd.VAE):
     Its latents are the raw means; normalising them is the MODEL's latent format's part.
     """
 
-    def __init__(self, model: VideoVAE, dtype: torch.dtype) -> None:
+    def __init__(self, model: VideoVAE, dtype: torch.dtype, disable_dynamic: bool) -> None:
         # Without weights the host's constructor sets its version's defaults, warns and stops.
         logging.disable(logging.WARNING)
         try:
@@ -41,13 +45,20 @@ class HostVAE(comfy.sd.VAE):
         self.memory_used_decode = lambda shape, dtype: _memory(7000 * 64, shape, dtype)
         self.device = management.vae_device()
         self.output_device = management.intermediate_device()
-        patcher_class = getattr(
-            comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
-        )
-        self.patcher = patcher_class(
+        self.patcher = patcher_type(disable_dynamic)(
             model, load_device=self.device, offload_device=management.vae_offload_device()
         )
         self.model_size()
+
+    def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
+        """The host's cropping to legal sizes, (…, F, H, W, C), for the number of frames, too."""
+        pixels = super().vae_encode_crop_pixels(pixels)
+        frames = pixels.shape[-4]
+        legal = (frames - 1) // 4 * 4 + 1
+        if legal != frames:
+            LOG.warning("VAE encode: of %d frames the first %d (4k + 1) are used.", frames, legal)
+            pixels = pixels.narrow(-4, 0, legal)
+        return pixels
 
 
 def _memory(per_position: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -55,7 +66,7 @@ def _memory(per_position: int, shape: tuple[int, ...], dtype: torch.dtype) -> in
     return per_position * shape[3] * shape[4] * comfy.model_management.dtype_size(dtype)
 
 
-def load_vae(path: pathlib.Path) -> tuple[HostVAE, str]:
+def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:
     """A VAE file as the host's VAE, and one line that says what it is."""
     tensors = checkpoint.read(path).tensors
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
@@ -67,4 +78,13 @@ def load_vae(path: pathlib.Path) -> tuple[HostVAE, str]:
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)
-    return HostVAE(model, dtype), f"Wan 2.1 video VAE, used {str(dtype)[6:]}; {report}"
+    vae = HostVAE(model, dtype, disable_dynamic)
+    vae.patcher.cached_patcher_init = (load_patcher, (path,))
+    return vae, f"Wan 2.1 video VAE, used {str(dtype)[6:]}; {report}"
+
+
+def load_patcher(
+    path: pathlib.Path, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The patcher of `load_vae`, for the host to build it again."""
+    return load_vae(path, disable_dynamic)[0].patcher

@@ -9,6 +9,8 @@ from pathlib import Path
 import graphs
 import pytest
 
+from devtools.cache import SetupError
+from devtools.prompt import InvalidPrompt
 from devtools.remote import Client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,29 @@ def test_interrupt_is_honoured_and_the_next_film_is_made(server):
     assert result.interrupted and not result.files
     assert max(rows) < 100
     assert client.run(saved(graphs.film()), lambda event, data: None).success
+
+
+def test_without_a_websocket_the_history_is_polled_and_files_are_fetched(
+    server, tmp_path, monkeypatch
+):
+    """As behind a gateway that passes no websocket on."""
+    monkeypatch.setattr(Client, "_listen", lambda self: None)
+    client = Client(server.url)
+    result = client.run(saved(graphs.film()), lambda event, data: None)
+    assert result.success
+    path = client.download(result.files[0], tmp_path)
+    assert path.read_bytes() == (server.output_folder / result.files[0].relative).read_bytes()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_refused_and_a_lost_prompt(server):
+    client = Client(server.url)
+    broken = graphs.film()
+    broken["4"]["inputs"]["clip"] = ["3", 0]
+    with pytest.raises(InvalidPrompt, match="clip"):
+        client.queue(saved(broken))
+    with pytest.raises(SetupError, match="no longer knows"):
+        client._finished("no-such-prompt")
 
 
 def dev(*arguments):

@@ -1,21 +1,16 @@
 """The developer's front door, as far as it goes without a network and without a host."""
 
-import base64
-import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,7 +18,6 @@ import pytest
 from devtools import environment, host, outcome, process, progress, prompt, serving, standins
 from devtools.cache import SetupError, lock
 from devtools.remote import Client
-from devtools.websocket import BINARY, CLOSE, PING, PONG, TEXT, WebSocket, WebSocketError, mask
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -157,192 +151,9 @@ class TestOutcome:
         assert lines[0].endswith("6 Sampler") and "100/100" in lines[1]
 
 
-def server_frame(opcode, payload, final=True):
-    size = len(payload)
-    if size < 126:
-        length = bytes([size])
-    elif size < 1 << 16:
-        length = struct.pack("!BH", 126, size)
-    else:
-        length = struct.pack("!BQ", 127, size)
-    return bytes([(0x80 if final else 0) | opcode]) + length + payload
-
-
-def read_client_frame(connection):
-    """(opcode, payload) of one masked frame, unmasked byte by byte as the RFC's text says."""
-    first, second = connection.recv(2, socket.MSG_WAITALL)
-    assert first & 0x80 and second & 0x80
-    size = second & 0x7F
-    if size >= 126:
-        size = int.from_bytes(connection.recv(2 if size == 126 else 8, socket.MSG_WAITALL), "big")
-    key = connection.recv(4, socket.MSG_WAITALL)
-    data = connection.recv(size, socket.MSG_WAITALL) if size else b""
-    return first & 0x0F, bytes(byte ^ key[i % 4] for i, byte in enumerate(data))
-
-
-@contextlib.contextmanager
-def websocket_server(talk, accept=True):
-    """A server for one connection, which does the handshake and then calls `talk(connection)`."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve():
-        connection, _ = listener.accept()
-        with connection:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                request += connection.recv(4096)
-            key = re.search(rb"Sec-WebSocket-Key: (.*)\r\n", request).group(1)
-            digest = hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
-            answer = base64.b64encode(digest if accept else digest[::-1])
-            connection.sendall(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                b"Connection: Upgrade\r\nsec-websocket-accept: " + answer + b"\r\n\r\n"
-            )
-            talk(connection)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/ws?clientId=1"
-    finally:
-        thread.join(5)
-        listener.close()
-        assert not thread.is_alive()
-
-
-class TestWebSocket:
-    def test_the_rfc_example_of_masking(self):
-        assert mask(b"Hello", bytes.fromhex("37fa213d")) == bytes.fromhex("7f9f4d5158")
-        assert mask(b"", b"abcd") == b""
-
-    @pytest.mark.parametrize("size", [0, 5, 125, 126, 65535, 65536, 300_000])
-    def test_messages_of_every_length_class_both_ways(self, size):
-        text = "é" * (size // 2) + "x" * (size % 2)
-
-        def echo(connection):
-            opcode, payload = read_client_frame(connection)
-            connection.sendall(server_frame(opcode, payload))
-            connection.sendall(server_frame(BINARY, payload))
-
-        with websocket_server(echo) as url:
-            client = WebSocket(url)
-            client.send(text)
-            assert client.receive(5) == text
-            assert client.receive(5) == text.encode()
-            client.close()
-
-    def test_fragments_with_a_ping_between_and_a_timeout_inside_a_frame(self):
-        heard = []
-
-        def talk(connection):
-            connection.sendall(server_frame(TEXT, b"one ", final=False))
-            connection.sendall(server_frame(PING, b"there?"))
-            heard.append(read_client_frame(connection))
-            last = server_frame(0, b"two")
-            connection.sendall(last[:3])
-            time.sleep(0.3)
-            connection.sendall(last[3:])
-            connection.sendall(server_frame(CLOSE, struct.pack("!H", 1000)))
-            heard.append(read_client_frame(connection))
-
-        with websocket_server(talk) as url:
-            client = WebSocket(url)
-            with pytest.raises(TimeoutError):
-                client.receive(0.1)
-            assert client.receive(5) == "one two"
-            with pytest.raises(WebSocketError, match="closed"):
-                client.receive(5)
-            client.close()
-        assert heard == [(PONG, b"there?"), (CLOSE, struct.pack("!H", 1000))]
-
-    @pytest.mark.parametrize(
-        "frame",
-        [
-            server_frame(0, b"continues nothing"),
-            server_frame(TEXT, b"a", final=False) + server_frame(TEXT, b"b"),
-            b"\x81\x81abcde",
-            b"\x82\x7f" + b"\x7f" * 8,
-            b"",
-        ],
-        ids=["continuation", "interleaved", "masked", "huge", "hangup"],
-    )
-    def test_broken_peers(self, frame):
-        with websocket_server(lambda connection: connection.sendall(frame)) as url:
-            client = WebSocket(url)
-            with pytest.raises(WebSocketError):
-                client.receive(5)
-            client.close()
-
-    def test_a_wrong_accept_key_is_refused(self):
-        with websocket_server(lambda connection: None, accept=False) as url:
-            with pytest.raises(WebSocketError, match="prove"):
-                WebSocket(url)
-
-
-class FakeComfyUI(BaseHTTPRequestHandler):
-    """Answers HTTP as ComfyUI does, and refuses the websocket, as a plain gateway would."""
-
-    def log_message(self, *arguments):
-        pass
-
-    def answer(self, code, content):
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        if self.path.startswith("/history/"):
-            images = [{"filename": "a.png", "subfolder": "s", "type": "output"}]
-            entry = {"status": {"messages": []}, "outputs": {"7": {"images": images}}}
-            self.answer(200, {"id1": entry} if self.server.known else {})
-        elif self.path == "/queue":
-            self.answer(200, {"queue_running": [], "queue_pending": []})
-        elif self.path.startswith("/view?"):
-            self.answer(200, b"picture")
-        else:
-            self.answer(404, {})
-
-    def do_POST(self):
-        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if "6" in content["prompt"]:
-            self.answer(400, {"error": {"message": "bad"}, "node_errors": {}})
-        else:
-            self.answer(200, {"prompt_id": "id1"})
-
-
-@pytest.fixture
-def fake_comfyui():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeComfyUI)
-    server.known = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-class TestRemote:
-    def test_a_result_comes_without_websocket_and_its_file_is_fetched(self, fake_comfyui, tmp_path):
-        client = Client(f"http://127.0.0.1:{fake_comfyui.server_port}/")
-        result = client.run({"7": {}}, lambda event, data: None)
-        path = client.download(result.files[0], tmp_path)
-        assert path == tmp_path / "s" / "a.png" and path.read_bytes() == b"picture"
-        assert [file.name for file in path.parent.iterdir()] == ["a.png"]
-
-    def test_a_refused_prompt(self, fake_comfyui):
-        with pytest.raises(prompt.InvalidPrompt, match="bad"):
-            Client(f"http://127.0.0.1:{fake_comfyui.server_port}").queue({"6": {}})
-
-    def test_a_prompt_the_server_lost(self, fake_comfyui, monkeypatch):
-        fake_comfyui.known = False
-        monkeypatch.setattr("devtools.remote.POLL_SECONDS", 0.01)
-        with pytest.raises(SetupError, match="no longer knows"):
-            Client(f"http://127.0.0.1:{fake_comfyui.server_port}").run({}, lambda event, data: None)
-
-    def test_nobody_there(self):
-        with pytest.raises(SetupError, match="no ComfyUI server answers"):
-            Client(f"http://127.0.0.1:{serving.free_port()}").run({}, lambda event, data: None)
+def test_nobody_there():
+    with pytest.raises(SetupError, match="no ComfyUI server answers"):
+        Client(f"http://127.0.0.1:{serving.free_port()}").run({}, lambda event, data: None)
 
 
 def sdist(path, names):
