@@ -1,6 +1,6 @@
 """Our transformer against diffusers' SkyReelsV2Transformer3DModel: equal weights, equal inputs.
 
-python benchmarks/dit_forward.py [--pairs 5] [--repeats 3]
+python benchmarks/dit_forward.py [--pairs 5] [--repeats 3] [--only 14B]
 
 Each measurement is a fresh process: it loads the same weights, warms up on one small window, then
 times forwards. Memory is by how much the resident size peaks above what it was before (Linux only),
@@ -132,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -141,7 +142,7 @@ def main() -> None:
         return
     print("| case | tokens | time, ours | time ratio | memory, ours | memory ratio | difference |")
     print("|---|---|---|---|---|---|---|")
-    for case in CASES:
+    for case in (case for case in CASES if options.only in case.name):
         pairs = [
             [in_fresh_process(case, ours, options.repeats) for ours in (True, False)]
             for _ in range(options.pairs)
