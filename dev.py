@@ -59,12 +59,14 @@ def test(options: argparse.Namespace) -> int:
     python = environment.choose(groups, options.offline, keep_current=False)
     tree = host.locate(options.host, ROOT, python, options.offline)
     variables = process.child_environment(options.offline) | {host.PATH_VARIABLE: str(tree)}
-    pytest_cache = f"cache_dir={cache.root() / 'pytest'}"
+    # Neither into the repository nor into the system's folder for temporary files.
+    pytest_folders = ["-o", f"cache_dir={cache.root() / 'pytest'}"]
+    pytest_folders += ["--basetemp", str(cache.root() / "pytest-temp")]
     checks = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "mypy": ["mypy"],
-        "pytest": ["pytest", "-o", pytest_cache, *options.pytest_arguments],
+        "pytest": ["pytest", *pytest_folders, *options.pytest_arguments],
     }
     verdicts = []
     for name, arguments in checks.items():

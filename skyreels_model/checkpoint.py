@@ -24,7 +24,6 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
-    files: list[pathlib.Path]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     if path.suffix in SAFETENSORS:
         return _read_shards(shard_files(path))
     if path.suffix in PICKLED:
-        return Checkpoint(_read_pickled(path), {}, [path])
+        return Checkpoint(_read_pickled(path), {})
     raise ValueError(
         f"{path.name}: files of type {path.suffix!r} cannot be read; legal are "
         f"{', '.join(SAFETENSORS + PICKLED)}"
@@ -90,7 +89,7 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
             raise ValueError(f"{file.name}: {min(twice)!r} is in another shard, too")
         tensors.update(part)
         metadata.update(part_metadata)
-    return Checkpoint(tensors, metadata, files)
+    return Checkpoint(tensors, metadata)
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
