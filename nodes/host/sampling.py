@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.samplers
 import comfy.sd
@@ -184,6 +185,12 @@ def check_inputs(
         raise ValueError(
             f"model is a {type(transformer).__name__}; SkyReels-V2's sampler needs a SkyReels-V2 "
             f"or Wan 2.1 video model"
+        )
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
+        raise ValueError(
+            "model's sampling has been changed by a node to one that is not flow matching; connect "
+            "the model without that node (a shift node such as ModelSamplingSD3 is fine)"
         )
     width = transformer.text_embedding[0].in_features
     for name, conditioning in (("positive", positive), ("negative", negative)):

@@ -235,3 +235,10 @@ def test_image_to_video_model_without_an_image(refusal, models_folder):
     random_weights.write_dit(file, config, torch.float16)
     text = refusal(with_file("diffusion_models", file.name))
     assert "36 channels" in text and "image" in text
+
+
+def test_model_whose_sampling_is_not_flow_matching(refusal):
+    prompt = graphs.film()
+    prompt["20"] = graphs.node("ModelSamplingDiscrete", model=["1", 0], sampling="eps", zsnr=False)
+    prompt["6"]["inputs"]["model"] = ["20", 0]
+    assert "model's sampling has been changed" in refusal(prompt)
