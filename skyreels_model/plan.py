@@ -61,8 +61,8 @@ class FilmPlan:
     fps: int = 24
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "window", "overlap"):
-            _require_frame_count(name, getattr(self, name))
+        for name, value in self._lengths().items():
+            _require_frame_count(name, value)
         for name in ("width", "height"):
             _require_multiple(name, getattr(self, name), SIZE_MULTIPLE)
         if self.overlap >= self.window:
@@ -85,16 +85,21 @@ class FilmPlan:
     def _require_blocks(self) -> None:
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}; it must be at least 1")
-        names = ["num_frames"] if self.num_windows == 1 else ["num_frames", "window", "overlap"]
-        for name in names:
-            latents = latent_length(getattr(self, name))
+        for name, value in self._lengths().items():
+            if name != "frames" and self.num_windows == 1:
+                continue  # a film of one window neither fills it nor overlaps
+            latents = latent_length(value)
             if latents % self.block_size:
                 nearest = max(round(latents / self.block_size), 1) * self.block_size
                 raise ValueError(
-                    f"{name} is {getattr(self, name)} frames, that is {latents} latent frames, "
-                    f"which block_size {self.block_size} does not divide; nearest: "
+                    f"{name} is {value}, that is {latents} latent frames, which "
+                    f"block_size {self.block_size} does not divide; nearest: "
                     f"{frame_length(nearest)} frames ({nearest} latent frames)"
                 )
+
+    def _lengths(self) -> dict[str, int]:
+        """Lengths in frames by the names under which people give them."""
+        return {"frames": self.num_frames, "window": self.window, "overlap": self.overlap}
 
     @property
     def latent_frames(self) -> int:
@@ -153,8 +158,7 @@ def _require_frame_count(name: str, value: int) -> None:
     if value < 1 or (value - 1) % TEMPORAL_STRIDE:
         nearest = max(round((value - 1) / TEMPORAL_STRIDE), 0) * TEMPORAL_STRIDE + 1
         raise ValueError(
-            f"{name} is {value} frames; it must be of the form 4k + 1 (1, 5, 9, …, 97); "
-            f"nearest: {nearest}"
+            f"{name} is {value}; it must be of the form 4k + 1 (1, 5, 9, …, 97); nearest: {nearest}"
         )
 
 

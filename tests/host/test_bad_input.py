@@ -48,13 +48,13 @@ def still_usable(look):
 
 
 SCHEDULES = [
-    ({"frames": 96}, ("num_frames", "96", "4k + 1", "97")),
+    ({"frames": 96}, (": frames is 96;", "4k + 1", "97")),
     ({"width": 40}, ("width", "40", "multiple of 16", "nearest")),
     ({"height": 20}, ("height", "20", "multiple of 16", "16")),
     ({"overlap": 17}, ("overlap", "17", "window", "13")),
     ({"overlap": 8}, ("overlap", "8", "4k + 1", "9")),
     ({"window": 18}, ("window", "18", "4k + 1", "17")),
-    ({"frames": 41, "block_size": 5}, ("num_frames", "41", "11 latent", "5", "37")),
+    ({"frames": 41, "block_size": 5}, (": frames is 41,", "11 latent", "5", "37")),
     ({"frames": 61, "window": 21, "block_size": 4}, ("window", "21", "6 latent", "4", "29")),
     ({"frames": 61, "window": 29, "overlap": 9, "block_size": 4}, ("overlap", "9", "3", "13")),
 ]

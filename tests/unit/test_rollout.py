@@ -216,14 +216,14 @@ def test_long_film_without_history_is_refused():
 
 
 PLANS = [
-    ({"num_frames": 96}, ("num_frames", "96", "4k + 1", "nearest: 97")),
+    ({"num_frames": 96}, ("frames is 96", "4k + 1", "nearest: 97")),
     ({"window": 30}, ("window", "30", "4k + 1", "nearest: 29")),
     ({"overlap": 16}, ("overlap", "16", "4k + 1", "nearest: 17")),
     ({"overlap": 97}, ("overlap", "97", "window", "93")),
     ({"width": 500}, ("width", "500", "16", "nearest: 496")),
     ({"height": 0}, ("height", "0", "16", "nearest: 16")),
     ({"num_frames": 257, "block_size": 5}, None),
-    ({"num_frames": 261, "block_size": 5}, ("num_frames", "261", "66", "5", "257")),
+    ({"num_frames": 261, "block_size": 5}, ("frames is 261", "66", "5", "257")),
     (
         {"num_frames": 257, "window": 89, "block_size": 5},
         ("window", "89", "23", "5", "nearest: 97"),
