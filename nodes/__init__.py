@@ -6,10 +6,18 @@ from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import SkyReelsV2PromptEncode
 from .decode import SkyReelsV2Decode
+from .frames import SkyReelsV2Frames
 from .host.files import register_toy_weights
-from .loader import SkyReelsV2ModelLoader, SkyReelsV2TextEncoderLoader, SkyReelsV2VAELoader
+from .image_to_video import SkyReelsV2ImageToVideo
+from .loader import (
+    SkyReelsV2ImageEncoderLoader,
+    SkyReelsV2ModelLoader,
+    SkyReelsV2TextEncoderLoader,
+    SkyReelsV2VAELoader,
+)
 from .sampler import SkyReelsV2Sampler
 from .schedule import SkyReelsV2Schedule
+from .storyboard import SkyReelsV2Storyboard, SkyReelsV2StoryboardText
 
 NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2ModelLoader,
@@ -19,6 +27,11 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2Schedule,
     SkyReelsV2Sampler,
     SkyReelsV2Decode,
+    SkyReelsV2ImageEncoderLoader,
+    SkyReelsV2ImageToVideo,
+    SkyReelsV2Frames,
+    SkyReelsV2Storyboard,
+    SkyReelsV2StoryboardText,
 ]
 
 

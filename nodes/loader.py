@@ -1,4 +1,4 @@
-"""Checkpoint files to the host's MODEL, CLIP and VAE."""
+"""Checkpoint files to the host's MODEL, CLIP, VAE and CLIP_VISION."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from comfy_api.latest import io
 
 from .host import clip as host_clip
+from .host import clip_vision as host_clip_vision
 from .host import files
 from .host import model as host_model
 from .host import vae as host_vae
@@ -139,3 +140,41 @@ class SkyReelsV2VAELoader(io.ComfyNode):
             vae, report = host_vae.load_vae(path)
         LOG.info("%s: %s", vae_name, report)
         return io.NodeOutput(vae, report)
+
+
+class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2ImageEncoderLoader",
+            display_name="SkyReels-V2 Image Encoder Loader",
+            category=CATEGORY,
+            description=(
+                "Loads the CLIP image encoder of the I2V models from its original or its ComfyUI "
+                "file."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "image_encoder_name",
+                    options=files.listed("clip_vision"),
+                    tooltip="File in models/clip_vision: clip_vision_h.safetensors, or the "
+                    "original models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth.",
+                ),
+            ],
+            outputs=[
+                io.ClipVision.Output(
+                    display_name="clip_vision", tooltip="Works with CLIP Vision Encode, too."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="Width, layers, number format, tensors matched."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image_encoder_name: str) -> io.NodeOutput:
+        path = files.located("clip_vision", image_encoder_name)
+        with files.naming("image_encoder_name", image_encoder_name):
+            clip_vision, report = host_clip_vision.load_clip_vision(path)
+        LOG.info("%s: %s", image_encoder_name, report)
+        return io.NodeOutput(clip_vision, report)

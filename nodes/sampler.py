@@ -6,8 +6,12 @@ from comfy_api.latest import io
 
 from ..skyreels_model.plan import FilmPlan
 from ..skyreels_model.solvers import SOLVERS
+from .frames import Frames
+from .host.film_images import FilmImages
 from .host.sampling import sample_film
+from .host.shots import FilmShot
 from .schedule import Schedule
+from .storyboard import Storyboard
 
 
 class SkyReelsV2Sampler(io.ComfyNode):
@@ -60,7 +64,18 @@ class SkyReelsV2Sampler(io.ComfyNode):
                     "vae",
                     optional=True,
                     tooltip="Needed for films longer than a window, which continue the last frames "
-                    "through pixels.",
+                    "through pixels, and for the images of frames.",
+                ),
+                Frames.Input(
+                    "frames",
+                    optional=True,
+                    tooltip="Start, end and key images, or a film to go on from.",
+                ),
+                Storyboard.Input(
+                    "storyboard",
+                    optional=True,
+                    tooltip="Shots with prompts and lengths of their own, instead of positive and "
+                    "of the schedule's frames.",
                 ),
             ],
             outputs=[
@@ -82,7 +97,11 @@ class SkyReelsV2Sampler(io.ComfyNode):
         cfg: float,
         solver: str,
         vae: io.Vae.Type | None = None,
+        frames: FilmImages | None = None,
+        storyboard: tuple[FilmShot, ...] = (),
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            sample_film(model, positive, negative, schedule, vae, seed, cfg, solver)
+            sample_film(
+                model, positive, negative, schedule, vae, seed, cfg, solver, frames, storyboard
+            )
         )

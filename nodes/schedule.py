@@ -7,7 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..skyreels_model.picture import draw_plan
-from ..skyreels_model.plan import MAX_PREFIX_NOISE, FilmPlan, describe, frames_of_seconds
+from ..skyreels_model.plan import (
+    HISTORIES,
+    MAX_PREFIX_NOISE,
+    FilmPlan,
+    describe,
+    frames_of_seconds,
+)
 
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 
@@ -41,7 +47,7 @@ class SkyReelsV2Schedule(io.ComfyNode):
     @classmethod
     def execute(cls, frames: int, seconds: float = 0.0, **numbers: Any) -> io.NodeOutput:
         if seconds:
-            frames = frames_of_seconds(seconds, numbers["fps"], numbers["block_size"])
+            frames = frames_of_seconds(seconds, numbers["fps"])
         plan = FilmPlan(num_frames=frames, **numbers)
         return io.NodeOutput(
             plan, draw_plan(plan), describe(plan), plan.num_frames, float(plan.fps)
@@ -77,8 +83,8 @@ def _window_inputs() -> list[io.Input]:
             min=1,
             max=4_000_001,
             step=4,
-            tooltip="Length of the film: 4k + 1 frames. 97 is 4 s at 24 fps, 257 is 10 s, 737 is "
-            "30 s, 1457 is 60 s. Time grows in proportion.",
+            tooltip="Length of the film, any number of frames. 97 is 4 s at 24 fps, 257 is 10 s, "
+            "737 is 30 s, 1457 is 60 s. Time grows in proportion.",
         ),
         io.Int.Input(
             "window",
@@ -133,8 +139,8 @@ def _step_inputs() -> list[io.Input]:
             default=1,
             min=1,
             max=250,
-            tooltip="Latent frames (4 frames each) that share a noise level. Must divide the "
-            "latent frames of film, window and overlap. Published: 5 with ar_step 5.",
+            tooltip="Latent frames (4 frames each) that share a noise level. A window's last block "
+            "may be shorter. Published: 5 with ar_step 5.",
         ),
         io.Int.Input(
             "prefix_noise",
@@ -165,7 +171,16 @@ def _time_inputs() -> list[io.Input]:
             max=86400.0,
             step=0.1,
             optional=True,
-            tooltip="Length of the film in seconds instead of frames: the nearest length that fits "
-            "the blocks. 0: use frames.",
+            tooltip="Length of the film in seconds instead of frames: the nearest number of "
+            "frames. 0: use frames.",
+        ),
+        io.Combo.Input(
+            "history",
+            options=list(HISTORIES),
+            default="pixels",
+            optional=True,
+            tooltip="How a window continues the one before. pixels: its last frames, encoded again "
+            "(the published way). latents: its last latents, without the VAE. picture+latents: "
+            "latents behind one frame encoded again.",
         ),
     ]

@@ -22,22 +22,23 @@ def draw_plan(plan: FilmPlan) -> Tensor:
     """The first windows of a film, at most 400 rows of them, (1, H, W, 3) in 0..1.
 
     A column per latent frame of the film, a row per model call. From dark (clean) to bright
-    (noise); green where the frame is given by the window before; rimmed where it is being moved.
+    (noise); green where the frame is given, by the window before or by a picture; rimmed where it
+    is being moved.
     """
     windows = [plan.window_at(i) for i in range(min(plan.num_windows, MAX_WINDOWS))]
     matrices = [plan.matrix(window) for window in windows]
-    columns = windows[-1].start + windows[-1].length
+    columns = windows[-1].start + windows[-1].length + windows[-1].end
     cells = torch.tensor(BACKGROUND).repeat(sum(m.rows for m in matrices), columns, 1)
     rims = torch.zeros(cells.shape[:2], dtype=torch.bool)
     top = 0
     for window, matrix in zip(windows, matrices, strict=True):
         level = (matrix.timesteps / TRAIN_TIMESTEPS)[..., None]  # (R, F, 1)
         colour = torch.tensor(CLEAN) * (1 - level) + torch.tensor(NOISE) * level
-        colour[:, : window.prefix] = torch.tensor(GIVEN)
-        rows, shown = (
-            slice(top, top + matrix.rows),
-            slice(window.start, window.start + window.length),
-        )
+        done = matrix.index > plan.steps
+        given = done[:1].expand(matrix.rows, -1) & done  # (R, F)
+        colour[given] = torch.tensor(GIVEN)
+        stop = window.start + window.length + window.end
+        rows, shown = slice(top, top + matrix.rows), slice(window.start, stop)
         cells[rows, shown], rims[rows, shown] = colour, matrix.update
         top += matrix.rows
     return _magnified(cells[:MAX_ROWS], rims[:MAX_ROWS])[None]

@@ -5,45 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .schedule import FlowSchedule, TimestepMatrix, flow_schedule, timestep_matrix
+import torch
+from torch import Tensor
 
-TEMPORAL_STRIDE = 4
+from .schedule import FlowSchedule, TimestepMatrix, flow_schedule, window_matrix
+from .shots import (
+    TEMPORAL_STRIDE,
+    Part,
+    Shot,
+    Window,
+    frame_length,
+    latent_length,
+    lay_out,
+)
+
 SPATIAL_STRIDE = 8
 SIZE_MULTIPLE = 16
 MAX_PREFIX_NOISE = 60
-
-
-def latent_length(frames: int) -> int:
-    """Latent frames of 4k + 1 frames."""
-    return (frames - 1) // TEMPORAL_STRIDE + 1
-
-
-def frame_length(latents: int) -> int:
-    """Frames of a sequence of latents: the first makes one, each further one four."""
-    return (latents - 1) * TEMPORAL_STRIDE + 1
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of latent frames that the model sees at once.
-
-    start: its first latent in the film. length: latents, `prefix` of them given by the window
-    before (they hold the same moments of the film as that window's last ones).
-    """
-
-    index: int
-    start: int
-    length: int
-    prefix: int
+# How a window learns of the one before: through decoded frames, through its latents as they are,
+# or through its latents with a picture encoded anew in the place of the first.
+HISTORIES = ("pixels", "latents", "picture+latents")
 
 
 @dataclass(frozen=True)
 class FilmPlan:
     """A film of `num_frames` frames, made in windows of `window` frames that overlap.
 
-    Lengths are in frames (4k + 1), `block_size` in latent frames. `ar_step` 0 is synchronous; above
-    0 each block starts that many rows after the one before. `prefix_noise` is the timestep (of
-    1000) to which a window's given frames are noised in the model's eyes; 0 shows them clean.
+    `window` and `overlap` are in frames (4k + 1), `block_size` in latent frames. `ar_step` 0 is
+    synchronous; above 0 each block starts that many rows after the one before. `prefix_noise` is
+    the timestep (of 1000) to which a window's given first frames are noised in the model's eyes; 0
+    shows them clean. `start`: how many latents are given at the film's start. `pictures`: latents
+    of the film that are given as pictures; `end`: a picture is given for the moment behind the last
+    frame. `shots` replaces `num_frames` by several lengths with borders between them.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -59,51 +52,69 @@ class FilmPlan:
     block_size: int = 1
     prefix_noise: int = 20
     fps: int = 24
+    history: str = "pixels"
+    start: int = 0
+    pictures: tuple[int, ...] = ()
+    end: bool = False
+    shots: tuple[Shot, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in self._lengths().items():
-            _require_frame_count(name, value)
+        if self.num_frames < 1:
+            raise ValueError(f"frames is {self.num_frames}; it must be at least 1")
+        for name in ("window", "overlap"):
+            _require_frame_count(name, getattr(self, name))
         for name in ("width", "height"):
             _require_multiple(name, getattr(self, name), SIZE_MULTIPLE)
         if self.overlap >= self.window:
             raise ValueError(
                 f"overlap is {self.overlap} frames and window {self.window}; the overlap must be "
-                f"shorter than the window: at most {self.window - TEMPORAL_STRIDE}"
+                f"shorter than the window: at most {frame_length(latent_length(self.window) - 1)}"
             )
-        if self.ar_step < 0:
-            raise ValueError(f"ar_step is {self.ar_step}; it must be 0 (synchronous) or more")
+        for name in ("ar_step", "block_size", "fps"):
+            least = 0 if name == "ar_step" else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.prefix_noise <= MAX_PREFIX_NOISE:
             raise ValueError(
                 f"prefix_noise is {self.prefix_noise}; it must be 0 to {MAX_PREFIX_NOISE} "
                 f"(published: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
             )
-        if self.fps < 1:
-            raise ValueError(f"fps is {self.fps}; it must be at least 1 (trained: 16 and 24)")
-        self._require_blocks()
+        if self.shots and sum(shot.frames for shot in self.shots) != self.num_frames:
+            raise ValueError(
+                f"frames is {self.num_frames}; the shots have "
+                f"{sum(shot.frames for shot in self.shots)} in sum, and it must be that"
+            )
+        if self.history not in HISTORIES:
+            raise ValueError(f"history is {self.history!r}; legal are {', '.join(HISTORIES)}")
         flow_schedule(self.steps, self.shift)
+        self._require_given()
 
-    def _require_blocks(self) -> None:
-        if self.block_size < 1:
-            raise ValueError(f"block_size is {self.block_size}; it must be at least 1")
-        for name, value in self._lengths().items():
-            if name != "frames" and self.num_windows == 1:
-                continue  # a film of one window neither fills it nor overlaps
-            latents = latent_length(value)
-            if latents % self.block_size:
-                nearest = max(round(latents / self.block_size), 1) * self.block_size
+    def _require_given(self) -> None:
+        """What is given must leave something to make, and be inside the film."""
+        first = self.window_at(0)
+        if self.start >= first.length:
+            raise ValueError(
+                f"{frame_length(self.start)} frames are given at the start and the first window "
+                f"has {frame_length(first.length)}; at least 4 must be left to make: give fewer, "
+                f"or make the film or the window longer"
+            )
+        for latent in self.pictures:
+            if not self.start <= latent < self.latent_frames or latent < 1:
                 raise ValueError(
-                    f"{name} is {value}, that is {latents} latent frames, which "
-                    f"block_size {self.block_size} does not divide; nearest: "
-                    f"{frame_length(nearest)} frames ({nearest} latent frames)"
+                    f"a key frame is at frame {picture_frame(latent)}; the film makes frames "
+                    f"{picture_frame(max(self.start, 1))} to {self.num_frames - 1} (before that "
+                    f"they are given)"
                 )
 
-    def _lengths(self) -> dict[str, int]:
-        """Lengths in frames by the names under which people give them."""
-        return {"frames": self.num_frames, "window": self.window, "overlap": self.overlap}
+    @property
+    def parts(self) -> list[Part]:
+        """Where the shots lie, of which there is always one."""
+        return lay_out(self.shots or (Shot(self.num_frames),))
 
     @property
     def latent_frames(self) -> int:
-        return latent_length(self.num_frames)
+        last = self.parts[-1]
+        return last.begin + last.latents
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -116,47 +127,120 @@ class FilmPlan:
 
     @property
     def num_windows(self) -> int:
-        new = latent_length(self.window) - latent_length(self.overlap)
-        return 1 + max(0, -(-(self.latent_frames - latent_length(self.window)) // new))
+        return sum(count for _, count, _ in self._shots())
+
+    def _shots(self) -> Iterator[tuple[Part, int, int]]:
+        """Of each shot: where it lies, its windows, and the latents that its first repeats."""
+        full, overlap = latent_length(self.window), latent_length(self.overlap)
+        for part in self.parts:
+            prefix = 0 if part.fresh else overlap
+            behind = part.latents + prefix - full
+            yield part, 1 + max(0, -(-behind // (full - overlap))), prefix
 
     def windows(self) -> Iterator[Window]:
         """The windows in order, made one by one: an endless film costs nothing up front."""
         return (self.window_at(i) for i in range(self.num_windows))
 
     def window_at(self, index: int) -> Window:
-        full, prefix = latent_length(self.window), latent_length(self.overlap)
-        start = index * (full - prefix)
-        length = min(full, self.latent_frames - start)
-        return Window(index, start, length, prefix if index else 0)
+        """The window with this number; raises IndexError behind the last."""
+        place = index
+        for shot, (part, count, prefix) in enumerate(self._shots()):
+            if place < count:
+                return self._window(index, place, shot, part, prefix)
+            place -= count
+        raise IndexError(f"window {index} of {self.num_windows}")
+
+    def _window(self, index: int, place: int, shot: int, part: Part, prefix: int) -> Window:
+        """The window at a place of a shot whose first window repeats `prefix` latents."""
+        full, overlap = latent_length(self.window), latent_length(self.overlap)
+        start = part.begin - prefix + place * (full - overlap)
+        stop = min(start + full, part.begin + part.latents)
+        repeated = overlap if place else prefix
+        made = range(start + repeated, stop)
+        return Window(
+            index=index,
+            start=start,
+            length=stop - start,
+            prefix=repeated if index else self.start,
+            repeated=repeated,
+            shot=shot,
+            pictures=tuple(latent - start for latent in self.pictures if latent in made),
+            end=int(self.end and stop == self.latent_frames),
+        )
 
     def schedule(self) -> FlowSchedule:
         return flow_schedule(self.steps, self.shift)
 
     def matrix(self, window: Window) -> TimestepMatrix:
         """The timestep matrix of one window; all its frames are shown in every row."""
-        return timestep_matrix(
+        return window_matrix(
             window.length,
             self.schedule().timesteps,
-            window.length,
             self.ar_step,
-            window.prefix,
             self.block_size,
+            window.prefix,
+            window.pictures,
+            window.end,
         )
+
+    def prompt_weights(self, window: Window) -> Tensor | None:
+        """The share of each latent's own prompt (F,) in a window that fades in from the one before.
+
+        None where the window has no such frame.
+        """
+        ease = self.shots[window.shot].ease if self.shots else 0
+        part = self.parts[window.shot]
+        if part.fresh or not ease:
+            return None
+        shown = window.length + window.end
+        behind = torch.arange(shown) + window.start - part.begin  # latents into the shot
+        weights = ((behind + 0.5) * TEMPORAL_STRIDE / ease).clamp(0, 1)
+        return None if bool((weights[window.repeated :] == 1).all()) else weights
+
+    def latent_at(self, frame: int) -> int:
+        """The latent of the film whose picture stands nearest to a frame.
+
+        Raises ValueError for a frame outside the film.
+        """
+        if not 0 <= frame < self.num_frames:
+            raise ValueError(
+                f"a key frame is at frame {frame}; the film has frames 0 to {self.num_frames - 1}"
+            )
+        begun = 0
+        for part in self.parts:
+            if part.fresh and frame < begun + part.sequence_frames:
+                return part.begin + picture_latent(frame - begun)
+            begun += part.sequence_frames if part.fresh else 0
+        raise AssertionError("the sequences have all frames")
 
     def total_rows(self) -> int:
         """Model calls of the whole film (each is two forwards when guidance is on)."""
-        first, last = self.window_at(0), self.window_at(self.num_windows - 1)
-        rows = self.matrix(first).rows
-        if self.num_windows > 1:
-            rows += self.matrix(last).rows
-        if self.num_windows > 2:
-            rows += (self.num_windows - 2) * self.matrix(self.window_at(1)).rows
+        if self.pictures:
+            return sum(self.matrix(window).rows for window in self.windows())
+        rows, number = 0, 0
+        for _, count, _ in self._shots():
+            # All windows between a shot's first and last are alike.
+            between = count - 2
+            looked = {0: 1, count - 1: 1} | ({1: between} if between > 0 else {})
+            for place, times in looked.items():
+                rows += times * self.matrix(self.window_at(number + place)).rows
+            number += count
         return rows
 
 
+def picture_frame(latent: int) -> int:
+    """The frame that a picture in the place of a latent stands for: the first of its four."""
+    return max(4 * latent - 3, 0)
+
+
+def picture_latent(frame: int) -> int:
+    """The latent whose picture stands nearest to a frame; a tie goes to the later one."""
+    return 0 if frame == 0 else (frame + 5) // 4
+
+
 def _require_frame_count(name: str, value: int) -> None:
-    if value < 1 or (value - 1) % TEMPORAL_STRIDE:
-        nearest = max(round((value - 1) / TEMPORAL_STRIDE), 0) * TEMPORAL_STRIDE + 1
+    if value < 1 or (value - 1) % 4:
+        nearest = max(round((value - 1) / 4), 0) * 4 + 1
         raise ValueError(
             f"{name} is {value}; it must be of the form 4k + 1 (1, 5, 9, …, 97); nearest: {nearest}"
         )
@@ -170,10 +254,9 @@ def _require_multiple(name: str, value: int, multiple: int) -> None:
         )
 
 
-def frames_of_seconds(seconds: float, fps: int, block_size: int = 1) -> int:
-    """The legal number of frames nearest to a length in seconds: 4k + 1, in whole blocks."""
-    latents = (seconds * fps - 1) / TEMPORAL_STRIDE + 1
-    return frame_length(max(round(latents / block_size), 1) * block_size)
+def frames_of_seconds(seconds: float, fps: int) -> int:
+    """The number of frames of a length in seconds, at least 1."""
+    return max(round(seconds * fps), 1)
 
 
 def describe(plan: FilmPlan) -> str:
@@ -188,7 +271,8 @@ def describe(plan: FilmPlan) -> str:
         f"{'window' if plan.num_windows == 1 else 'windows'}"
         + (
             f" of {latent_length(plan.window)} (the last {last.length}), "
-            f"{latent_length(plan.overlap)} of them continued, at noise {plan.prefix_noise}"
+            f"{latent_length(plan.overlap)} of them continued through {plan.history}, at noise "
+            f"{plan.prefix_noise}"
             if plan.num_windows > 1
             else ""
         ),

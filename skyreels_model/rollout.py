@@ -14,19 +14,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .plan import FilmPlan, Window
+from .conditions import Conditions
+from .history import History, Tail, new_frames
+from .plan import FilmPlan
 from .schedule import TRAIN_TIMESTEPS
+from .shots import Window
 from .solvers import SOLVERS, SolverState
-from .vae import VideoVAE, denormalize_latents, normalize_latents
+from .vae import VideoVAE, denormalize_latents
 
 CHANNELS = 16
 
 # velocity(x (1, C, F, h, w), t (1, F) int64 on x's device) -> (1, C, F, h, w), guidance included.
 Velocity = Callable[[Tensor, Tensor], Tensor]
-# history(latents of the finished window (1, C, F, h, w), how many of them were given, tail) ->
-# (latents given to the next window (1, C, O, h, w), new tail). The tail is what the history keeps
-# of the film so far, for it may reach back further than one window's new frames.
-History = Callable[[Tensor, int, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class NoiseSource(Protocol):
@@ -72,9 +71,10 @@ class Film:
     """The whole state of a film in the making.
 
     window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
-    normalised, the given frames first. sigma: the largest noise level that the row at work moves
-    (a host's nominal one). prefix: the latents given to the current window. tail: what `history`
-    keeps of the film so far. finished: the windows done, given frames included, on the CPU.
+    normalised, the given frames first, a picture of the film's end behind its own. sigma: the
+    largest noise level that the row at work moves (a host's nominal one). prefix: the latents that
+    the window before gives to the current one. tail: what `history` keeps of the film so far.
+    finished: the windows done, given frames included, on the CPU.
     """
 
     plan: FilmPlan
@@ -85,7 +85,8 @@ class Film:
     latents: Tensor | None = None
     solver_state: SolverState | None = None
     prefix: Tensor | None = None
-    tail: Tensor | None = None
+    tail: Tail = ()
+    conditions: Conditions = field(default_factory=Conditions)
     finished: list[Tensor] = field(default_factory=list)
 
     @property
@@ -127,7 +128,7 @@ def generate(
 ) -> Iterator[RowDone | WindowDone]:
     """Make a film, or go on with `film`. Yields after every row and after every window.
 
-    history is needed by films of more than one window; `pixel_history` is the reference's.
+    history is needed by films that continue a window; `history.new_history` gives the plan's.
     """
     film = film or Film(plan, solver)
     while not film.done:
@@ -144,7 +145,7 @@ def denoise_window(
     schedule, matrix = plan.schedule(), plan.matrix(window)
     solver = SOLVERS[film.solver](schedule.sigmas, device)
     if film.latents is None:
-        film.latents = _start_window(film, window, noise).to(device)
+        film.latents = _given_latents(film, window).to(device)
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
     prefix_noise = plan.prefix_noise if window.prefix else 0
@@ -156,9 +157,13 @@ def denoise_window(
     step = (matrix.index - 1).clamp(0, plan.steps - 1)
     sigmas = schedule.sigmas[step]  # (R, F)
     moved = [matrix.update[r].nonzero()[:, 0].tolist() for r in range(matrix.rows)]
+    begins = matrix.fresh.any(dim=1).tolist()
     step = step.to(device)
     while film.row < matrix.rows:
-        row, x, frame = film.row, film.latents, moved[film.row][0]
+        row, frame = film.row, moved[film.row][0]
+        if begins[row]:
+            film.latents = _with_noise(film, window, matrix.fresh[row], noise)
+        x = film.latents
         film.sigma = float(sigmas[row, moved[row]].max())
         shown = _noised_prefix(film, window, prefix_noise, noise) if prefix_noise else x
         v = velocity(shown, timesteps[row : row + 1])
@@ -171,69 +176,73 @@ def denoise_window(
 
 def finish_window(film: Film, history: History | None) -> WindowDone:
     """Put the current window among the finished and prepare the prefix of the next."""
-    window, latents = film.plan.window_at(film.window), film.latents
-    assert latents is not None
+    window = film.plan.window_at(film.window)
+    assert film.latents is not None
+    latents = film.latents[:, :, : window.length]
     film.finished.append(latents.cpu())
     film.window, film.row, film.latents, film.solver_state = film.window + 1, 0, None, None
     film.prefix = None
-    if not film.done:
+    if not film.done and film.plan.window_at(film.window).repeated:
         if history is None:
             raise ValueError(
                 f"the film has {film.plan.num_windows} windows; continuing one needs `history`"
             )
-        film.prefix, film.tail = history(latents, window.prefix, film.tail)
+        film.prefix, film.tail = history(latents, window.repeated, film.tail)
+    elif not film.done:
+        film.tail = ()
     return WindowDone(window, latents)
 
 
-def _start_window(film: Film, window: Window, noise: NoiseSource) -> Tensor:
-    shape = (1, CHANNELS, window.length, *film.plan.latent_size)
-    latents = noise.initial(film.window, shape).float().clone()
+def _given_latents(film: Film, window: Window) -> Tensor:
+    """The window's latents with what is given in its place and zeros elsewhere."""
+    given, shown = film.conditions, window.length + window.end
+    latents = torch.zeros(1, CHANNELS, shown, *film.plan.latent_size)
     if window.prefix:
-        assert film.prefix is not None
-        latents[:, :, : window.prefix] = film.prefix.to(latents)
+        prefix = film.prefix if window.repeated else given.start
+        assert prefix is not None
+        latents[:, :, : window.prefix] = prefix.to(latents)
+    for place in window.pictures:
+        latents[:, :, place : place + 1] = given.pictures[window.start + place].to(latents)
+    if window.end:
+        assert given.end is not None
+        latents[:, :, -1:] = given.end.to(latents)
+    return latents
+
+
+def _with_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -> Tensor:
+    """The window's latents with the window's own noise in the frames of `fresh` (F,)."""
+    assert film.latents is not None
+    latents = film.latents.clone()
+    shape = (1, CHANNELS, window.length, *latents.shape[3:])
+    places = fresh[: window.length].nonzero()[:, 0]
+    drawn = noise.initial(film.window, shape)[:, :, places]
+    latents[:, :, places.to(latents.device)] = drawn.to(latents)
     return latents
 
 
 def _noised_prefix(film: Film, window: Window, level: int, noise: NoiseSource) -> Tensor:
     """The model's view of a window whose given frames are noised to `level`, afresh in each row."""
     assert film.latents is not None
-    given, made = film.latents.split([window.prefix, window.length - window.prefix], dim=2)
+    given, made = film.latents.tensor_split([window.prefix], dim=2)
     epsilon = noise.prefix(film.window, film.row, tuple(given.shape)).to(given)
     sigma = level / TRAIN_TIMESTEPS
     return torch.cat([given * (1 - sigma) + epsilon * sigma, made], dim=2)
 
 
-def pixel_history(vae: VideoVAE, overlap: int) -> History:
-    """Continue through pixels: encode the film's last `overlap` frames again.
-
-    So the prefix's first latent holds one frame, as the model was trained to see it, not four.
-    A window is decoded latent by latent and only the last frames are kept.
-    Source: SkyworkAI/SkyReels-V2, long-video path.
-    """
-
-    def history(latents: Tensor, given: int, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept = [] if tail is None else [tail]
-        for frames in new_frames(vae, latents, given):
-            kept = [torch.cat([*kept, frames], dim=2)[:, :, -overlap:].clone()]
-        tail = kept[0]  # (1, 3, overlap, H, W)
-        return normalize_latents(vae.encode(tail)), tail
-
-    return history
-
-
-def new_frames(vae: VideoVAE, latents: Tensor, given: int) -> Iterator[Tensor]:
-    """Decode a window latent by latent, leaving out the frames of its `given` latents.
-
-    latents (1, C, F, h, w), normalised -> pieces (1, 3, n, H, W), clamped to [-1, 1].
-    """
-    stream = vae.decode_stream()
-    for index, latent in enumerate(denormalize_latents(latents).split(1, dim=2)):
-        frames = stream.push(latent)
-        if index >= given:
-            yield frames.clamp(-1, 1)
-
-
 def film_frames(film: Film, vae: VideoVAE) -> Iterator[Tensor]:
     """All frames of the finished windows in order, (1, 3, n, H, W) in [-1, 1], piece by piece."""
-    for window, latents in zip(film.plan.windows(), film.finished, strict=False):
-        yield from new_frames(vae, latents, window.prefix)
+    plan, stream, left = film.plan, None, 0
+    parts = plan.parts
+    for window, latents in zip(plan.windows(), film.finished, strict=False):
+        if not window.repeated:
+            left = parts[window.shot].sequence_frames
+        if plan.history == "latents":
+            # One sequence from cut to cut: the VAE's stream goes on where it stood.
+            stream = stream if window.repeated and stream else vae.decode_stream()
+            own = denormalize_latents(latents[:, :, window.repeated :])
+            pieces: Iterator[Tensor] = map(stream.push, own.split(1, dim=2))
+        else:
+            pieces = new_frames(vae, latents, window.repeated)
+        for piece in pieces:
+            yield piece[:, :, :left].clamp(-1, 1)
+            left -= min(left, piece.shape[2])

@@ -5,6 +5,7 @@ Integers and float tables only; no model, no device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,12 +57,14 @@ class TimestepMatrix:
 
     timesteps: (R, F) int64, 0 where a frame is done or given. index: (R, F) int64, 0 = not yet
     started, k = in its k-th of N steps, N + 1 = done. update: (R, F) bool, the frames which the
-    solver moves after the row. windows: per row the [start, end) of frames the model is shown.
+    solver moves after the row. fresh: (R, F) bool, the frames that are replaced by noise before it.
+    windows: per row the [start, end) of frames the model is shown.
     """
 
     timesteps: Tensor
     index: Tensor
     update: Tensor
+    fresh: Tensor
     windows: list[tuple[int, int]]
 
     @property
@@ -103,10 +106,59 @@ def timestep_matrix(
         index.append(new)
         update.append(moved)
         row = new
-    template = torch.cat([timesteps.new_tensor([999]), timesteps, timesteps.new_tensor([0])])
     step_index = torch.tensor(index).repeat_interleave(block_size, dim=1)  # (R, F)
     mask = torch.tensor(update).repeat_interleave(block_size, dim=1)
-    return TimestepMatrix(template[step_index], step_index, mask, windows)
+    fresh = torch.zeros_like(mask)
+    fresh[0, num_ready:] = True
+    return TimestepMatrix(_levels(timesteps)[step_index], step_index, mask, fresh, windows)
+
+
+def window_matrix(
+    num_frames: int,
+    timesteps: Tensor,
+    ar_step: int = 0,
+    block_size: int = 1,
+    num_given: int = 0,
+    pictures: Sequence[int] = (),
+    end: int = 0,
+) -> TimestepMatrix:
+    """Noise levels of one window of a film, for any length, block size and given frames.
+
+    num_given: frames given at its start, a part of a block, too. pictures: places of further
+    frames that are given as single pictures; when all others are done, these are made anew from
+    noise, so that the film moves through them. end: frames shown, clean, behind the window's own
+    `num_frames`. The last block may be shorter than the others. No row moves nothing.
+    Where all lengths are whole blocks and nothing but whole blocks is given, it is
+    `timestep_matrix`.
+    """
+    blocks = -(-num_frames // block_size) * block_size
+    ready = num_given // block_size * block_size
+    whole = timestep_matrix(blocks, timesteps, blocks, ar_step, ready, block_size)
+    done, shown = len(timesteps) + 1, num_frames + end
+    given = torch.zeros(shown, dtype=torch.bool)
+    given[:num_given] = given[num_frames:] = True
+    given[list(pictures)] = True
+    index = torch.full((whole.rows, shown), done)
+    index[:, :num_frames] = whole.index[:, :num_frames]
+    update = torch.zeros(index.shape, dtype=torch.bool)
+    update[:, :num_frames] = whole.update[:, :num_frames]
+    index[:, given], update[:, given] = done, False
+    moving = update.any(dim=1)
+    index, update = index[moving], update[moving]
+    fresh = torch.zeros_like(update)
+    fresh[:1] = ~given
+    if pictures:
+        steps = torch.full((len(timesteps), shown), done)
+        steps[:, list(pictures)] = torch.arange(1, done)[:, None]
+        index, update = torch.cat([index, steps]), torch.cat([update, steps < done])
+        fresh = torch.cat([fresh, (steps < done) & (steps == 1)])
+    windows = [(0, shown)] * len(index)
+    return TimestepMatrix(_levels(timesteps)[index], index, update, fresh, windows)
+
+
+def _levels(timesteps: Tensor) -> Tensor:
+    """Timestep by step number: not yet started, N steps, done. (N + 2,)"""
+    return torch.cat([timesteps.new_tensor([999]), timesteps, timesteps.new_tensor([0])])
 
 
 def _next_row(row: list[int], steps: int, ar_step: int) -> list[int]:

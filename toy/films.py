@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 from skyreels_model import checkpoint  # noqa: E402
 from skyreels_model.config import ModelConfig  # noqa: E402
+from skyreels_model.history import new_history  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
 from skyreels_model.plan import FilmPlan  # noqa: E402
 from skyreels_model.rollout import (  # noqa: E402
@@ -28,7 +29,6 @@ from skyreels_model.rollout import (  # noqa: E402
     Velocity,
     film_frames,
     generate,
-    pixel_history,
 )
 from skyreels_model.text_encoder import UMT5Config, UMT5Encoder  # noqa: E402
 from skyreels_model.tokenizer import Tokenizer, clean_text  # noqa: E402
@@ -89,7 +89,7 @@ class ToySet:
     def film(self, prompt: str, plan: FilmPlan, seed: int, solver: str = "unipc") -> np.ndarray:
         """Frames (T, H, W, 3), float32 in 0..1, continued through pixels."""
         film = Film(plan, solver)
-        history = pixel_history(self.vae, plan.overlap)
+        history = new_history(plan, self.vae)
         velocity = self.velocity(prompt, plan.fps)
         for _ in generate(velocity, plan, SeededNoise(seed), history, film=film):
             pass

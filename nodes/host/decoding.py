@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -13,37 +14,59 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...skyreels_model.plan import frame_length
 from ...skyreels_model.rollout import CHANNELS, Film
+from ...skyreels_model.shots import TEMPORAL_STRIDE, frame_length
 from .vae import HostVAE
 
 SEAMS_KEY = "skyreels_v2_seams"
+SOURCE_KEY = "skyreels_v2_source"
 TILE = 32  # latents
 LOG = logging.getLogger("skyreels_v2")
 
 
 @dataclass(frozen=True)
 class Seam:
-    """Where a window's own latents begin in the film, and the latents that it was given."""
+    """Where latents begin that are decoded by themselves, the latents given to them, their frames.
+
+    frames: how many of its own frames belong to the film; the last latent may make up to 3 more.
+    """
 
     start: int
     given: Tensor | None
+    frames: int
 
 
-def film_latent(film: Film, process_out: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def film_latent(
+    film: Film, process_out: Callable[[Tensor], Tensor], source: Tensor | None = None
+) -> dict[str, Any]:
     """The windows of a film as one LATENT; `process_out` undoes the latents' normalisation.
 
     `samples` is the film without its overlaps, so that any VAE node can decode it whole; the
     latents given to each window ride along, so that `decode_film` can decode each window exactly
-    as it was made.
+    as it was made. So does `source` (T, H, W, 3), the film that it goes on from.
     """
-    parts, seams = [], []
-    for window, latents in zip(film.plan.windows(), film.finished, strict=True):
+    plan, parts, seams = film.plan, [], []
+    start, left = 0, 0
+    layout = plan.parts
+    for window, latents in zip(plan.windows(), film.finished, strict=True):
         raw = process_out(latents)
-        given, own = raw.split([window.prefix, window.length - window.prefix], dim=2)
+        repeated = window.repeated
+        if not repeated:
+            left = layout[window.shot].sequence_frames
+        if source is not None and window.index == 0:
+            repeated, left = window.prefix, left - frame_length(window.prefix)
+        given, own = raw.tensor_split([repeated], dim=2)
+        made = own.shape[2] * TEMPORAL_STRIDE if repeated else frame_length(own.shape[2])
+        shown = min(made, left)
+        left -= shown
         parts.append(own)
-        seams.append(Seam(window.start + window.prefix, given.clone() if window.prefix else None))
-    return {"samples": torch.cat(parts, dim=2), SEAMS_KEY: seams}
+        if plan.history == "latents" and window.repeated:
+            # Latents that were carried over are one stream with those before.
+            seams[-1] = replace(seams[-1], frames=seams[-1].frames + shown)
+        else:
+            seams.append(Seam(start, given.clone() if repeated else None, shown))
+        start += own.shape[2]
+    return {"samples": torch.cat(parts, dim=2), SEAMS_KEY: seams, SOURCE_KEY: source}
 
 
 def check_latent(latent: dict[str, Any]) -> Tensor:
@@ -67,11 +90,14 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
             f"Wan 2.1 VAE"
         )
     seams = fitting_seams(latent.get(SEAMS_KEY), samples)
-    frames, position, bar = None, 0, comfy.utils.ProgressBar(samples.shape[0] * samples.shape[2])
+    source = latent.get(SOURCE_KEY)
+    before = [] if source is None or samples.shape[0] != 1 else [source]
+    bar = comfy.utils.ProgressBar(samples.shape[0] * samples.shape[2])
+    total = samples.shape[0] * sum(seam.frames for seam in seams) + sum(map(len, before))
+    frames, position = None, 0
     for sample in samples.split(1):
-        for piece in decode_seams(vae, sample, seams, bar):
+        for piece in itertools.chain(before, decode_seams(vae, sample, seams, bar)):
             if frames is None:
-                total = samples.shape[0] * frame_length(samples.shape[2])
                 frames = piece.new_empty((total, *piece.shape[1:]))
             frames[position : position + len(piece)] = piece
             position += len(piece)
@@ -81,7 +107,7 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
 
 def fitting_seams(seams: list[Seam] | None, samples: Tensor) -> list[Seam]:
     """The seams of these samples; one window where a node in between has changed their shape."""
-    whole = [Seam(0, None)]
+    whole = [Seam(0, None, frame_length(samples.shape[2]))]
     if not seams or samples.shape[0] != 1:
         return whole
     fits = seams[-1].start < samples.shape[2] and all(
@@ -95,14 +121,16 @@ def fitting_seams(seams: list[Seam] | None, samples: Tensor) -> list[Seam]:
 def decode_seams(
     vae: comfy.sd.VAE, sample: Tensor, seams: list[Seam], bar: comfy.utils.ProgressBar
 ) -> Iterator[Tensor]:
-    """Frames of each window in turn; a window's given latents are decoded, but not shown."""
+    """Frames of each seam in turn; the latents given to it are decoded, but not shown."""
     ends = [seam.start for seam in seams[1:]] + [sample.shape[2]]
     for seam, end in zip(seams, ends, strict=True):
         own = sample[:, :, seam.start : end]
         given = 0 if seam.given is None else seam.given.shape[2]
         window = own if seam.given is None else torch.cat([seam.given.to(own), own], dim=2)
+        left = seam.frames
         for piece in decode_pieces(vae, window, given):
-            yield piece
+            yield piece[:left]
+            left -= min(left, len(piece))
             bar.update(max(1, len(piece) // 4))
 
 

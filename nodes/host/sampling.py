@@ -2,106 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import comfy.model_management
 import comfy.model_patcher
-import comfy.model_sampling
 import comfy.patcher_extension
-import comfy.samplers
 import comfy.sd
 import latent_preview
 import node_helpers
 import torch
 from torch import Tensor
 
+from ...skyreels_model.conditions import Conditions
+from ...skyreels_model.history import History, latent_history, picture_history, pixel_history
 from ...skyreels_model.plan import FilmPlan
-from ...skyreels_model.rollout import (
-    CHANNELS,
-    Film,
-    History,
-    SeededNoise,
-    Velocity,
-    denoise_window,
-    finish_window,
-)
+from ...skyreels_model.rollout import CHANNELS, Film, SeededNoise, finish_window
+from ...skyreels_model.shots import latent_length
+from .checks import check_model, check_vae
 from .decoding import decode_pieces, film_latent
-from .model import VARIANT_KEY
+from .film_images import FilmImages
+from .guidance import FilmGuider, WindowSampler, per_frame_timesteps
+from .shots import FilmShot, plan_shots
 
-FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
 WRAPPER_KEY = "skyreels_v2"
-LOG = logging.getLogger("skyreels_v2")
-
-
-def per_frame_timesteps(
-    executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Put the row's timestep of every frame (1, F) in place of the batch's one.
-
-    Works in any Wan transformer that follows the host's call, whoever loaded it.
-    """
-    options = kwargs.get("transformer_options") or next(
-        (a for a in reversed(args) if isinstance(a, dict)), {}
-    )
-    frames = options.get(FRAME_TIMESTEPS)
-    if frames is not None:
-        cut = options.get("context_window")
-        if cut is not None:
-            frames = cut.get_tensor(frames, dim=1)
-        if frames.shape[1] != x.shape[2]:
-            raise ValueError(
-                f"a node has cut the model's {frames.shape[1]} latent frames to {x.shape[2]} (a "
-                f"condition with an area in time?); SkyReels-V2's sampler cannot follow that"
-            )
-        timestep = frames.to(timestep).expand(x.shape[0], -1)
-    return executor(x, timestep, *args, **kwargs)
-
-
-class WindowSampler(comfy.samplers.Sampler):
-    """The host's sampler slot, filled with one window of a film."""
-
-    def __init__(self, film: Film, noise: SeededNoise, on_row: Callable[[Tensor], None]) -> None:
-        self.film, self.noise, self.on_row = film, noise, on_row
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        velocity = guided_velocity(self.film, model_wrap, extra_args)
-        for row in denoise_window(self.film, velocity, self.noise, noise.device):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            self.on_row(row.denoised)
-        assert self.film.latents is not None
-        return self.film.latents
-
-
-def guided_velocity(film: Film, model_wrap: Any, extra_args: dict[str, Any]) -> Velocity:
-    """velocity(x, t) from the host's guider, asked at the film's nominal sigma.
-
-    The guider answers with denoised = x - sigma * v, so v = (x - denoised) / sigma.
-    """
-    model_options = extra_args["model_options"]
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        options = {**model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
-        denoised = model_wrap(
-            x,
-            x.new_full((x.shape[0],), film.sigma),
-            model_options={**model_options, "transformer_options": options},
-            seed=extra_args.get("seed"),
-        )
-        return (x - denoised) / film.sigma
-
-    return velocity
 
 
 def sample_film(
@@ -113,36 +36,69 @@ def sample_film(
     seed: int,
     cfg: float,
     solver: str,
+    images: FilmImages | None = None,
+    shots: tuple[FilmShot, ...] = (),
 ) -> dict[str, Any]:
-    """Make the film of `plan`; the host's LATENT, which knows its seams."""
-    check_inputs(model, positive, negative, plan, vae)
+    """Make the film of `plan`; the host's LATENT, which knows its seams.
+
+    `shots` replace the plan's length, and `positive`, by their own.
+    """
+    plan = plan_shots(plan, shots) if shots else plan
+    plan = images.plan(plan) if images else plan
+    shots = shots or (FilmShot(positive, plan.seconds, False, 0, None, None),)
+    for shot in shots:
+        check_model(shot.model or model, shot.positive, negative, plan)
+    check_vae(plan, vae, images is not None)
+    latent_format = model.model.latent_format
+    conditions = Conditions()
+    if images and vae is not None:
+        conditions = images.encoded(plan, frame_encoder(vae, latent_format))
+    film = Film(plan, solver, conditions=conditions)
+    on_row = progress(model, plan.total_rows())
+    history = host_history(plan, vae, latent_format)
+    prepared: dict[int, comfy.model_patcher.ModelPatcher] = {}
+    while not film.done:
+        window = plan.window_at(film.window)
+        shot = shots[window.shot]
+        chosen = shot.model or model
+        patcher = prepared.setdefault(id(chosen), film_model(chosen, plan.shift))
+        guider = FilmGuider(patcher)
+        before = shots[window.shot - 1] if plan.prompt_weights(window) is not None else None
+        guider.set_prompts(
+            with_fps(shot.positive, plan.fps),
+            with_fps(negative, plan.fps),
+            with_fps(before.positive, plan.fps) if before else None,
+        )
+        guider.set_cfg(cfg)
+        empty = torch.zeros(1, CHANNELS, window.length + window.end, *plan.latent_size)
+        noise = SeededNoise(seed if shot.seed is None else shot.seed)
+        sampler, sigmas = WindowSampler(film, noise, on_row), plan.schedule().sigmas
+        guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=noise.seed)
+        finish_window(film, history)
+    return film_latent(film, latent_format.process_out, images.video if images else None)
+
+
+def film_model(
+    model: comfy.model_patcher.ModelPatcher, shift: float
+) -> comfy.model_patcher.ModelPatcher:
+    """The model with a timestep per frame, and with the schedule's shift."""
     model = model.clone()
     model.add_wrapper_with_key(
         comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER_KEY, per_frame_timesteps
     )
-    use_shift(model, plan.shift)
-    film, noise = Film(plan, solver), SeededNoise(seed)
-    latent_format = model.model.latent_format
-    history = vae_history(vae, latent_format, plan.overlap) if vae is not None else None
-    total = plan.total_rows()
+    use_shift(model, shift)
+    return model
+
+
+def progress(model: comfy.model_patcher.ModelPatcher, total: int) -> Callable[[Tensor], None]:
+    """What a finished row calls: the host's progress bar and preview, over all windows."""
     preview = latent_preview.prepare_callback(model, total)
-    done = 0
+    rows = iter(range(total))
 
     def on_row(denoised: Tensor) -> None:
-        nonlocal done
-        preview(done, denoised, denoised, total)
-        done += 1
+        preview(next(rows), denoised, denoised, total)
 
-    while not film.done:
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(with_fps(positive, plan.fps), with_fps(negative, plan.fps))
-        guider.set_cfg(cfg)
-        window = plan.window_at(film.window)
-        empty = torch.zeros(1, CHANNELS, window.length, *plan.latent_size)
-        sampler = WindowSampler(film, noise, on_row)
-        guider.sample(empty, empty, sampler, plan.schedule().sigmas, disable_pbar=True, seed=seed)
-        finish_window(film, history)
-    return film_latent(film, latent_format.process_out)
+    return on_row
 
 
 def use_shift(model: comfy.model_patcher.ModelPatcher, shift: float) -> None:
@@ -158,69 +114,30 @@ def with_fps(conditioning: list[Any], fps: int) -> list[Any]:
     return node_helpers.conditioning_set_values(conditioning, {"fps": fps})
 
 
-def vae_history(vae: comfy.sd.VAE, latent_format: Any, overlap: int) -> History:
-    """Continue a film through pixels with the host's VAE object, whichever it is."""
+def frame_encoder(vae: comfy.sd.VAE, latent_format: Any) -> Callable[[Tensor], Tensor]:
+    """Frames (T, H, W, 3) in 0..1 -> normalised latents (1, C, F, h, w), by any VAE of the host."""
 
-    def history(latents: Tensor, given: int, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept = [] if tail is None else [tail]
-        for frames in decode_pieces(vae, latent_format.process_out(latents.cpu()), given):
-            # Cloned, or it would keep all that was decoded.
-            kept = [torch.cat([*kept, frames])[-overlap:].clone()]  # (overlap, H, W, 3)
-        encoded = vae.encode(kept[0][..., :3])
-        return latent_format.process_in(encoded.float()), kept[0]
+    def encode(frames: Tensor) -> Tensor:
+        latents: Tensor = latent_format.process_in(vae.encode(frames[..., :3]).float())
+        return latents
 
-    return history
+    return encode
 
 
-def check_inputs(
-    model: comfy.model_patcher.ModelPatcher,
-    positive: list[Any],
-    negative: list[Any],
-    plan: FilmPlan,
-    vae: comfy.sd.VAE | None,
-) -> None:
-    """Raise ValueError, before any work, on inputs that cannot go together."""
-    transformer = model.get_model_object("diffusion_model")
-    if not hasattr(transformer, "text_embedding") or not hasattr(transformer, "patch_embedding"):
-        raise ValueError(
-            f"model is a {type(transformer).__name__}; SkyReels-V2's sampler needs a SkyReels-V2 "
-            f"or Wan 2.1 video model"
-        )
-    sampling = model.get_model_object("model_sampling")
-    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
-        raise ValueError(
-            "model's sampling has been changed by a node to one that is not flow matching; connect "
-            "the model without that node (a shift node such as ModelSamplingSD3 is fine)"
-        )
-    width = transformer.text_embedding[0].in_features
-    for name, conditioning in (("positive", positive), ("negative", negative)):
-        found = conditioning[0][0].shape[-1]
-        if found != width:
-            raise ValueError(
-                f"{name} has text of width {found}; this model takes {width}: use the text encoder "
-                f"that belongs to it (UMT5-XXL, width 4096, for the published checkpoints)"
-            )
-    if transformer.patch_embedding.weight.shape[1] != CHANNELS and not any(
-        "concat_latent_image" in entry[1] for entry in positive
-    ):
-        raise ValueError(
-            f"model takes {transformer.patch_embedding.weight.shape[1]} channels (it is an "
-            f"image-to-video model), but positive carries no image; use a DF or T2V checkpoint, or "
-            f"add WanImageToVideo before the sampler"
-        )
-    if plan.num_windows > 1 and vae is None:
-        raise ValueError(
-            f"vae is not connected; a film of {plan.num_frames} frames is made in "
-            f"{plan.num_windows} windows, each continuing the last one's frames through the VAE. "
-            f"Connect it, or shorten the film to {plan.window} frames"
-        )
-    if vae is not None and getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
-        raise ValueError(
-            f"vae has {vae.latent_channels} latent channels; this model needs the Wan 2.1 VAE with "
-            f"{CHANNELS}"
-        )
-    if model.model_options["transformer_options"].get(VARIANT_KEY) in ("T2V", "I2V"):
-        LOG.warning(
-            "The model is a T2V or I2V checkpoint: it was not trained to continue given frames or "
-            "for frames at different noise levels. It runs, but use a DF checkpoint for long films."
-        )
+def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -> History | None:
+    """The plan's history through the host's VAE; its frames are (1, 3, n, H, W) in 0..1."""
+    if plan.history == "latents":
+        return latent_history(latent_length(plan.overlap))
+    if vae is None:
+        return None
+    encode_frames = frame_encoder(vae, latent_format)
+
+    def encode(frames: Tensor) -> Tensor:
+        return encode_frames(frames[0].movedim(0, -1))
+
+    def decode(latents: Tensor, repeated: int) -> Iterator[Tensor]:
+        raw = latent_format.process_out(latents.cpu())
+        return (piece.movedim(-1, 0)[None] for piece in decode_pieces(vae, raw, repeated))
+
+    made = pixel_history if plan.history == "pixels" else picture_history
+    return made(decode, encode, plan.overlap)

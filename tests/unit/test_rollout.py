@@ -8,6 +8,8 @@ import pytest
 import torch
 from golden_data import models
 
+from skyreels_model.conditions import Conditions
+from skyreels_model.history import new_history
 from skyreels_model.plan import FilmPlan
 from skyreels_model.rollout import (
     Film,
@@ -16,8 +18,8 @@ from skyreels_model.rollout import (
     WindowDone,
     film_frames,
     generate,
-    pixel_history,
 )
+from skyreels_model.vae import normalize_latents
 
 CASES = (
     "sample_df_sync_short",
@@ -29,6 +31,12 @@ CASES = (
     "sample_df_no_guidance_fps24",
     "sample_df_fps16_hgtw",
     "sample_df_causal_attention_block2",
+    "sample_df_image_prefix",
+    "sample_df_image_prefix_async",
+    "sample_df_image_addnoise20",
+    "sample_df_start_end_image",
+    "sample_df_long_end_image_bug",
+    "sample_df_extend",
 )
 
 
@@ -93,14 +101,33 @@ def plan_of(case) -> FilmPlan:
     )
 
 
+def conditions_of(data, overlap, vae) -> Conditions:
+    """The case's pictures and the last frames of its input video, as latents."""
+
+    def latents(frames):
+        """uint8 (T, H, W, 3) -> (1, 16, t, h, w)"""
+        x = frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        return normalize_latents(vae.encode(x))
+
+    given = {}
+    if "image" in data:
+        given["start"] = latents(data["image"][None])
+    if "end_image" in data:
+        given["end"] = latents(data["end_image"][None])
+    if "input_video" in data:
+        given["start"] = latents(data["input_video"][-overlap:].permute(0, 2, 3, 1))
+    return Conditions(**given)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_film_is_the_references(name):
     case, data = golden_data.case(name), golden_data.tensors(name)
-    plan, vae, model = plan_of(case), models.vae(), GuidedModel(case, data)
+    vae, model = models.vae(), GuidedModel(case, data)
+    conditions = conditions_of(data, case["parameters"].get("overlap"), vae)
+    plan = conditions.fit(plan_of(case))
     tolerance = max(1e-4, 50 * case["measured"]["rel_perturbed"])
-    film = Film(plan, solver="unipc_as_shipped")
-    history = pixel_history(vae, plan.overlap)
-    for event in generate(model, plan, RecordedNoise(data), history, film=film):
+    film = Film(plan, solver="unipc_as_shipped", conditions=conditions)
+    for event in generate(model, plan, RecordedNoise(data), new_history(plan, vae), film=film):
         if isinstance(event, RowDone):
             continue
         seg = f"seg{event.window.index}"
@@ -109,12 +136,18 @@ def test_film_is_the_references(name):
         for key in (k for k in data if k.startswith(f"{seg}.model_input.row")):
             shown = model.inputs[int(key.rsplit("row", 1)[1])][0]
             assert golden_data.relative_l2(shown, data[key]) <= tolerance, key
-        assert golden_data.relative_l2(event.latents[0], data[f"{seg}.final_latents"]) <= tolerance
+        # One case of the reference forgets to take the end picture off its last window.
+        final = data[f"{seg}.final_latents"][:, : event.window.length]
+        assert golden_data.relative_l2(event.latents[0], final) <= tolerance
         model.inputs, model.timesteps = [], []
     assert len(film.finished) == case["measured"]["segments"]
     video = torch.cat(list(film_frames(film, vae)), dim=2)[0]
     assert video.shape[1] == plan.num_frames
-    difference = (video[:, :, 1::4, 2::5] - data["video_sub"]).abs()
+    if "input_video" in data:  # the reference's result begins with it, untouched
+        source = data["input_video"].permute(1, 0, 2, 3).float() / 127.5 - 1
+        video = torch.cat([source, video[:, case["parameters"]["overlap"] :]], dim=1)
+    expected = data["video_sub"][:, : video.shape[1]]
+    difference = (video[:, :, 1::4, 2::5] - expected).abs()
     assert difference.max() <= 5e-3 and difference.mean() <= 5e-4
 
 
@@ -144,7 +177,7 @@ def toy_velocity(x, t):
 
 
 def last_frames(overlap_latents):
-    return lambda latents, given, tail: (latents[:, :, -overlap_latents:] * 0.9, latents)
+    return lambda latents, repeated, tail: (latents[:, :, -overlap_latents:] * 0.9, (latents,))
 
 
 SMALL = FilmPlan(
@@ -216,22 +249,17 @@ def test_long_film_without_history_is_refused():
 
 
 PLANS = [
-    ({"num_frames": 96}, ("frames is 96", "4k + 1", "nearest: 97")),
+    ({"num_frames": 0}, ("frames is 0", "at least 1")),
     ({"window": 30}, ("window", "30", "4k + 1", "nearest: 29")),
     ({"overlap": 16}, ("overlap", "16", "4k + 1", "nearest: 17")),
     ({"overlap": 97}, ("overlap", "97", "window", "93")),
     ({"width": 500}, ("width", "500", "16", "nearest: 496")),
     ({"height": 0}, ("height", "0", "16", "nearest: 16")),
     ({"num_frames": 257, "block_size": 5}, None),
-    ({"num_frames": 261, "block_size": 5}, ("frames is 261", "66", "5", "257")),
-    (
-        {"num_frames": 257, "window": 89, "block_size": 5},
-        ("window", "89", "23", "5", "nearest: 97"),
-    ),
-    (
-        {"num_frames": 257, "overlap": 13, "block_size": 5},
-        ("overlap", "13", "4", "5", "nearest: 17"),
-    ),
+    ({"num_frames": 261, "block_size": 5}, None),
+    ({"num_frames": 257, "window": 89, "block_size": 5}, None),
+    ({"num_frames": 257, "overlap": 13, "block_size": 5}, None),
+    ({"history": "memory"}, ("history", "memory", "pixels, latents")),
     ({"num_frames": 61, "overlap": 13, "block_size": 4}, None),
     ({"ar_step": -1}, ("ar_step", "-1")),
     ({"prefix_noise": 61}, ("prefix_noise", "61", "60")),

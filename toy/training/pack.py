@@ -1,62 +1,31 @@
-"""Bring the first trained toy set into the published layouts and file names.
-
-    python toy/pack_first.py SOURCE_FOLDER
-
-SOURCE_FOLDER holds dit.fp16.safetensors (original names), vae.fp16.safetensors (diffusers'
-names), t5.fp16.safetensors (transformers' names) and spiece.model. The numbers are not changed.
-"""
+"""The trained set in the published layouts and file names, float16, the same bytes every time."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import pathlib
-import sys
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+from skyreels_model.config import ModelConfig
+from skyreels_model.text_encoder import hf_to_original
+from toy.safetensors_writer import Entry, replacing, write_safetensors
 
-from skyreels_model.config import ModelConfig  # noqa: E402
-from skyreels_model.key_maps import vae_key_to_original  # noqa: E402
-from skyreels_model.text_encoder import to_original_names  # noqa: E402
-from toy.safetensors_writer import Entry, replacing, write_safetensors  # noqa: E402
-
-WEIGHTS = ROOT / "toy" / "weights"
 TEXT_LENGTH = 512
-TIED_COPY = "encoder.embed_tokens.weight"
+IMAGE_ENCODER = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+MODULATION = ".modulation.weight"
 SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", type=pathlib.Path, help="folder of the trained set")
-    source = parser.parse_args().source
-    pack_transformer(
-        load_file(source / "dit.fp16.safetensors"),
-        WEIGHTS / "diffusion_models" / "toy" / "SkyReels-V2-DF-Toy-32P",
-    )
-    vae = load_file(source / "vae.fp16.safetensors")
-    write_pth(
-        WEIGHTS / "vae" / "toy" / "Wan2.1_VAE.pth",
-        {vae_key_to_original(key): value for key, value in vae.items()},
-    )
-    pack_text_encoder(
-        load_file(source / "t5.fp16.safetensors"),
-        (source / "spiece.model").read_bytes(),
-        WEIGHTS / "text_encoders" / "toy",
-    )
-
-
-def pack_transformer(tensors: dict[str, Tensor], folder: pathlib.Path) -> None:
+def pack_transformer(
+    weights: Mapping[str, Tensor], folder: pathlib.Path, head_dim: int = 128
+) -> None:
     """model.safetensors, which ComfyUI's own loader opens, too, and the published config.json."""
-    config = ModelConfig.from_state_dict(tensors)
+    tensors = {_published_name(name): value for name, value in half(weights).items()}
+    config = ModelConfig.from_state_dict(tensors, head_dim)
     # ComfyUI reads all sizes from the tensors except this one, which is 4096 in all real files.
     core = {"transformer": {"text_dim": config.text_dim}}
     write_safetensors(
@@ -65,6 +34,10 @@ def pack_transformer(tensors: dict[str, Tensor], folder: pathlib.Path) -> None:
         {"format": "pt", "config": json.dumps(core)},
     )
     write_json(folder / "config.json", published_config(config))
+
+
+def _published_name(name: str) -> str:
+    return name.removesuffix(".weight") if name.endswith(MODULATION) else name
 
 
 def published_config(config: ModelConfig) -> dict[str, object]:
@@ -85,10 +58,12 @@ def published_config(config: ModelConfig) -> dict[str, object]:
     }
 
 
-def pack_text_encoder(tensors: dict[str, Tensor], spiece: bytes, folder: pathlib.Path) -> None:
+def pack_text_encoder(weights: Mapping[str, Tensor], spiece: bytes, folder: pathlib.Path) -> None:
     """The encoder in both published layouts, and the tokenizer folder beside the original one."""
-    write_pth(folder / "models_t5_umt5-xxl-enc-bf16.pth", to_original_names(tensors))
-    repack = {key: value for key, value in tensors.items() if key != TIED_COPY}
+    tensors = half(weights)
+    write_pth(folder / "models_t5_umt5-xxl-enc-bf16.pth", tensors)
+    layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
+    repack = {name: tensors[original] for name, original in _hf_names(layers).items()}
     repack["spiece_model"] = torch.frombuffer(bytearray(spiece), dtype=torch.uint8)
     write_safetensors(
         folder / "umt5_xxl_fp16.safetensors",
@@ -109,7 +84,25 @@ def pack_text_encoder(tensors: dict[str, Tensor], spiece: bytes, folder: pathlib
     write_json(tokenizer / "special_tokens_map.json", SPECIAL_TOKENS)
 
 
-def write_pth(path: pathlib.Path, tensors: dict[str, Tensor]) -> None:
+def _hf_names(layers: int) -> dict[str, str]:
+    """transformers' name of each tensor -> its original name."""
+    parts = (
+        "layer.0.layer_norm",
+        "layer.1.layer_norm",
+        "layer.0.SelfAttention.relative_attention_bias",
+    )
+    parts += tuple(f"layer.0.SelfAttention.{name}" for name in "qkvo")
+    parts += tuple(f"layer.1.DenseReluDense.{name}" for name in ("wi_0", "wi_1", "wo"))
+    names = ["shared.weight", "encoder.final_layer_norm.weight"]
+    names += [f"encoder.block.{i}.{part}.weight" for i in range(layers) for part in parts]
+    return {name: str(hf_to_original(name)) for name in names}
+
+
+def half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.half() for name, value in weights.items()}
+
+
+def write_pth(path: pathlib.Path, tensors: Mapping[str, Tensor]) -> None:
     """A zip of tensors that loads with `weights_only=True`, of the same bytes every time."""
     # A file on disk would carry its own, temporary, name inside the zip; a buffer does not.
     buffer = io.BytesIO()
@@ -121,7 +114,3 @@ def write_pth(path: pathlib.Path, tensors: dict[str, Tensor]) -> None:
 def write_json(path: pathlib.Path, content: Mapping[str, object]) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,97 @@
+"""Pictures and films that a film is given: where it begins, ends, and passes on its way."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..skyreels_model.image_prep import FITS
+from ..skyreels_model.plan import FilmPlan
+from .host.film_images import collect_images
+from .schedule import Schedule
+
+Frames = io.Custom("SKYREELS_V2_FRAMES")
+
+
+class SkyReelsV2Frames(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2Frames",
+            display_name="SkyReels-V2 Frames",
+            category="SkyReels-V2/conditioning",
+            description=(
+                "What a film is given besides its prompt, in any combination: a start image or a "
+                "film to go on from, an end image, and key images at any second. Images of any "
+                "size are fitted to the film's, and shown as the model will see them."
+            ),
+            inputs=[Schedule.Input("schedule", tooltip="The film's."), *_image_inputs()],
+            outputs=[
+                Frames.Output(display_name="frames", tooltip="For the sampler."),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The images as the model sees them, in the film's order; of a video "
+                    "its last frame.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        schedule: FilmPlan,
+        start_image: io.Image.Type | None = None,
+        end_image: io.Image.Type | None = None,
+        key_images: io.Image.Type | None = None,
+        key_seconds: str = "",
+        video: io.Image.Type | None = None,
+        fit: str = "crop",
+        loop: bool = False,
+    ) -> io.NodeOutput:
+        images = collect_images(
+            schedule, start_image, end_image, key_images, key_seconds, video, fit, loop
+        )
+        return io.NodeOutput(images, images.shown)
+
+
+def _image_inputs() -> list[io.Input]:
+    return [
+        io.Image.Input("start_image", optional=True, tooltip="The film's first frame: one image."),
+        io.Image.Input(
+            "end_image",
+            optional=True,
+            tooltip="What the film arrives at: the moment right behind its last frame. One image.",
+        ),
+        io.Image.Input(
+            "key_images",
+            optional=True,
+            tooltip="Images that the film passes on its way, as a batch.",
+        ),
+        io.String.Input(
+            "key_seconds",
+            default="",
+            optional=True,
+            tooltip="When: a second for each key image, with commas between, such as 2, 4.5. They "
+            "are kept to within a twelfth of a second at 24 fps.",
+        ),
+        io.Image.Input(
+            "video",
+            optional=True,
+            tooltip="Frames of a film to go on from, instead of a start image. Its last frames "
+            "(the schedule's overlap) are continued; SkyReels-V2 Decode gives all of it and the "
+            "new frames. The schedule's frames count the overlap once.",
+        ),
+        io.Combo.Input(
+            "fit",
+            options=list(FITS),
+            default="crop",
+            optional=True,
+            tooltip="Images of other proportions: crop cuts the middle out, as in training. pad "
+            "shows all of it between black bars, which stay in the film.",
+        ),
+        io.Boolean.Input(
+            "loop",
+            default=False,
+            optional=True,
+            tooltip="End where the film begins: the start image is the end image, too.",
+        ),
+    ]

@@ -1,0 +1,120 @@
+"""Velocity of a film's window from the host's guider, each latent frame at its own timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...skyreels_model.rollout import Film, SeededNoise, Velocity, denoise_window
+
+FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
+PROMPT_WEIGHTS = "skyreels_v2_prompt_weights"
+BEFORE = "skyreels_v2_before"
+
+
+def per_frame_timesteps(
+    executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Put the row's timestep of every frame (1, F) in place of the batch's one.
+
+    Works in any Wan transformer that follows the host's call, whoever loaded it.
+    """
+    options = kwargs.get("transformer_options") or next(
+        (a for a in reversed(args) if isinstance(a, dict)), {}
+    )
+    frames = options.get(FRAME_TIMESTEPS)
+    if frames is not None:
+        cut = options.get("context_window")
+        if cut is not None:
+            frames = cut.get_tensor(frames, dim=1)
+        if frames.shape[1] != x.shape[2]:
+            raise ValueError(
+                f"a node has cut the model's {frames.shape[1]} latent frames to {x.shape[2]} (a "
+                f"condition with an area in time?); SkyReels-V2's sampler cannot follow that"
+            )
+        timestep = frames.to(timestep).expand(x.shape[0], -1)
+    return executor(x, timestep, *args, **kwargs)
+
+
+class FilmGuider(comfy.samplers.CFGGuider):
+    """The host's guidance; where a shot eases in, mixed with that of the prompt before it."""
+
+    def set_prompts(
+        self, positive: list[Any], negative: list[Any], before: list[Any] | None
+    ) -> None:
+        """`before`: the positive prompt to fade from, where the window has frames that fade."""
+        conds = {"positive": positive, "negative": negative}
+        self.inner_set_conds(conds if before is None else {**conds, BEFORE: before})
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] = {},  # noqa: B006 (the host's signature)
+        seed: int | None = None,
+    ) -> Tensor:
+        """Denoised (1, C, F, h, w), each frame by its own share of both prompts."""
+        denoised = super().predict_noise(x, timestep, model_options, seed)
+        weights = model_options.get("transformer_options", {}).get(PROMPT_WEIGHTS)
+        if weights is None:
+            return denoised
+        conds = self.conds
+        self.conds = {**conds, "positive": conds[BEFORE]}
+        try:
+            before = super().predict_noise(x, timestep, model_options, seed)
+        finally:
+            self.conds = conds
+        return torch.lerp(before, denoised, weights.to(denoised)[:, None, None])
+
+
+class WindowSampler(comfy.samplers.Sampler):
+    """The host's sampler slot, filled with one window of a film."""
+
+    def __init__(self, film: Film, noise: SeededNoise, on_row: Callable[[Tensor], None]) -> None:
+        self.film, self.noise, self.on_row = film, noise, on_row
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        velocity = guided_velocity(self.film, model_wrap, extra_args)
+        for row in denoise_window(self.film, velocity, self.noise, noise.device):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            self.on_row(row.denoised)
+        assert self.film.latents is not None
+        return self.film.latents
+
+
+def guided_velocity(film: Film, model_wrap: Any, extra_args: dict[str, Any]) -> Velocity:
+    """velocity(x, t) from the host's guider, asked at the film's nominal sigma.
+
+    The guider answers with denoised = x - sigma * v, so v = (x - denoised) / sigma.
+    """
+    model_options = extra_args["model_options"]
+    weights = film.plan.prompt_weights(film.plan.window_at(film.window))
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        options = {**model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
+        if weights is not None:
+            options[PROMPT_WEIGHTS] = weights
+        denoised = model_wrap(
+            x,
+            x.new_full((x.shape[0],), film.sigma),
+            model_options={**model_options, "transformer_options": options},
+            seed=extra_args.get("seed"),
+        )
+        return (x - denoised) / film.sigma
+
+    return velocity

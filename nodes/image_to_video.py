@@ -1,0 +1,109 @@
+"""A start image for the image-to-video models."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..skyreels_model.image_prep import FITS
+from ..skyreels_model.plan import FilmPlan
+from .host.image_conditioning import image_to_video
+
+
+class SkyReelsV2ImageToVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2ImageToVideo",
+            display_name="SkyReels-V2 Image to Video",
+            category="SkyReels-V2/conditioning",
+            description=(
+                "Puts a start image into the conditioning of an I2V model, prepared as it was "
+                "trained: cropped, resized, encoded with grey frames behind it, and seen by CLIP."
+            ),
+            inputs=[*_conditioning_inputs(), *_size_inputs(), *_image_inputs()],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="With the image in it."),
+                io.Conditioning.Output(display_name="negative", tooltip="With the image in it."),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="Empty, of the film's size: for ComfyUI's KSampler. Our sampler does "
+                    "not need it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        vae: io.Vae.Type,
+        start_image: io.Image.Type,
+        width: int,
+        height: int,
+        frames: int,
+        clip_vision: io.ClipVision.Type | None = None,
+        fit: str = "crop",
+    ) -> io.NodeOutput:
+        size = FilmPlan(num_frames=frames, width=width, height=height)
+        return io.NodeOutput(
+            *image_to_video(positive, negative, vae, start_image, size, clip_vision, fit)
+        )
+
+
+def _conditioning_inputs() -> list[io.Input]:
+    return [
+        io.Conditioning.Input("positive", tooltip="The prompt."),
+        io.Conditioning.Input("negative", tooltip="The negative prompt."),
+        io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
+        io.Image.Input("start_image", tooltip="The film's first frame: one image."),
+    ]
+
+
+def _size_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "width",
+            default=960,
+            min=16,
+            max=4096,
+            step=16,
+            tooltip="Pixels, a multiple of 16, the schedule's. Published: 960 (540P), 1280 (720P).",
+        ),
+        io.Int.Input(
+            "height",
+            default=544,
+            min=16,
+            max=4096,
+            step=16,
+            tooltip="Pixels, a multiple of 16, the schedule's. Published: 544 (540P), 720 (720P).",
+        ),
+        io.Int.Input(
+            "frames",
+            default=97,
+            min=1,
+            max=1001,
+            step=4,
+            tooltip="Length of the film, the schedule's, all in one window. Trained: 97 at 540P, "
+            "121 at 720P. KSampler makes 4k + 1 frames: up to 3 more.",
+        ),
+    ]
+
+
+def _image_inputs() -> list[io.Input]:
+    return [
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="CLIP ViT-H, ours or ComfyUI's. The I2V models were trained with it; without "
+            "it they see the image only through the VAE.",
+        ),
+        io.Combo.Input(
+            "fit",
+            options=list(FITS),
+            default="crop",
+            optional=True,
+            tooltip="An image of other proportions: crop cuts the middle out, as the models were "
+            "trained. pad shows all of it between black bars, which stay in the film.",
+        ),
+    ]

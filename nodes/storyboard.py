@@ -1,0 +1,147 @@
+"""Shots of a film, each with a prompt of its own."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..skyreels_model.storyboard import EXAMPLE
+from .host.shots import FilmShot, text_shots, with_shot
+
+Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
+TRANSITIONS = ("continue", "cut")
+OWN_SEED = -1
+
+
+class SkyReelsV2Storyboard(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2Storyboard",
+            display_name="SkyReels-V2 Storyboard",
+            category="SkyReels-V2/conditioning",
+            description=(
+                "A shot of a film: its prompt and its length. Chain several by 'previous'. The "
+                "film continues from shot to shot, or cuts; the sampler makes them all in one run."
+            ),
+            inputs=[*_shot_inputs(), *_optional_inputs()],
+            outputs=[
+                Storyboard.Output(
+                    display_name="storyboard", tooltip="For the sampler, or for the next shot."
+                ),
+                io.Float.Output(
+                    display_name="seconds", tooltip="Length of all shots so far, in seconds."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: io.Clip.Type,
+        prompt: str,
+        seconds: float,
+        previous: tuple[FilmShot, ...] = (),
+        transition: str = "continue",
+        ease: int = 0,
+        seed: int = OWN_SEED,
+        model: io.Model.Type | None = None,
+    ) -> io.NodeOutput:
+        own = None if seed == OWN_SEED else seed
+        cut = transition == "cut"
+        shots = with_shot(previous, clip, prompt, seconds, cut, ease, own, model)
+        return io.NodeOutput(shots, sum(shot.seconds for shot in shots))
+
+
+class SkyReelsV2StoryboardText(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2StoryboardText",
+            display_name="SkyReels-V2 Storyboard (Text)",
+            category="SkyReels-V2/conditioning",
+            description="A whole storyboard as one text, each prompt marked with its second.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="A UMT5 text encoder, ours or ComfyUI's."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="0s: a street at dawn\n6s: rain sets in over the street",
+                    tooltip=f"A prompt a line (or with slashes between), each behind the second at "
+                    f"which it begins, such as {EXAMPLE}. 'cut' begins afresh.",
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=10.0,
+                    min=0.1,
+                    max=86400.0,
+                    step=0.1,
+                    tooltip="Length of the whole film in seconds.",
+                ),
+                _ease_input(),
+            ],
+            outputs=[Storyboard.Output(display_name="storyboard", tooltip="For the sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, clip: io.Clip.Type, text: str, seconds: float, ease: int = 0) -> io.NodeOutput:
+        return io.NodeOutput(text_shots(clip, text, seconds, ease))
+
+
+def _shot_inputs() -> list[io.Input]:
+    return [
+        io.Clip.Input("clip", tooltip="A UMT5 text encoder, ours or ComfyUI's."),
+        io.String.Input(
+            "prompt",
+            multiline=True,
+            default="",
+            tooltip="What this shot shows. At most 512 tokens, about 380 words.",
+        ),
+        io.Float.Input(
+            "seconds",
+            default=4.0,
+            min=0.1,
+            max=86400.0,
+            step=0.1,
+            tooltip="Length of this shot in seconds. The schedule's frames are not used.",
+        ),
+    ]
+
+
+def _optional_inputs() -> list[io.Input]:
+    return [
+        Storyboard.Input("previous", optional=True, tooltip="The shots before this one."),
+        io.Combo.Input(
+            "transition",
+            options=list(TRANSITIONS),
+            default="continue",
+            optional=True,
+            tooltip="continue: the film goes on from the shot before. cut: it begins afresh.",
+        ),
+        _ease_input(),
+        io.Int.Input(
+            "seed",
+            default=OWN_SEED,
+            min=OWN_SEED,
+            max=0xFFFFFFFFFFFFFFFF,
+            optional=True,
+            tooltip="-1: the sampler's seed. Another: for this shot alone, so that it can be made "
+            "anew while those before it stay.",
+        ),
+        io.Model.Input(
+            "model",
+            optional=True,
+            tooltip="A model for this shot alone, for instance with other LoRA strengths.",
+        ),
+    ]
+
+
+def _ease_input() -> io.Input:
+    return io.Int.Input(
+        "ease",
+        default=0,
+        min=0,
+        max=1000,
+        optional=True,
+        tooltip="Over how many of a shot's first frames the prompt before fades into its own. 0: "
+        "at once. Windows with a fade take half as long again.",
+    )

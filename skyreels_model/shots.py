@@ -1,0 +1,103 @@
+"""Lengths of a film's parts: frames and latents, shots, and the windows that a shot takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+TEMPORAL_STRIDE = 4
+
+
+def latent_length(frames: int) -> int:
+    """Latent frames that hold so many frames: the first holds one, each further one four."""
+    return (frames + TEMPORAL_STRIDE - 2) // TEMPORAL_STRIDE + 1
+
+
+def frame_length(latents: int) -> int:
+    """Frames of a sequence of latents: the first makes one, each further one four."""
+    return max((latents - 1) * TEMPORAL_STRIDE + 1, 0)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A part of a film with a prompt of its own.
+
+    frames: its length. cut: it begins afresh instead of continuing the shot before. ease: over how
+    many of its first frames the prompt before it fades into its own (0: at once).
+    """
+
+    frames: int
+    cut: bool = False
+    ease: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"a shot has {self.frames} frames; it must have at least 1")
+        if self.ease < 0:
+            raise ValueError(f"a shot eases over {self.ease} frames; it must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a shot lies in the film: `latents` of them from `begin` on.
+
+    fresh: it begins a sequence, that is the film, or a cut. sequence_frames: the frames of all the
+    shots that follow without a cut, itself included where it is fresh.
+    """
+
+    begin: int
+    latents: int
+    fresh: bool
+    sequence_frames: int
+
+
+def lay_out(shots: Sequence[Shot]) -> list[Part]:
+    """The shots one behind the other, in latents.
+
+    A sequence has exactly its shots' frames in sum; the borders between them lie on latents, up to
+    three frames late. Raises ValueError for a shot too short to have a latent of its own.
+    """
+    parts: list[Part] = []
+    begin, frames, latents = 0, 0, 0
+    for index, shot in enumerate(shots):
+        fresh = index == 0 or shot.cut
+        if fresh:
+            frames = latents = 0
+        frames += shot.frames
+        own = latent_length(frames) - latents
+        if own < 1:
+            raise ValueError(
+                f"shot {index + 1} has {shot.frames} frames; a shot that continues another must "
+                f"have at least {TEMPORAL_STRIDE}"
+            )
+        latents += own
+        parts.append(Part(begin, own, fresh, frames))
+        begin += own
+    total = 0
+    for index in reversed(range(len(parts))):
+        total = max(total, parts[index].sequence_frames)
+        parts[index] = replace(parts[index], sequence_frames=total)
+        if parts[index].fresh:
+            total = 0
+    return parts
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of latent frames that the model sees at once.
+
+    start: its first latent in the film. length: its latents of the film, of which the first
+    `prefix` are given, the first `repeated` of them by the window before (they hold the same
+    moments of the film as that window's last ones). pictures: places in the window that are given
+    as single pictures and made anew at its end. end: 1 where a picture of the moment behind the
+    film's last frame is shown behind it.
+    """
+
+    index: int
+    start: int
+    length: int
+    prefix: int = 0
+    repeated: int = 0
+    shot: int = 0
+    pictures: tuple[int, ...] = ()
+    end: int = 0

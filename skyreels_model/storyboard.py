@@ -1,0 +1,49 @@
+"""A storyboard as one text: `0s: a prompt / 6s: another / 9s cut: a third`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+EXAMPLE = "'0s: a street at dawn / 6s: rain sets in / 9s cut: inside a café'"
+_MARK = re.compile(r"(?:^|\n|\s/)\s*(\d+(?:\.\d+)?)\s*s(\s+cut)?\s*:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TimedPrompt:
+    """A shot: its prompt, its length in seconds, and whether it begins afresh."""
+
+    prompt: str
+    seconds: float
+    cut: bool
+
+
+def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
+    """The shots of a text in which each prompt is marked with the second at which it begins.
+
+    Marks stand at the beginning of a line or behind a slash. `seconds` is the film's length.
+    Raises ValueError where the text does not begin with a mark, or times do not go forward.
+    """
+    marks = list(_MARK.finditer(text))
+    if not marks or text[: marks[0].start()].strip():
+        raise ValueError(
+            f"text begins with {text.strip()[:40]!r}; each prompt is marked with the second at "
+            f"which it begins, such as {EXAMPLE}"
+        )
+    starts = [float(mark[1]) for mark in marks]
+    if starts[0] != 0:
+        raise ValueError(f"the first shot begins at {marks[0][1]}s; it must begin at 0s")
+    ends = [*starts[1:], seconds]
+    shots = []
+    for number, (mark, start, end) in enumerate(zip(marks, starts, ends, strict=True), 1):
+        if end <= start:
+            what = f"shot {number + 1} begins" if number < len(marks) else "the film ends"
+            raise ValueError(
+                f"{what} at {end:g}s, but shot {number} begins at {start:g}s; times must go forward"
+            )
+        stop = marks[number].start() if number < len(marks) else len(text)
+        prompt = " ".join(text[mark.end() : stop].split())
+        if not prompt:
+            raise ValueError(f"shot {number}, at {start:g}s, has no prompt")
+        shots.append(TimedPrompt(prompt, end - start, bool(mark[2])))
+    return shots

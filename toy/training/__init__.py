@@ -1,0 +1,1 @@
+"""How the toy set is trained: one module a stage, run in order by `toy/train.py`."""
