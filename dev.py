@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(os.path.abspath(__file__)).parent
 MINIMUM_PYTHON = (3, 10)
-DEMO_WORKFLOW = ROOT / "workflows" / "api" / "film_from_text.json"
+DEMO_WORKFLOW = ROOT / "workflows" / "api" / "storyboard.json"
 
 if sys.version_info < MINIMUM_PYTHON:
     sys.exit(f"dev.py needs Python 3.10 or newer, this is {sys.version.split()[0]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..skyreels_model.guidance_curve import film_guidance
 from ..skyreels_model.plan import FilmPlan
 from ..skyreels_model.solvers import SOLVERS
 from .frames import Frames
@@ -52,31 +53,14 @@ class SkyReelsV2Sampler(io.ComfyNode):
                     tooltip="How strongly the prompt is followed. Published: 6 for text, 5 with a "
                     "start image. 1 turns guidance off and halves the time.",
                 ),
-                io.Combo.Input(
-                    "solver",
-                    options=list(SOLVERS),
-                    default="unipc",
-                    tooltip="unipc: the published one. euler: simpler, wants more steps. "
-                    "unipc_as_shipped: with a flaw of the reference's long-film loop, for "
-                    "comparisons with it.",
-                ),
+                _solver_input(),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Needed for films longer than a window, which continue the last frames "
-                    "through pixels, and for the images of frames.",
+                    tooltip="Needed for films longer than a window, unless the schedule's history "
+                    "is latents, and for the images of frames.",
                 ),
-                Frames.Input(
-                    "frames",
-                    optional=True,
-                    tooltip="Start, end and key images, or a film to go on from.",
-                ),
-                Storyboard.Input(
-                    "storyboard",
-                    optional=True,
-                    tooltip="Shots with prompts and lengths of their own, instead of positive and "
-                    "of the schedule's frames.",
-                ),
+                *_film_inputs(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -99,9 +83,46 @@ class SkyReelsV2Sampler(io.ComfyNode):
         vae: io.Vae.Type | None = None,
         frames: FilmImages | None = None,
         storyboard: tuple[FilmShot, ...] = (),
+        cfg_curve: str = "",
     ) -> io.NodeOutput:
+        guidance = film_guidance(cfg, cfg_curve)
         return io.NodeOutput(
             sample_film(
-                model, positive, negative, schedule, vae, seed, cfg, solver, frames, storyboard
+                model, positive, negative, schedule, vae, seed, guidance, solver, frames, storyboard
             )
         )
+
+
+def _solver_input() -> io.Input:
+    return io.Combo.Input(
+        "solver",
+        options=list(SOLVERS),
+        default="unipc",
+        tooltip="unipc: the published one. dpmpp_2m: without its corrector. euler: "
+        "simpler, wants more steps. lcm: for distilled LoRAs, with few steps and cfg 1. "
+        "unipc_as_shipped: with a flaw of the reference's long-film loop, for comparisons with it.",
+    )
+
+
+def _film_inputs() -> list[io.Input]:
+    return [
+        Frames.Input(
+            "frames",
+            optional=True,
+            tooltip="Start, end and key images, or a film to go on from.",
+        ),
+        Storyboard.Input(
+            "storyboard",
+            optional=True,
+            tooltip="Shots with prompts and lengths of their own, instead of positive and "
+            "of the schedule's frames.",
+        ),
+        io.String.Input(
+            "cfg_curve",
+            default="",
+            optional=True,
+            tooltip="Instead of cfg: a curve of 'noise level: cfg' from 1 (noise) to 0, such as "
+            "1: 6, 0.5: 4, 0: 1; linear between. Where it is 1 a step takes half the time. A "
+            "semicolon begins the curve of the next window; the last one holds for the rest.",
+        ),
+    ]

@@ -14,6 +14,7 @@ from ..skyreels_model.plan import (
     describe,
     frames_of_seconds,
 )
+from ..skyreels_model.schedule import custom_schedule
 
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 
@@ -30,7 +31,13 @@ class SkyReelsV2Schedule(io.ComfyNode):
                 "of every latent frame in every step. Checks that all numbers go together, and "
                 "draws the plan."
             ),
-            inputs=[*_size_inputs(), *_window_inputs(), *_step_inputs(), *_time_inputs()],
+            inputs=[
+                *_size_inputs(),
+                *_window_inputs(),
+                *_step_inputs(),
+                *_time_inputs(),
+                *_sigma_inputs(),
+            ],
             outputs=[
                 Schedule.Output(display_name="schedule", tooltip="For the sampler."),
                 io.Image.Output(
@@ -45,9 +52,17 @@ class SkyReelsV2Schedule(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, frames: int, seconds: float = 0.0, **numbers: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        frames: int,
+        seconds: float = 0.0,
+        sigmas: io.Sigmas.Type | None = None,
+        **numbers: Any,
+    ) -> io.NodeOutput:
         if seconds:
             frames = frames_of_seconds(seconds, numbers["fps"])
+        if sigmas is not None:
+            numbers["sigmas"] = tuple(custom_schedule(sigmas).sigmas.tolist())
         plan = FilmPlan(num_frames=frames, **numbers)
         return io.NodeOutput(
             plan, draw_plan(plan), describe(plan), plan.num_frames, float(plan.fps)
@@ -182,5 +197,16 @@ def _time_inputs() -> list[io.Input]:
             tooltip="How a window continues the one before. pixels: its last frames, encoded again "
             "(the published way). latents: its last latents, without the VAE. picture+latents: "
             "latents behind one frame encoded again.",
+        ),
+    ]
+
+
+def _sigma_inputs() -> list[io.Input]:
+    return [
+        io.Sigmas.Input(
+            "sigmas",
+            optional=True,
+            tooltip="Noise levels instead of steps and shift, for instance of Manual Sigmas or "
+            "Basic Scheduler: falling from 1, or a little below, to 0.",
         ),
     ]

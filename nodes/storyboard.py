@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..skyreels_model.storyboard import EXAMPLE
 from .host.shots import FilmShot, text_shots, with_shot
 
 Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
@@ -66,8 +65,9 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="0s: a street at dawn\n6s: rain sets in over the street",
-                    tooltip=f"A prompt a line (or with slashes between), each behind the second at "
-                    f"which it begins, such as {EXAMPLE}. 'cut' begins afresh.",
+                    tooltip="A prompt a line (or with slashes between), each behind the second at "
+                    "which it begins, such as '0s: a street at dawn / 6s: rain sets in / "
+                    "9s cut: inside a café'. 'cut' begins afresh.",
                 ),
                 io.Float.Input(
                     "seconds",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .schedule import FlowSchedule, TimestepMatrix, flow_schedule, window_matrix
+from .schedule import FlowSchedule, TimestepMatrix, custom_schedule, flow_schedule, window_matrix
 from .shots import (
     TEMPORAL_STRIDE,
     Part,
@@ -36,7 +36,8 @@ class FilmPlan:
     the timestep (of 1000) to which a window's given first frames are noised in the model's eyes; 0
     shows them clean. `start`: how many latents are given at the film's start. `pictures`: latents
     of the film that are given as pictures; `end`: a picture is given for the moment behind the last
-    frame. `shots` replaces `num_frames` by several lengths with borders between them.
+    frame. `shots` replaces `num_frames` by several lengths with borders between them. `sigmas`:
+    noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -57,6 +58,7 @@ class FilmPlan:
     pictures: tuple[int, ...] = ()
     end: bool = False
     shots: tuple[Shot, ...] = ()
+    sigmas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -86,7 +88,8 @@ class FilmPlan:
             )
         if self.history not in HISTORIES:
             raise ValueError(f"history is {self.history!r}; legal are {', '.join(HISTORIES)}")
-        flow_schedule(self.steps, self.shift)
+        # Frozen for the others; where sigmas are given, the number of steps follows from them.
+        object.__setattr__(self, "steps", self.schedule().steps)
         self._require_given()
 
     def _require_given(self) -> None:
@@ -132,8 +135,10 @@ class FilmPlan:
     def _shots(self) -> Iterator[tuple[Part, int, int]]:
         """Of each shot: where it lies, its windows, and the latents that its first repeats."""
         full, overlap = latent_length(self.window), latent_length(self.overlap)
+        sequence = 0  # where the last cut is
         for part in self.parts:
-            prefix = 0 if part.fresh else overlap
+            sequence = part.begin if part.fresh else sequence
+            prefix = min(overlap, part.begin - sequence)
             behind = part.latents + prefix - full
             yield part, 1 + max(0, -(-behind // (full - overlap))), prefix
 
@@ -168,7 +173,20 @@ class FilmPlan:
             end=int(self.end and stop == self.latent_frames),
         )
 
+    def new_frames(self, window: Window) -> tuple[int, int]:
+        """The frames [start, stop) of the film that a window adds to it."""
+        first_latent, first_frame, length = 0, 0, 0
+        for part in self.parts[: window.shot + 1]:
+            if part.fresh:
+                first_latent, first_frame = part.begin, first_frame + length
+                length = part.sequence_frames
+        begin, end = window.start + window.repeated, window.start + window.length
+        ends = [min(frame_length(latent - first_latent), length) for latent in (begin, end)]
+        return first_frame + ends[0], first_frame + ends[1]
+
     def schedule(self) -> FlowSchedule:
+        if self.sigmas:
+            return custom_schedule(self.sigmas)
         return flow_schedule(self.steps, self.shift)
 
     def matrix(self, window: Window) -> TimestepMatrix:
@@ -209,7 +227,8 @@ class FilmPlan:
         begun = 0
         for part in self.parts:
             if part.fresh and frame < begun + part.sequence_frames:
-                return part.begin + picture_latent(frame - begun)
+                last = latent_length(part.sequence_frames) - 1
+                return part.begin + min(picture_latent(frame - begun), last)
             begun += part.sequence_frames if part.fresh else 0
         raise AssertionError("the sequences have all frames")
 
@@ -276,7 +295,8 @@ def describe(plan: FilmPlan) -> str:
             if plan.num_windows > 1
             else ""
         ),
-        f"{mode}, blocks of {plan.block_size}, {plan.steps} steps, shift {plan.shift:g}",
+        f"{mode}, blocks of {plan.block_size}, {plan.steps} steps, "
+        + ("sigmas as given" if plan.sigmas else f"shift {plan.shift:g}"),
         f"{rows} rows: {2 * rows} forwards with guidance, {rows} without",
     ]
     return "\n".join(lines)

@@ -39,6 +39,10 @@ class NoiseSource(Protocol):
         """Standard normal (1, C, O, h, w), laid over the given frames in one row."""
         ...
 
+    def renoise(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal (1, C, F, h, w), what a stochastic solver adds after one row."""
+        ...
+
 
 class SeededNoise:
     """Noise keyed by (seed, window, purpose, row), drawn on the CPU frame by frame.
@@ -55,6 +59,9 @@ class SeededNoise:
 
     def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
         return self._draw(f"{self.seed}/{window}/prefix/{row}", shape)
+
+    def renoise(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(f"{self.seed}/{window}/renoise/{row}", shape)
 
     @staticmethod
     def _draw(key: str, shape: tuple[int, ...]) -> Tensor:
@@ -154,7 +161,7 @@ def denoise_window(
         timesteps[:, : window.prefix] = prefix_noise
     timesteps, update = timesteps.to(device), matrix.update.to(device)
     # Frames not being moved get the nearest legal step; the update mask leaves them alone.
-    step = (matrix.index - 1).clamp(0, plan.steps - 1)
+    step = (matrix.index - 1).clamp(0, schedule.steps - 1)
     sigmas = schedule.sigmas[step]  # (R, F)
     moved = [matrix.update[r].nonzero()[:, 0].tolist() for r in range(matrix.rows)]
     begins = matrix.fresh.any(dim=1).tolist()
@@ -167,7 +174,8 @@ def denoise_window(
         film.sigma = float(sigmas[row, moved[row]].max())
         shown = _noised_prefix(film, window, prefix_noise, noise) if prefix_noise else x
         v = velocity(shown, timesteps[row : row + 1])
-        film.latents = solver.step(film.solver_state, x, v, step[row], update[row])
+        drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
+        film.latents = solver.step(film.solver_state, x, v, step[row], update[row], drawn)
         film.row += 1
         one = slice(frame, frame + 1)
         denoised = x[:, :, one] - float(sigmas[row, frame]) * v[:, :, one]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -49,6 +50,33 @@ def flow_schedule(steps: int, shift: float) -> FlowSchedule:
     sigmas = shift * u / (1 + (shift - 1) * u)
     timesteps = (sigmas * TRAIN_TIMESTEPS).long()
     return FlowSchedule(torch.cat([sigmas, sigmas.new_zeros(1)]).float(), timesteps)
+
+
+def custom_schedule(sigmas: Sequence[float] | Tensor) -> FlowSchedule:
+    """The schedule of given noise levels (N + 1,): falling, at most 1, the last 0.
+
+    Raises ValueError on others.
+    """
+    levels = torch.as_tensor(sigmas, dtype=torch.float32).flatten()
+    if len(levels) < 2:
+        raise ValueError(
+            f"sigmas has {len(levels)} noise levels; it must have at least 2, such as 1, 0"
+        )
+    first, last = float(levels[0]), float(levels[-1])
+    if not first <= 1:
+        raise ValueError(
+            f"sigmas begins at {first:g}; a flow model's noise levels are at most 1; nearest: 1"
+        )
+    if last != 0:
+        raise ValueError(f"sigmas ends at {last:g}; it must end at 0: append a 0")
+    for place, (before, level) in enumerate(pairwise(levels.tolist()), start=1):
+        if not level < before:
+            raise ValueError(
+                f"sigmas has {level:g} at place {place + 1}, behind {before:g}; each noise level "
+                f"must be below the one before: leave it out"
+            )
+    # The product is rounded to float32, which keeps a 0.9 at 900.
+    return FlowSchedule(levels, (levels[:-1] * TRAIN_TIMESTEPS).long())
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,27 @@ class SolverState:
 
 
 class Solver(Protocol):
+    """`stochastic`: every step takes noise, too."""
+
+    stochastic: bool
+
     def start(self, x: Tensor) -> SolverState:
         """Fresh state for a window of x's shape."""
         ...
 
     def step(
-        self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
+        self,
+        state: SolverState,
+        x: Tensor,
+        velocity: Tensor,
+        step: Tensor,
+        update: Tensor,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Move the frames of `update` from their sigma to the next; the others stay.
 
         x, velocity: (B, C, F, H, W). step: (F,) int64 in 0..N-1, on x's device. update: (F,) bool.
+        noise: standard normal of x's shape, for a stochastic solver.
         """
         ...
 
@@ -49,6 +60,8 @@ def per_frame(values: Tensor) -> Tensor:
 class Euler:
     """First order: x + (sigma_next - sigma) * v."""
 
+    stochastic = False
+
     def __init__(self, sigmas: Tensor, device: Device = "cpu") -> None:
         """sigmas: (N + 1,), falling to 0, on the CPU; the tables go to `device`, the samples'."""
         sigmas = sigmas.double()
@@ -58,7 +71,13 @@ class Euler:
         return SolverState({})
 
     def step(
-        self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
+        self,
+        state: SolverState,
+        x: Tensor,
+        velocity: Tensor,
+        step: Tensor,
+        update: Tensor,
+        noise: Tensor | None = None,
     ) -> Tensor:
         return torch.where(per_frame(update), x + velocity * per_frame(self.delta[step]), x)
 
@@ -76,6 +95,8 @@ class UniPC:
     comparisons with it.
     """
 
+    stochastic = False
+
     def __init__(self, sigmas: Tensor, device: Device = "cpu", as_shipped: bool = False) -> None:
         """sigmas: (N + 1,), falling to 0, on the CPU; the tables go to `device`, the samples'."""
         self.as_shipped = as_shipped
@@ -90,7 +111,13 @@ class UniPC:
         return SolverState({name: torch.zeros_like(x) for name in ("m1", "m2", "last")})
 
     def step(
-        self, state: SolverState, x: Tensor, velocity: Tensor, step: Tensor, update: Tensor
+        self,
+        state: SolverState,
+        x: Tensor,
+        velocity: Tensor,
+        step: Tensor,
+        update: Tensor,
+        noise: Tensor | None = None,
     ) -> Tensor:
         moved, history = per_frame(update), state.history
         m0 = x - velocity * per_frame(self.sigmas[step])
@@ -116,15 +143,90 @@ class UniPC:
         return torch.where(moved, predicted, x)
 
 
+class DPMSolver2M:
+    """DPM-Solver++ (2M): order 2 from two x0 estimates, in the half log-SNR; no corrector.
+
+    Order 1 in the first and the last step. It is UniPC's predictor alone.
+    Source: Lu et al. 2022, "DPM-Solver++", algorithm 2.
+    """
+
+    stochastic = False
+
+    def __init__(self, sigmas: Tensor, device: Device = "cpu") -> None:
+        """sigmas: (N + 1,), falling to 0, on the CPU; the tables go to `device`, the samples'."""
+        values, steps = [float(s) for s in sigmas], range(len(sigmas) - 1)
+        self.sigmas = sigmas[:-1].float().to(device)  # (N,)
+        # Columns: weights of (sample, m[k], m[k-1]).
+        self.weights = torch.tensor([_predictor(values, k) for k in steps], device=device)
+
+    def start(self, x: Tensor) -> SolverState:
+        return SolverState({"m1": torch.zeros_like(x)})
+
+    def step(
+        self,
+        state: SolverState,
+        x: Tensor,
+        velocity: Tensor,
+        step: Tensor,
+        update: Tensor,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        moved, m1 = per_frame(update), state.history["m1"]
+        m0 = x - velocity * per_frame(self.sigmas[step])
+        w = self.weights[step]  # (F, 3)
+        following = per_frame(w[:, 0]) * x + per_frame(w[:, 1]) * m0 + per_frame(w[:, 2]) * m1
+        state.history["m1"] = torch.where(moved, m0, m1)
+        return torch.where(moved, following, x)
+
+
+class LCM:
+    """Few-step sampling of consistency-distilled models: to x0, and back to the next noise level.
+
+    x = (1 - sigma_next) * x0 + sigma_next * noise, with noise anew in every step.
+    Source: Luo et al. 2023, "Latent Consistency Models", algorithm 3, on the flow path.
+    """
+
+    stochastic = True
+
+    def __init__(self, sigmas: Tensor, device: Device = "cpu") -> None:
+        """sigmas: (N + 1,), falling to 0, on the CPU; the tables go to `device`, the samples'."""
+        self.sigmas = sigmas.float().to(device)  # (N + 1,)
+
+    def start(self, x: Tensor) -> SolverState:
+        return SolverState({})
+
+    def step(
+        self,
+        state: SolverState,
+        x: Tensor,
+        velocity: Tensor,
+        step: Tensor,
+        update: Tensor,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        assert noise is not None
+        x0 = x - velocity * per_frame(self.sigmas[step])
+        following = per_frame(self.sigmas[step + 1])
+        return torch.where(per_frame(update), (1 - following) * x0 + following * noise, x)
+
+
 SOLVERS: dict[str, Callable[[Tensor, Device], Solver]] = {
     "unipc": UniPC,
     "euler": Euler,
     "unipc_as_shipped": functools.partial(UniPC, as_shipped=True),
+    "dpmpp_2m": DPMSolver2M,
+    "lcm": LCM,
 }
 
 
 def _log_snr(sigma: float) -> float:
-    """lambda = ln(alpha) - ln(sigma) of the flow path, alpha = 1 - sigma; infinite at sigma 0."""
+    """lambda = ln(alpha) - ln(sigma) of the flow path, alpha = 1 - sigma.
+
+    Infinite at sigma 0 and 1, where the formulas have finite limits: a step from sigma 1 is of
+    order 1, and so is the next, whose difference of x0 estimates is taken over that interval.
+    """
+    if sigma >= 1:
+        return -math.inf
     return math.log1p(-sigma) - math.log(sigma) if sigma > 0 else math.inf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 EXAMPLE = "'0s: a street at dawn / 6s: rain sets in / 9s cut: inside a café'"
@@ -47,3 +48,12 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
             raise ValueError(f"shot {number}, at {start:g}s, has no prompt")
         shots.append(TimedPrompt(prompt, end - start, bool(mark[2])))
     return shots
+
+
+def shot_lengths(seconds: Sequence[float], fps: int) -> list[int]:
+    """Frames of shots of so many seconds: each begins at the frame nearest to its second."""
+    lengths: list[int] = []
+    for index in range(len(seconds)):
+        end = round(sum(seconds[: index + 1]) * fps)
+        lengths.append(max(end - sum(lengths), 1))
+    return lengths

@@ -31,9 +31,9 @@ from toy.training.state import Workspace, run_stage  # noqa: E402
 WEIGHTS = ROOT / "toy" / "weights"
 IMAGE_STEPS, IMAGE_RATE, IMAGES = 1000, 0.025, 16
 CLIP_STEPS, CLIP_RATE, CLIP_LENGTHS, CLIP_FRAMES = 1200, 0.01, (5, 9, 17), 48
-CLIPS = 8192
-DF_STEPS, DF_TOKENS = 13000, 420
-T2V_STEPS, I2V_STEPS, IMAGE_CLIPS = 1500, 2000, 1536
+CLIPS, MEASURED_CLIPS = 8192, 512
+DF_STEPS, DF_TOKENS = 11000, 420
+T2V_STEPS, I2V_STEPS, IMAGE_CLIPS = 1500, 1400, 1536
 
 
 def train_vae(work: Workspace, effort: float) -> VideoVAE:
@@ -48,7 +48,8 @@ def train_vae(work: Workspace, effort: float) -> VideoVAE:
         clips = vae.VAETrainee(network, CLIP_LENGTHS, CLIP_FRAMES, CLIP_RATE)
         run_stage(work, "vae-clips", clips, round(CLIP_STEPS * effort))
         network.load_state_dict(clips.average.weights)
-        vae.fold_statistics(network, work.rng("vae-statistics", 0))
+        measured = max(16, round(MEASURED_CLIPS * min(effort, 1)))
+        vae.fold_statistics(network, work.rng("vae-statistics", 0), measured)
         done = network.half().float().state_dict()
         work.save("vae", done)
     network.load_state_dict(done)

@@ -77,6 +77,11 @@ def _check_image(channels: int, positive: list[Any], plan: FilmPlan) -> None:
             f"model makes films of one window: set window to at least "
             f"{frame_length(plan.latent_frames)}, or use a DF checkpoint with SkyReels-V2 Frames"
         )
+    if plan.end:
+        raise ValueError(
+            "frames has an end image; an image-to-video model takes only the image that positive "
+            "carries: disconnect frames, or use a DF checkpoint with it"
+        )
     frames, height, width = images[0].shape[2:]
     if (frames, height, width) != (plan.latent_frames, *plan.latent_size):
         raise ValueError(

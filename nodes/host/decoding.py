@@ -89,9 +89,8 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
             f"vae has {vae.latent_channels} latent channels and the latents {CHANNELS}: use the "
             f"Wan 2.1 VAE"
         )
-    seams = fitting_seams(latent.get(SEAMS_KEY), samples)
-    source = latent.get(SOURCE_KEY)
-    before = [] if source is None or samples.shape[0] != 1 else [source]
+    seams, source = fitting_seams(latent, samples)
+    before = [] if source is None else [source]
     bar = comfy.utils.ProgressBar(samples.shape[0] * samples.shape[2])
     total = samples.shape[0] * sum(seam.frames for seam in seams) + sum(map(len, before))
     frames, position = None, 0
@@ -105,17 +104,24 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
     return frames
 
 
-def fitting_seams(seams: list[Seam] | None, samples: Tensor) -> list[Seam]:
-    """The seams of these samples; one window where a node in between has changed their shape."""
+def fitting_seams(latent: dict[str, Any], samples: Tensor) -> tuple[list[Seam], Tensor | None]:
+    """The seams of these samples, and the film before them.
+
+    One window, and nothing before it, where a node in between has changed the samples' shape.
+    """
+    seams: list[Seam] | None = latent.get(SEAMS_KEY)
     whole = [Seam(0, None, frame_length(samples.shape[2]))]
     if not seams or samples.shape[0] != 1:
-        return whole
-    fits = seams[-1].start < samples.shape[2] and all(
+        return whole, None
+    last = seams[-1]
+    own = max(samples.shape[2] - last.start, 0)
+    made = own * TEMPORAL_STRIDE if last.given is not None else frame_length(own)
+    if 0 <= made - last.frames < TEMPORAL_STRIDE and all(
         seam.given is None or seam.given.shape[3:] == samples.shape[3:] for seam in seams
-    )
-    if not fits:
-        LOG.warning("The latents were resized or cut after sampling; decoding them as one window.")
-    return seams if fits else whole
+    ):
+        return seams, latent.get(SOURCE_KEY)
+    LOG.warning("The latents were resized or cut after sampling; decoding them as one window.")
+    return whole, None
 
 
 def decode_seams(

@@ -11,7 +11,7 @@ import folder_paths
 from ...skyreels_model.checkpoint import SHARD
 
 TOY_WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "toy" / "weights"
-CATEGORIES = ("diffusion_models", "text_encoders", "vae")
+CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision")
 
 
 def register_toy_weights() -> None:

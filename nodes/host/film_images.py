@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +28,7 @@ class FilmImages:
         """The plan with places for the pictures; raises ValueError where there is none."""
         return Conditions(
             start=self._placeholder(plan),
-            pictures={plan.latent_at(frame): torch.empty(0) for frame in self.keys},
+            pictures=dict.fromkeys(_frames_by_latent(plan, list(self.keys)), torch.empty(0)),
             end=self.end,
         ).fit(plan)
 
@@ -40,11 +41,12 @@ class FilmImages:
     def encoded(self, plan: FilmPlan, encode: Callable[[Tensor], Tensor]) -> Conditions:
         """As latents; `encode` takes frames (T, H, W, 3) in 0..1."""
         first = self.start[None] if self.start is not None else None
+        keys = _frames_by_latent(plan, list(self.keys))
         if self.video is not None:
             first = self.video[-plan.overlap :]
         return Conditions(
             start=None if first is None else encode(first),
-            pictures={plan.latent_at(f): encode(key[None]) for f, key in self.keys.items()},
+            pictures={latent: encode(self.keys[frame][None]) for latent, frame in keys.items()},
             end=None if self.end is None else encode(self.end[None]),
         )
 
@@ -110,21 +112,29 @@ def _timed_keys(plan: FilmPlan, images: Tensor | None, seconds: str) -> dict[int
     try:
         times = [float(part) for part in seconds.replace(",", " ").split()]
     except ValueError:
+        times = [math.nan]
+    if not all(map(math.isfinite, times)):
         raise ValueError(
             f"key_seconds is {seconds!r}; it must be numbers with commas between, such as '2, 4.5'"
-        ) from None
+        )
     count = 0 if images is None else len(images)
     if len(times) != count:
         raise ValueError(f"key_seconds has {len(times)} times and key_images {count} images")
-    keys: dict[int, Tensor] = {}
-    latents: dict[int, float] = {}
-    for time, image in zip(times, () if images is None else images, strict=True):
-        frame = round(time * plan.fps)
+    frames = [round(time * plan.fps) for time in times]
+    _frames_by_latent(plan, frames)
+    return dict(zip(frames, () if images is None else images, strict=True))
+
+
+def _frames_by_latent(plan: FilmPlan, frames: Sequence[int]) -> dict[int, int]:
+    """The frames of key images by the latents they stand in; raises ValueError if two share one."""
+    found: dict[int, int] = {}
+    for frame in frames:
         latent = plan.latent_at(frame)
-        if latent in latents:
+        if latent in found:
             raise ValueError(
-                f"key_seconds has {latents[latent]:g} and {time:g}, which fall into the same four "
-                f"frames; they must be at least {4 / plan.fps:.2f} s apart"
+                f"key_seconds are those of frames {found[latent]} and {frame}, which fall into the "
+                f"same four; they must be at least 4 frames ({4 / plan.fps:.2f} s) apart, 6 at the "
+                f"film's end"
             )
-        keys[frame], latents[latent] = image, time
-    return keys
+        found[latent] = frame
+    return found

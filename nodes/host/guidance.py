@@ -10,6 +10,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...skyreels_model.guidance_curve import GuidanceCurve
 from ...skyreels_model.rollout import Film, SeededNoise, Velocity, denoise_window
 
 FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
@@ -75,8 +76,14 @@ class FilmGuider(comfy.samplers.CFGGuider):
 class WindowSampler(comfy.samplers.Sampler):
     """The host's sampler slot, filled with one window of a film."""
 
-    def __init__(self, film: Film, noise: SeededNoise, on_row: Callable[[Tensor], None]) -> None:
-        self.film, self.noise, self.on_row = film, noise, on_row
+    def __init__(
+        self,
+        film: Film,
+        noise: SeededNoise,
+        cfg: GuidanceCurve,
+        on_row: Callable[[Tensor], None],
+    ) -> None:
+        self.film, self.noise, self.cfg, self.on_row = film, noise, cfg, on_row
 
     def sample(
         self,
@@ -89,7 +96,7 @@ class WindowSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        velocity = guided_velocity(self.film, model_wrap, extra_args)
+        velocity = guided_velocity(self.film, self.cfg, model_wrap, extra_args)
         for row in denoise_window(self.film, velocity, self.noise, noise.device):
             comfy.model_management.throw_exception_if_processing_interrupted()
             self.on_row(row.denoised)
@@ -97,7 +104,9 @@ class WindowSampler(comfy.samplers.Sampler):
         return self.film.latents
 
 
-def guided_velocity(film: Film, model_wrap: Any, extra_args: dict[str, Any]) -> Velocity:
+def guided_velocity(
+    film: Film, cfg: GuidanceCurve, model_wrap: Any, extra_args: dict[str, Any]
+) -> Velocity:
     """velocity(x, t) from the host's guider, asked at the film's nominal sigma.
 
     The guider answers with denoised = x - sigma * v, so v = (x - denoised) / sigma.
@@ -109,6 +118,8 @@ def guided_velocity(film: Film, model_wrap: Any, extra_args: dict[str, Any]) -> 
         options = {**model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
         if weights is not None:
             options[PROMPT_WEIGHTS] = weights
+        # At 1 the host leaves the negative prompt's forward out.
+        model_wrap.set_cfg(cfg.at(film.sigma))
         denoised = model_wrap(
             x,
             x.new_full((x.shape[0],), film.sigma),

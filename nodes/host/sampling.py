@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.conditions import Conditions
+from ...skyreels_model.guidance_curve import FilmGuidance
 from ...skyreels_model.history import History, latent_history, picture_history, pixel_history
 from ...skyreels_model.plan import FilmPlan
 from ...skyreels_model.rollout import CHANNELS, Film, SeededNoise, finish_window
@@ -34,7 +35,7 @@ def sample_film(
     plan: FilmPlan,
     vae: comfy.sd.VAE | None,
     seed: int,
-    cfg: float,
+    guidance: FilmGuidance,
     solver: str,
     images: FilmImages | None = None,
     shots: tuple[FilmShot, ...] = (),
@@ -69,10 +70,10 @@ def sample_film(
             with_fps(negative, plan.fps),
             with_fps(before.positive, plan.fps) if before else None,
         )
-        guider.set_cfg(cfg)
         empty = torch.zeros(1, CHANNELS, window.length + window.end, *plan.latent_size)
         noise = SeededNoise(seed if shot.seed is None else shot.seed)
-        sampler, sigmas = WindowSampler(film, noise, on_row), plan.schedule().sigmas
+        sampler = WindowSampler(film, noise, guidance.window(film.window), on_row)
+        sigmas = plan.schedule().sigmas
         guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=noise.seed)
         finish_window(film, history)
     return film_latent(film, latent_format.process_out, images.video if images else None)

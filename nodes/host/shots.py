@@ -9,9 +9,9 @@ from typing import Any
 import comfy.model_patcher
 import comfy.sd
 
-from ...skyreels_model.plan import FilmPlan, frames_of_seconds
+from ...skyreels_model.plan import FilmPlan
 from ...skyreels_model.shots import Shot
-from ...skyreels_model.storyboard import parse_storyboard
+from ...skyreels_model.storyboard import parse_storyboard, shot_lengths
 from .clip import encode_prompt
 
 
@@ -54,10 +54,6 @@ def text_shots(clip: comfy.sd.CLIP, text: str, seconds: float, ease: int) -> tup
 
 def plan_shots(plan: FilmPlan, shots: tuple[FilmShot, ...]) -> FilmPlan:
     """The plan with the shots' lengths; each begins at the frame nearest to its second."""
-    lengths, begun, seconds = [], 0, 0.0
-    for shot in shots:
-        seconds += shot.seconds
-        end = frames_of_seconds(seconds, plan.fps)
-        lengths.append(Shot(max(end - begun, 1), shot.cut, shot.ease))
-        begun += lengths[-1].frames
-    return dataclasses.replace(plan, num_frames=begun, shots=tuple(lengths))
+    lengths = shot_lengths([shot.seconds for shot in shots], plan.fps)
+    parts = [Shot(n, shot.cut, shot.ease) for n, shot in zip(lengths, shots, strict=True)]
+    return dataclasses.replace(plan, num_frames=sum(lengths), shots=tuple(parts))

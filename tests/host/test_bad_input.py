@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from devtools.prompt import InvalidPrompt
-from toy.films import TEXT_ENCODER, TRANSFORMER, VAE
+from toy.toyset import TEXT_ENCODER, VAE, transformer_path
 
 LOADERS = {
     "diffusion_models": "1",
@@ -48,15 +48,11 @@ def still_usable(look):
 
 
 SCHEDULES = [
-    ({"frames": 96}, (": frames is 96;", "4k + 1", "97")),
     ({"width": 40}, ("width", "40", "multiple of 16", "nearest")),
     ({"height": 20}, ("height", "20", "multiple of 16", "16")),
     ({"overlap": 17}, ("overlap", "17", "window", "13")),
     ({"overlap": 8}, ("overlap", "8", "4k + 1", "9")),
     ({"window": 18}, ("window", "18", "4k + 1", "17")),
-    ({"frames": 41, "block_size": 5}, (": frames is 41,", "11 latent", "5", "37")),
-    ({"frames": 61, "window": 21, "block_size": 4}, ("window", "21", "6 latent", "4", "29")),
-    ({"frames": 61, "window": 29, "overlap": 9, "block_size": 4}, ("overlap", "9", "3", "13")),
 ]
 
 
@@ -76,9 +72,9 @@ def test_out_of_range_numbers_never_start(refusal, change):
 MIX_UPS = [
     ("diffusion_models", VAE, "a Wan 2.1 VAE"),
     ("diffusion_models", TEXT_ENCODER, "a text encoder"),
-    ("text_encoders", TRANSFORMER, "a diffusion transformer"),
+    ("text_encoders", transformer_path(), "a diffusion transformer"),
     ("text_encoders", VAE, "a Wan 2.1 VAE"),
-    ("vae", TRANSFORMER, "a diffusion transformer"),
+    ("vae", transformer_path(), "a diffusion transformer"),
     ("vae", TEXT_ENCODER, "a text encoder"),
 ]
 
@@ -100,13 +96,13 @@ def with_file(category, name):
 @pytest.mark.parametrize("keep", [100, 5000, 1_000_000])
 def test_truncated_safetensors(refusal, models_folder, keep):
     file = models_folder / "diffusion_models" / "truncated.safetensors"
-    file.write_bytes(TRANSFORMER.read_bytes()[:keep])
+    file.write_bytes(transformer_path().read_bytes()[:keep])
     text = refusal(with_file("diffusion_models", file.name))
     assert "truncated.safetensors" in text and "truncated or still being downloaded" in text
 
 
 def test_corrupt_header_and_corrupt_pth(refusal, models_folder):
-    data = bytearray(TRANSFORMER.read_bytes())
+    data = bytearray(transformer_path().read_bytes())
     data[8:40] = b"\xff" * 32
     (models_folder / "diffusion_models" / "corrupt.safetensors").write_bytes(data)
     assert "corrupt.safetensors" in refusal(with_file("diffusion_models", "corrupt.safetensors"))
@@ -115,7 +111,7 @@ def test_corrupt_header_and_corrupt_pth(refusal, models_folder):
 
 
 def test_missing_shard_is_named_and_whole_set_loads(refusal, look, models_folder):
-    state = load_file(TRANSFORMER)
+    state = load_file(transformer_path())
     keys = sorted(state)
     folder = models_folder / "diffusion_models" / "sharded"
     folder.mkdir(exist_ok=True)
@@ -131,7 +127,7 @@ def test_missing_shard_is_named_and_whole_set_loads(refusal, look, models_folder
 
 
 def test_missing_and_misshapen_weights_are_errors(refusal, models_folder):
-    state = load_file(TRANSFORMER)
+    state = load_file(transformer_path())
     folder = models_folder / "diffusion_models"
     save_file({k: v for k, v in state.items() if "3.cross_attn.k." not in k}, folder / "gap.sft")
     text = refusal(with_file("diffusion_models", "gap.sft"))
@@ -222,6 +218,132 @@ def test_long_film_without_a_vae(refusal):
     del prompt["6"]["inputs"]["vae"]
     text = refusal(prompt)
     assert "vae" in text and "41 frames" in text and "17 frames" in text
+    assert "history to latents" in text
+
+
+def test_images_without_a_vae(refusal):
+    prompt = with_images(start_image=["10", 0])
+    del prompt["6"]["inputs"]["vae"]
+    assert "vae is not connected; the images of frames" in refusal(prompt)
+
+
+def with_images(frames=17, **inputs):
+    """A film and its SkyReelsV2Frames "12"; "10" is one picture, "11" two, "13" a film of 8."""
+    prompt = graphs.film(frames=frames)
+    for number, size in (("10", 1), ("11", 2), ("13", 8)):
+        prompt[number] = graphs.node(
+            "EmptyImage", width=40, height=50, batch_size=size, color=8421504
+        )
+    prompt["12"] = graphs.node("SkyReelsV2Frames", schedule=["5", 0], **inputs)
+    prompt["6"]["inputs"]["frames"] = ["12", 0]
+    return prompt
+
+
+ONE, TWO, FILM = ["10", 0], ["11", 0], ["13", 0]
+IMAGES = [
+    ({}, ("nothing is connected",)),
+    ({"key_seconds": "0.5"}, ("nothing is connected",)),
+    ({"start_image": ONE, "video": FILM}, ("start_image and video", "disconnect one")),
+    ({"start_image": ONE, "end_image": ONE, "loop": True}, ("loop is on and end_image",)),
+    ({"end_image": ONE, "loop": True}, ("loop is on and end_image",)),
+    ({"key_images": ONE, "key_seconds": "0.5", "loop": True}, ("loop is on without a start",)),
+    ({"video": FILM, "loop": True}, ("loop is on without a start_image",)),
+    ({"start_image": TWO}, ("start_image is a batch of 2", "must be 1")),
+    ({"end_image": TWO}, ("end_image is a batch of 2", "must be 1")),
+    ({"key_images": TWO}, ("key_seconds has 0 times and key_images 2",)),
+    ({"key_images": TWO, "key_seconds": "0.5"}, ("key_seconds has 1 times and key_images 2",)),
+    ({"start_image": ONE, "key_seconds": "0.5"}, ("has 1 times and key_images 0",)),
+    ({"key_images": ONE, "key_seconds": "half"}, ("key_seconds is 'half'", "numbers", "2, 4.5")),
+    ({"key_images": ONE, "key_seconds": "nan"}, ("key_seconds is 'nan'", "numbers")),
+    ({"key_images": ONE, "key_seconds": "inf"}, ("key_seconds is 'inf'", "numbers")),
+    ({"key_images": ONE, "key_seconds": "0.8"}, ("key frame is at frame 19", "frames 0 to 16")),
+    ({"key_images": ONE, "key_seconds": "-1"}, ("key frame is at frame -24", "frames 0 to 16")),
+    ({"key_images": ONE, "key_seconds": "0"}, ("key frame is at frame 0", "frames 1 to 16")),
+    ({"key_images": TWO, "key_seconds": "0.5, 0.52"}, ("frames 12 and 12", "4 frames (0.17 s)")),
+    ({"key_images": TWO, "key_seconds": "0.3 0.35"}, ("frames 7 and 8", "same four", "0.17 s")),
+    ({"key_images": TWO, "key_seconds": "0.5, 0.65"}, ("frames 12 and 16", "6 at the film's end")),
+    ({"video": FILM}, ("video has 8 frames", "last 9", "overlap of at most 5")),
+]
+
+
+@pytest.mark.parametrize(("inputs", "parts"), IMAGES)
+def test_images_that_contradict_each_other(refusal, inputs, parts):
+    text = refusal(with_images(**inputs))
+    assert all(part in text for part in parts), text
+    assert "SkyReelsV2Frames" in text
+
+
+def test_key_image_inside_the_given_film_and_a_film_that_is_all_given(refusal):
+    prompt = with_images(video=["13", 0], key_images=["10", 0], key_seconds="0.2")
+    prompt["13"]["inputs"]["batch_size"] = 20
+    text = refusal(prompt)
+    assert "key frame is at frame 5" in text and "frames 9 to 16" in text and "given" in text
+    prompt = with_images(frames=9, video=["13", 0])
+    prompt["13"]["inputs"]["batch_size"] = 20
+    text = refusal(prompt)
+    assert "9 frames are given at the start" in text and "first window has 9" in text
+    text = refusal(with_images(frames=1, start_image=["10", 0]))
+    assert "1 frames are given at the start" in text and "at least 4" in text
+
+
+def with_shots(*seconds, **inputs):
+    """A chain of storyboard nodes from "20" on."""
+    prompt = graphs.film()
+    for number, length in enumerate(seconds):
+        previous = {"previous": [str(19 + number), 0]} if number else {}
+        prompt[str(20 + number)] = graphs.node(
+            "SkyReelsV2Storyboard", clip=["2", 0], prompt="a red circle", seconds=length, **previous
+        )
+    prompt["6"]["inputs"] |= {"storyboard": [str(19 + len(seconds)), 0], **inputs}
+    return prompt
+
+
+def test_a_shot_without_length_never_starts(refusal):
+    for seconds in (0.0, -1.0):
+        with pytest.raises(InvalidPrompt, match="seconds"):
+            refusal(with_shots(seconds))
+
+
+def test_shots_that_cannot_be(refusal):
+    text = refusal(with_shots(0.25, 0.1))
+    assert "shot 2 has 2 frames" in text and "at least 4" in text
+    prompt = with_shots(0.5, 0.5)
+    prompt["21"]["inputs"]["prompt"] = "red circle " * 400
+    text = refusal(prompt)
+    assert "prompt" in text and "512" in text and "SkyReelsV2Storyboard" in text
+    prompt = with_shots(0.5, 1.2)
+    del prompt["6"]["inputs"]["vae"]
+    assert "vae is not connected; a film of 41 frames" in refusal(prompt)
+
+
+def test_pictures_of_another_film_than_the_storyboards(refusal):
+    prompt = with_images(key_images=["10", 0], key_seconds="0.6")
+    shots = with_shots(0.25, 0.25)
+    prompt["6"]["inputs"]["storyboard"] = shots["6"]["inputs"]["storyboard"]
+    prompt |= {number: shots[number] for number in ("20", "21")}
+    text = refusal(prompt)
+    assert "key frame is at frame 14" in text and "frames 0 to 11" in text
+
+
+TEXTS = [
+    ("a red circle", ("text begins with 'a red circle'", "0s: a street")),
+    ("2s: a red circle", ("first shot begins at 2s",)),
+    ("0s: one\n0.8s: two\n0.5s: three", ("shot 3 begins at 0.5s", "forward")),
+    ("0s: one\n1s: two", ("the film ends at 1s", "forward")),
+    ("0s: one / 0.5s cut: ", ("shot 2, at 0.5s, has no prompt",)),
+]
+
+
+@pytest.mark.parametrize(("storyboard", "parts"), TEXTS)
+def test_storyboard_texts_that_cannot_be(refusal, storyboard, parts):
+    prompt = graphs.film()
+    prompt["20"] = graphs.node(
+        "SkyReelsV2StoryboardText", clip=["2", 0], text=storyboard, seconds=1.0
+    )
+    prompt["6"]["inputs"]["storyboard"] = ["20", 0]
+    text = refusal(prompt)
+    assert all(part in text for part in parts), text
+    assert "SkyReelsV2StoryboardText" in text
 
 
 def test_image_to_video_model_without_an_image(refusal, models_folder):

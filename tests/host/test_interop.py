@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from toy.films import TRANSFORMER
+from toy.toyset import transformer_path
 
 PREFIX = "diffusion_model."
 
@@ -15,8 +15,8 @@ def without_fps(models_folder):
     """The toy model without its fps embedding, a file that core's loader reads completely."""
     from safetensors import safe_open
 
-    state = {k: v for k, v in load_file(TRANSFORMER).items() if not k.startswith("fps_")}
-    with safe_open(TRANSFORMER, framework="pt") as opened:
+    state = {k: v for k, v in load_file(transformer_path()).items() if not k.startswith("fps_")}
+    with safe_open(transformer_path(), framework="pt") as opened:
         metadata = opened.metadata()
     name = "toy_without_fps.safetensors"
     save_file(state, models_folder / "diffusion_models" / name, metadata)
@@ -173,7 +173,9 @@ def lora_file(folder):
 def test_lora_is_applied_to_layers_and_to_modulation(look, models_folder, without_fps):
     """By core's LoRA node, equal to a file in which it is merged by hand."""
     lora = lora_file(models_folder)
-    merged = {k: v.float() for k, v in load_file(TRANSFORMER).items() if not k.startswith("fps_")}
+    merged = {
+        k: v.float() for k, v in load_file(transformer_path()).items() if not k.startswith("fps_")
+    }
     down, up, diff = lora.values()
     merged["blocks.0.self_attn.q.weight"] += up @ down
     merged["blocks.1.modulation"] += diff
@@ -268,7 +270,7 @@ def test_saved_model_has_the_original_names(look):
     with torch.inference_mode():
         state = model.state_dict_for_saving()
     names = {k.removeprefix("model.diffusion_model.") for k in state}
-    assert names == set(load_file(TRANSFORMER))
+    assert names == set(load_file(transformer_path()))
 
 
 def test_video_nodes_save_the_film_with_its_prompt(run_prompt):

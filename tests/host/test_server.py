@@ -114,6 +114,6 @@ def test_dev_run_against_a_server(server, tmp_path):
     done = dev(*run, "--set", '1.model_name="absent.safetensors"')
     assert done.returncode == 2
     assert "SkyReelsV2ModelLoader" in done.stderr and "absent.safetensors" in done.stderr
-    done = dev(*run, "--set", "5.frames=18")
+    done = dev(*run, "--set", "5.window=18")
     assert done.returncode == 3
     assert all(word in done.stderr for word in ("5", "SkyReelsV2Schedule", "18", "nearest: 17"))

@@ -11,6 +11,8 @@ from devtools import inprocess
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))
+# As they were first shipped; people have saved them.
+LANDED = sorted((ROOT / "tests" / "fixtures" / "workflows").glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 TOY_FILES = {
@@ -45,6 +47,14 @@ def read_widgets(inputs, values, prefix=""):
     for name, (kind, *rest) in (inputs.get("required", {}) | inputs.get("optional", {})).items():
         options = rest[0] if rest else {}
         if not is_widget(kind, options):
+            continue
+        if not values and name in inputs.get("optional", {}):
+            # Added after the template was saved: the page gives it its default.
+            found[prefix + name] = options["default"]
+            continue
+        if not values:  # saved before the widget was there: the page fills its default in
+            assert "default" in options, name
+            found[prefix + name] = options["default"]
             continue
         found[prefix + name] = values.pop(0)
         if options.get("control_after_generate"):
@@ -119,11 +129,6 @@ class TestTemplate:
         prompt = with_toy_files(as_prompt(load(path)))
         assert sorted(inprocess.validate(prompt)) == outputs(prompt)
 
-    def test_without_its_files_only_the_plan_is_made(self, host, path):
-        prompt = as_prompt(load(path))
-        kinds = {prompt[node_id]["class_type"] for node_id in inprocess.validate(prompt)}
-        assert kinds == {"PreviewAny", "PreviewImage"}
-
     def test_no_node_covers_another(self, path):
         boxes = []
         for node in load(path)["nodes"]:
@@ -156,8 +161,27 @@ def test_the_host_takes_the_prompt(host, path):
     assert sorted(inprocess.validate(prompt)) == outputs(prompt) != []
 
 
-def test_film_from_text_has_the_published_numbers(host):
-    prompt = as_prompt(load(ROOT / "workflows" / "film_from_text.json"))
+@pytest.mark.parametrize("path", LANDED, ids=lambda path: path.stem)
+class TestLanded:
+    def test_the_host_still_takes_it(self, host, path):
+        prompt = with_toy_files(as_prompt(load(path)))
+        assert sorted(inprocess.validate(prompt)) == outputs(prompt)
+
+    def test_without_its_files_only_the_plan_is_made(self, host, path):
+        prompt = as_prompt(load(path))
+        kinds = {prompt[node_id]["class_type"] for node_id in inprocess.validate(prompt)}
+        assert kinds == {"PreviewAny", "PreviewImage"}
+
+
+def test_shipped_workflows_run_without_a_download(host):
+    for path in (*TEMPLATES, *PROMPTS):
+        prompt = load(path) if path in PROMPTS else as_prompt(load(path))
+        files = {k: v for n in prompt.values() for k, v in n["inputs"].items() if k in TOY_FILES}
+        assert files == TOY_FILES, path.name
+
+
+def test_first_template_has_the_published_numbers(host):
+    prompt = as_prompt(load(ROOT / "tests" / "fixtures" / "workflows" / "film_from_text_0.1.json"))
     inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
     published = {
         "width": 960,
@@ -172,6 +196,7 @@ def test_film_from_text_has_the_published_numbers(host):
         "prefix_noise": 20,
         "fps": 24,
         "seconds": 0,
+        "history": "pixels",
     }
     assert inputs["SkyReelsV2Schedule"] == published
     assert inputs["SkyReelsV2Sampler"]["cfg"] == 6

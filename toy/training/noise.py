@@ -11,6 +11,7 @@ from torch import Tensor
 from toy.training.latents import TURN_SLOT, Clips
 
 SIGMA_MAX = 0.999
+ROUNDING = 1e-9
 PREFIX_SIGMA = 0.02
 STEPS = 20  # of the sampling that staircases imitate
 TEXT_ONLY, PREFIX, END, KEY, HEAL, SUFFIX = range(6)
@@ -50,7 +51,8 @@ def draw_batch(clips: Clips, rng: np.random.Generator, tokens: int) -> Batch:
     for row, condition in enumerate(conditions):
         given[row], still[row] = _given(rng, condition, frames, bool(turned[row]))
     sigma = _levels(rng, given, conditions)
-    learned = torch.from_numpy(~given & (sigma > 0) & (sigma < SIGMA_MAX))
+    # Frames of a staircase that wait as pure noise, or are done, teach nothing.
+    learned = torch.from_numpy(~given & (sigma > 0) & (sigma < SIGMA_MAX - ROUNDING))
     noised_prefix = (rng.random(count) < 0.5) & np.isin(conditions, (PREFIX, END, KEY))
     sigma[given & ~still & noised_prefix[:, None]] = PREFIX_SIGMA
     latents = torch.where(torch.from_numpy(still)[..., None, None, None], stills, video)
@@ -70,7 +72,7 @@ def _pick(
     """Clips fit for a condition: turned ones only where the turn lies behind a given prefix."""
     kinds: tuple[str, ...] = ("central", "anywhere", "slow")
     if condition == TEXT_ONLY:
-        kinds = ("central", "central", "slow")
+        kinds = ("central", "slow")
     elif condition == PREFIX and frames > TURN_SLOT:
         kinds = ("central", "anywhere", "turned", "slow")
     return clips.pick(rng, kinds, count)

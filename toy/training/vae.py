@@ -107,8 +107,8 @@ def _is_conv(name: str, p: nn.Parameter) -> bool:
 
 
 @torch.no_grad()
-def fold_statistics(vae: VideoVAE, rng: np.random.Generator, count: int = 512) -> None:
-    """Give the latents the published mean and std, so that normalising them needs nothing new.
+def fold_statistics(vae: VideoVAE, rng: np.random.Generator, count: int) -> None:
+    """Give the latents the published mean and std, measured over `count` clips.
 
     The VAE was trained with latents normalised between encoder and decoder. Here the encoder's
     last layer takes over that, and the published statistics on top; the decoder's first layer

@@ -1,0 +1,211 @@
+"""Films from pictures and from other films, in the host: start, end, keys, video, loop."""
+
+import logging
+
+import graphs
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from skyreels_model.image_prep import fit_image
+from skyreels_model.shots import latent_length
+
+SIZES = [(32, 32), (64, 48), (20, 50)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(host):
+    """Circles on a background in the host's input folder, by size and colour."""
+    import folder_paths
+
+    for width, height in SIZES:
+        for colour in ("red", "blue"):
+            image = Image.new("RGB", (width, height), "white")
+            x, y, radius = width / 2, height / 2, min(width, height) / 5
+            box = (x - radius, y - radius, x + radius, y + radius)
+            ImageDraw.Draw(image).ellipse(box, fill=colour)
+            image.save(f"{folder_paths.get_input_directory()}/{name(colour, (width, height))}")
+
+
+def name(colour, size):
+    return f"{colour}_{size[0]}x{size[1]}.png"
+
+
+def with_frames(prompt, picture=(32, 32), **inputs):
+    """The film with a red picture "10", a blue one "11", both as a batch "12", and Frames "13"."""
+    prompt["10"] = graphs.node("LoadImage", image=name("red", picture))
+    prompt["11"] = graphs.node("LoadImage", image=name("blue", picture))
+    prompt["12"] = graphs.node("ImageBatch", image1=["10", 0], image2=["11", 0])
+    prompt["13"] = graphs.node("SkyReelsV2Frames", schedule=["5", 0], **inputs)
+    prompt["6"]["inputs"]["frames"] = ["13", 0]
+    return prompt
+
+
+def with_video(prompt, size=(32, 32), length=20, **inputs):
+    """The film going on from `length` frames "14" of noise on a picture."""
+    prompt = with_frames(prompt, size, video=["14", 0], **inputs)
+    prompt["15"] = graphs.node("RepeatImageBatch", image=["10", 0], amount=length)
+    prompt["14"] = graphs.node("ImageAddNoise", image=["15", 0], seed=4, strength=0.2)
+    return prompt
+
+
+def coded(prompt, image):
+    """Core's nodes "30" and "31": an image through the VAE."""
+    prompt["30"] = graphs.node("VAEEncode", pixels=image, vae=["3", 0])
+    prompt["31"] = graphs.node("VAEDecode", samples=["30", 0], vae=["3", 0])
+    return ["31", 0]
+
+
+START, END, KEYS = {"start_image": ["10", 0]}, {"end_image": ["11", 0]}, {"key_images": ["12", 0]}
+WAYS = {
+    "start": (START, 1),
+    "end": (END, 1),
+    "keys": ({**KEYS, "key_seconds": "0.4, 0.9"}, 2),
+    "loop": ({**START, "loop": True}, 2),
+    "all": ({**START, **END, **KEYS, "key_seconds": "0.9 0.4"}, 4),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("frames", [17, 30])
+def test_film_has_exactly_its_frames_and_is_not_the_one_without_pictures(look, way, frames):
+    inputs, count = WAYS[way]
+    fps = {"fps": 24 if frames == 30 else 16}
+    (plain,) = look(graphs.film(frames=frames, **fps), frames=["7", 0])
+    prompt = with_frames(graphs.film(frames=frames, **fps), **inputs)
+    film, latent, preview = look(prompt, frames=["7", 0], latent=["6", 0], preview=["13", 1])
+    assert film.shape == plain.shape == (frames, 32, 32, 3)
+    assert latent["samples"].shape[2] == latent_length(frames)
+    assert preview.shape == (count, 32, 32, 3)
+    assert (film - plain).abs().max() > 1e-2
+
+
+def test_preview_is_in_the_films_order(look):
+    inputs, _ = WAYS["all"]
+    preview, red, blue = look(
+        with_frames(graphs.film(frames=30), **inputs),
+        preview=["13", 1], red=["10", 0], blue=["11", 0],
+    )  # fmt: skip
+    # The first key image is for second 0.9, the other one for 0.4.
+    assert torch.equal(preview, torch.cat([red, blue, red, blue]))
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_shortest_films(look, frames):
+    (film,) = look(with_frames(graphs.film(frames=frames), **END), frames=["7", 0])
+    assert len(film) == frames
+
+
+@pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
+@pytest.mark.parametrize("rhythm", [{}, {"ar_step": 2, "block_size": 3}])
+def test_film_begins_with_the_start_image(look, history, rhythm):
+    prompt = with_frames(graphs.film(frames=30, history=history, **rhythm), **START)
+    film, image, through = look(
+        prompt, film=["7", 0], image=["10", 0], through=coded(prompt, ["10", 0])
+    )
+    assert len(film) == 30
+    # Not quite the image, but the image as the VAE can show it.
+    assert (film[0] - through[0]).abs().max() < 1e-3
+    assert (film[0] - image[0]).abs().mean() < 0.08
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_pictures_of_other_sizes_are_fitted(look, size, fit):
+    prompt = with_frames(graphs.film(), size, fit=fit, **START)
+    film, image, preview, through = look(
+        prompt,
+        film=["7", 0], image=["10", 0], preview=["13", 1], through=coded(prompt, ["13", 1]),
+    )  # fmt: skip
+    assert image.shape[1:3] == size[::-1] and preview.shape == (1, 32, 32, 3)
+    assert torch.equal(preview[0], fit_image(image[0], 32, 32, fit, "bicubic"))
+    assert len(film) == 17 and (film[0] - through[0]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("numbers", [(96, 64), (32, 64)])
+def test_films_of_other_proportions(look, numbers):
+    width, height = numbers
+    film, preview = look(
+        with_frames(graphs.film(width=width, height=height, steps=1), **START),
+        film=["7", 0], preview=["13", 1],
+    )  # fmt: skip
+    assert film.shape == (17, height, width, 3) and preview.shape == (1, height, width, 3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("frames", "history"), [(17, "pixels"), (30, "pixels"), (40, "latents")])
+def test_film_goes_on_from_a_video_which_stays_as_it_is(look, size, frames, history):
+    prompt = with_video(graphs.film(frames=frames, history=history), size)
+    film, video, preview = look(prompt, film=["7", 0], video=["14", 0], preview=["13", 1])
+    fitted = torch.stack([fit_image(one, 32, 32, "crop", "bicubic") for one in video])
+    assert len(film) == 20 + frames - 9
+    assert torch.equal(film[:20], fitted) and torch.equal(preview, fitted[-1:])
+
+
+def test_continued_frames_depend_on_the_overlap_alone(look):
+    long, short = (
+        look(with_video(graphs.film(frames=30), length=n), film=["7", 0])[0] for n in (20, 9)
+    )
+    assert len(long) == 41 and len(short) == 30
+    # Noise is drawn over the batch, so the shorter video is not the longer one's end.
+    assert not torch.equal(long[20:], short[9:])
+    prompt = with_video(graphs.film(frames=30), length=20)
+    prompt["16"] = graphs.node("ImageFromBatch", image=["14", 0], batch_index=11, length=9)
+    prompt["13"]["inputs"]["video"] = ["16", 0]
+    (end,) = look(prompt, film=["7", 0])
+    assert len(end) == 30 and torch.equal(end, long[11:])
+
+
+def test_core_vae_decode_shows_the_same_frames(look):
+    prompt = with_frames(graphs.film(frames=16), **START, **END)
+    prompt["20"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
+    ours, core = look(prompt, ours=["7", 0], core=["20", 0])
+    assert len(ours) == 16 and len(core) == 17
+    assert (ours - core[:16]).abs().max() < 1e-4
+
+
+def test_core_vae_decode_shows_a_film_carried_by_latents_whole(look):
+    prompt = graphs.film(frames=40, history="latents")
+    prompt["20"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
+    ours, core = look(prompt, ours=["7", 0], core=["20", 0])
+    assert len(ours) == 40 and len(core) == 41
+    assert (ours - core[:40]).abs().max() < 1e-4
+
+
+def test_core_vae_decode_of_a_film_that_goes_on(look):
+    prompt = with_video(graphs.film(frames=30))
+    prompt["20"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
+    latent, core = look(prompt, latent=["6", 0], core=["20", 0])
+    assert latent["samples"].shape[2] == latent_length(30) - 3
+    assert core.shape[1:] == (32, 32, 3) and core.isfinite().all()
+
+
+CHANGES = {
+    "resized": ("LatentUpscale", {"upscale_method": "nearest-exact", "width": 64, "height": 48,
+                                  "crop": "disabled"}),
+    "end cut off": ("LatentCut", {"dim": "t", "index": 0, "amount": 5}),
+    "begin cut off": ("LatentCut", {"dim": "t", "index": 1, "amount": 100}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("history", ["pixels", "latents"])
+def test_latents_changed_after_sampling_are_one_window(look, change, history, caplog):
+    kind, inputs = CHANGES[change]
+    prompt = with_video(graphs.film(frames=30, history=history))
+    prompt["20"] = graphs.node(kind, samples=["6", 0], **inputs)
+    prompt["7"]["inputs"]["samples"] = ["20", 0]
+    with caplog.at_level(logging.WARNING, "skyreels_v2"):
+        film, latent = look(prompt, film=["7", 0], latent=["20", 0])
+    _, _, latents, h, w = latent["samples"].shape
+    assert film.shape == (4 * latents - 3, 8 * h, 8 * w, 3)
+    assert "resized or cut" in caplog.text
+
+
+def test_same_pictures_same_film_and_a_longer_one_begins_like_the_shorter(look):
+    def make(frames):
+        prompt = with_frames(graphs.film(frames=frames), **START, **KEYS, key_seconds="0.3, 1")
+        return look(prompt, latent=["6", 0])[0]["samples"]
+
+    first, second, longer = make(33), make(33), make(49)
+    assert torch.equal(first, second) and torch.equal(longer[:, :, :9], first)

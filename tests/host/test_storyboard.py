@@ -1,0 +1,183 @@
+"""Storyboards in the host: shots with prompts, lengths, seeds and models of their own."""
+
+import copy
+
+import graphs
+import pytest
+import torch
+
+from skyreels_model.shots import latent_length
+
+OTHER = "a red square moving right on a black background"
+RANDOM = "random.safetensors"
+
+
+def with_shots(*shots, **changes):
+    """The film with a chain of Storyboard nodes from "20" on; each shot: {seconds, prompt, …}."""
+    prompt = graphs.film(frames=5, **changes)
+    for number, shot in enumerate(shots):
+        previous = {"previous": [str(19 + number), 0]} if number else {}
+        prompt[str(20 + number)] = graphs.node(
+            "SkyReelsV2Storyboard", clip=["2", 0], **{"prompt": graphs.PROMPT, **shot}, **previous
+        )
+    prompt["6"]["inputs"]["storyboard"] = [str(19 + len(shots)), 0]
+    return prompt
+
+
+def seconds(frames):
+    return frames / 24
+
+
+@pytest.fixture
+def make(look):
+    """`make(*shots)` -> (latents, frames)"""
+
+    def run(*shots, **changes):
+        prompt = with_shots(*shots, **changes)
+        latent, frames = look(prompt, latent=["6", 0], frames=["7", 0])
+        return latent["samples"], frames
+
+    return run
+
+
+FIRST = {"seconds": seconds(30)}
+SECOND = {"seconds": seconds(22), "prompt": OTHER}
+VARIANTS = {
+    "continue": ({}, latent_length(52)),
+    "cut": ({"transition": "cut"}, latent_length(30) + latent_length(22)),
+    "ease": ({"ease": 12}, latent_length(52)),
+    "own seed": ({"seed": 7}, latent_length(52)),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
+def test_first_shot_is_the_film_of_its_prompt_alone(look, make, variant, history):
+    change, latents = VARIANTS[variant]
+    alone = graphs.film(frames=30, history=history, ar_step=1)
+    single, film = look(alone, latent=["6", 0], frames=["7", 0])
+    samples, frames = make(FIRST, {**SECOND, **change}, history=history, ar_step=1)
+    assert samples.shape[2] == latents and frames.shape == (52, 32, 32, 3)
+    assert torch.equal(samples[:, :, : latent_length(30)], single["samples"])
+    assert torch.equal(frames[:30], film)
+
+
+def test_each_setting_of_a_shot_changes_that_shot_alone(make):
+    plain, _ = make(FIRST, SECOND)
+    border = latent_length(30)
+    for change in ({"prompt": graphs.PROMPT}, {"seed": 7}, {"ease": 12}):
+        samples, _ = make(FIRST, {**SECOND, **change})
+        assert torch.equal(samples[:, :, :border], plain[:, :, :border])
+        assert not torch.equal(samples[:, :, border:], plain[:, :, border:])
+    # The sampler's own seed, by name.
+    same, _ = make(FIRST, {**SECOND, "seed": 1})
+    assert torch.equal(same, plain)
+
+
+def test_a_shot_that_continues_is_given_what_was_before_and_a_cut_is_not(make):
+    for transition, felt in (("continue", True), ("cut", False)):
+        second = {**SECOND, "transition": transition}
+        made = [make({**FIRST, "seed": seed}, {**second, "seed": 1})[0] for seed in (1, 2)]
+        begin = made[0].shape[2] - (latent_length(22) if transition == "cut" else 5)
+        assert not torch.equal(made[0][:, :, :begin], made[1][:, :, :begin])
+        assert torch.equal(made[0][:, :, begin:], made[1][:, :, begin:]) != felt
+
+
+def test_ease_goes_from_the_prompt_before_to_its_own(make):
+    border = latent_length(30)
+
+    def shot(prompt, ease):
+        return make(FIRST, {**SECOND, "prompt": prompt, "ease": ease})[0][:, :, border:]
+
+    same, other = shot(graphs.PROMPT, 0), shot(OTHER, 0)
+    # Between a prompt and itself there is nothing to fade.
+    assert torch.equal(shot(graphs.PROMPT, 12), same)
+    distances = [float((shot(OTHER, ease) - same).norm()) for ease in (1000, 60, 12)]
+    assert distances == sorted(distances) and distances[0] < 0.1 * float((other - same).norm())
+
+
+@pytest.fixture(scope="module")
+def random_model(models_folder):
+    from skyreels_model.config import ModelConfig
+    from toy import random_weights
+
+    config = ModelConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=64)
+    random_weights.write_dit(models_folder / "diffusion_models" / RANDOM, config)
+    return RANDOM
+
+
+def test_a_shot_with_a_model_of_its_own(look, random_model):
+    def run(model_name):
+        prompt = with_shots(FIRST, SECOND)
+        prompt["30"] = copy.deepcopy(prompt["1"])
+        prompt["30"]["inputs"]["model_name"] = model_name
+        prompt["21"]["inputs"]["model"] = ["30", 0]
+        return look(prompt, latent=["6", 0])[0]["samples"]
+
+    plain = look(with_shots(FIRST, SECOND), latent=["6", 0])[0]["samples"]
+    border = latent_length(30)
+    assert torch.equal(run(graphs.TOY["model"]), plain)
+    other = run(random_model)
+    assert torch.equal(other[:, :, :border], plain[:, :, :border])
+    assert not torch.equal(other[:, :, border:], plain[:, :, border:])
+
+
+def test_text_is_the_same_film_as_the_chain(look, make):
+    ease = {"ease": 6}
+    shots = (
+        {"seconds": 1.0, **ease},
+        {"seconds": 0.7, "prompt": OTHER, **ease},
+        {"seconds": 0.8, "transition": "cut", **ease},
+    )
+    _, chained = make(*shots)
+    prompt = graphs.film(frames=5)
+    text = f"0s: {graphs.PROMPT}\n1s: {OTHER} / 1.7s cut: {graphs.PROMPT}"
+    prompt["20"] = graphs.node(
+        "SkyReelsV2StoryboardText", clip=["2", 0], text=text, seconds=2.5, **ease
+    )
+    prompt["6"]["inputs"]["storyboard"] = ["20", 0]
+    (frames,) = look(prompt, frames=["7", 0])
+    assert len(frames) == 60 and torch.equal(frames, chained)
+
+
+def test_length_is_that_of_all_shots_and_can_be_connected(look):
+    prompt = with_shots({"seconds": 0.5}, {"seconds": 0.8}, {"seconds": 0.3, "transition": "cut"})
+    frames, length = look(prompt, frames=["7", 0], length=["22", 1])
+    assert length == pytest.approx(1.6) and len(frames) == 38
+    prompt["5"]["inputs"]["seconds"] = ["22", 1]
+    planned, again = look(prompt, planned=["5", 3], again=["7", 0])
+    assert planned == 38 and torch.equal(again, frames)
+
+
+def test_shots_shorter_than_the_overlap(make):
+    shots = [{"seconds": seconds(4), "prompt": one} for one in (graphs.PROMPT, OTHER)] * 2
+    samples, frames = make(*shots, {"seconds": seconds(21)})
+    assert len(frames) == 37 and samples.shape[2] == latent_length(37)
+
+
+def test_pictures_stand_at_their_seconds_of_the_whole_film(look):
+    """A start, an end, and a key picture in the shot behind a cut."""
+
+    def prompt(**inputs):
+        graph = with_shots(FIRST, {**SECOND, "transition": "cut"}, seconds=seconds(52))
+        graph["40"] = graphs.node("EmptyImage", width=40, height=60, batch_size=1, color=0xFF8000)
+        graph["41"] = graphs.node("SkyReelsV2Frames", schedule=["5", 0], **inputs)
+        graph["6"]["inputs"]["frames"] = ["41", 0]
+        return graph
+
+    plain = look(with_shots(FIRST, {**SECOND, "transition": "cut"}), f=["7", 0])[0]
+    for inputs, changed in (
+        ({"key_images": ["40", 0], "key_seconds": "2"}, range(30, 52)),
+        ({"end_image": ["40", 0]}, range(30, 52)),
+        ({"start_image": ["40", 0]}, range(30)),
+    ):
+        (film,) = look(prompt(**inputs), film=["7", 0])
+        differs = {i for i in range(52) if not torch.equal(film[i], plain[i])}
+        assert len(film) == 52 and differs and differs <= set(changed)
+
+
+def test_core_vae_decode_shows_one_shot_as_ours(look):
+    prompt = with_shots({"seconds": seconds(15)})
+    prompt["30"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
+    ours, core = look(prompt, ours=["7", 0], core=["30", 0])
+    assert len(ours) == 15 and (ours - core[:15]).abs().max() < 1e-4

@@ -1,0 +1,146 @@
+"""Three ways over a seam, by a VAE of the golden data: what the next window is given."""
+
+import dataclasses
+
+import golden_data
+import pytest
+import torch
+from golden_data import models
+
+from skyreels_model.history import new_frames, new_history
+from skyreels_model.plan import FilmPlan
+from skyreels_model.rollout import Film, SeededNoise, WindowDone, film_frames, generate
+from skyreels_model.shots import frame_length, latent_length
+from skyreels_model.vae import denormalize_latents, normalize_latents
+
+PLAN = FilmPlan(num_frames=45, width=16, height=16, window=17, overlap=9, steps=2, prefix_noise=20)
+# An overlap of 4 latents in windows of 5: each further window has fewer new frames than it repeats.
+LITTLE_NEW = dataclasses.replace(PLAN, num_frames=30, overlap=13)
+PLANS = pytest.mark.parametrize("plan", [PLAN, LITTLE_NEW], ids=["more new", "less new"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return models.vae()
+
+
+def velocity(x, t):
+    """A cheap field that couples all frames and depends on each frame's timestep."""
+    return 0.7 * x - 0.2 * x.mean(dim=2, keepdim=True) + t[:, None, :, None, None] / 2000
+
+
+def made(plan, vae):
+    """A finished film, and per seam (latents given to the next window, windows finished so far)."""
+    film, seams = Film(plan), []
+    for event in generate(velocity, plan, SeededNoise(1), new_history(plan, vae), film=film):
+        if isinstance(event, WindowDone) and not film.done:
+            seams.append((film.prefix.clone(), list(film.finished)))
+    assert seams
+    return film, seams
+
+
+def decoded(vae, latents):
+    """A sequence decoded in one piece, (1, 3, T, H, W)."""
+    return vae.decode(denormalize_latents(latents)).clamp(-1, 1)
+
+
+def encoded(vae, frames):
+    return normalize_latents(vae.encode(frames))
+
+
+def frames_so_far(plan, vae, finished):
+    """The film as a viewer has it: each window decoded whole, without what it repeats."""
+    pieces = []
+    for window, latents in zip(plan.windows(), finished, strict=False):
+        repeated = frame_length(window.repeated) if window.repeated else 0
+        pieces.append(decoded(vae, latents)[:, :, repeated:])
+    return torch.cat(pieces, dim=2)
+
+
+def own_latents(plan, finished):
+    """The sequence of latents without overlaps."""
+    windows = zip(plan.windows(), finished, strict=False)
+    return torch.cat([latents[:, :, w.repeated :] for w, latents in windows], dim=2)
+
+
+@PLANS
+def test_pixels_are_the_films_last_frames_encoded(plan, vae):
+    _, seams = made(plan, vae)
+    for prefix, finished in seams:
+        frames = frames_so_far(plan, vae, finished)[:, :, -plan.overlap :]
+        assert prefix.shape[2] == latent_length(plan.overlap)
+        assert golden_data.relative_l2(prefix, encoded(vae, frames)) < 1e-4
+
+
+@PLANS
+def test_latents_are_carried_as_they_are_and_the_film_is_one_stream(plan, vae):
+    plan = dataclasses.replace(plan, history="latents")
+    film, seams = made(plan, vae)
+    for prefix, finished in seams:
+        assert torch.equal(
+            prefix, own_latents(plan, finished)[:, :, -latent_length(plan.overlap) :]
+        )
+    frames = torch.cat(list(film_frames(film, vae)), dim=2)
+    whole = decoded(vae, own_latents(plan, film.finished))[:, :, : plan.num_frames]
+    assert frames.shape[2] == plan.num_frames
+    assert golden_data.relative_l2(frames, whole) < 1e-5
+
+
+@PLANS
+def test_picture_and_latents_replace_the_first_alone(plan, vae):
+    plan = dataclasses.replace(plan, history="picture+latents")
+    film, seams = made(plan, vae)
+    count = latent_length(plan.overlap)
+    for prefix, finished in seams:
+        carried = own_latents(plan, finished)[:, :, -count:]
+        assert torch.equal(prefix[:, :, 1:], carried[:, :, 1:])
+        first = frames_so_far(plan, vae, finished)[:, :, -plan.overlap][:, :, None]
+        assert golden_data.relative_l2(prefix[:, :, :1], encoded(vae, first)) < 1e-4
+        assert not torch.equal(prefix[:, :, :1], carried[:, :, :1])
+    frames = torch.cat(list(film_frames(film, vae)), dim=2)
+    expected = frames_so_far(plan, vae, film.finished)[:, :, : plan.num_frames]
+    assert golden_data.relative_l2(frames, expected) < 1e-5
+
+
+@PLANS
+@pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
+def test_the_next_window_begins_with_what_it_was_given(plan, history, vae):
+    film, seams = made(dataclasses.replace(plan, history=history), vae)
+    for (prefix, _), latents in zip(seams, film.finished[1:], strict=True):
+        assert torch.equal(latents[:, :, : prefix.shape[2]], prefix)
+
+
+@pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
+def test_no_more_is_kept_of_a_film_than_its_overlap(history, vae):
+    plan = dataclasses.replace(PLAN, num_frames=77, history=history)
+    film, _ = made(plan, vae)
+    for kept in film.tail:
+        frames = kept.shape[1] == 3
+        assert kept.shape[2] == (plan.overlap if frames else latent_length(plan.overlap))
+        assert kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()
+
+
+def test_only_latents_can_do_without_a_vae(vae):
+    for history in ("pixels", "picture+latents"):
+        assert new_history(dataclasses.replace(PLAN, history=history), None) is None
+    plan = dataclasses.replace(PLAN, history="latents")
+    film, without = Film(plan), Film(plan)
+    for one, some in ((film, vae), (without, None)):
+        list(generate(velocity, plan, SeededNoise(1), new_history(plan, some), film=one))
+    assert all(map(torch.equal, film.finished, without.finished))
+
+
+def test_new_frames_are_a_windows_frames_without_the_repeated_ones(vae):
+    latents = SeededNoise(2).initial(0, (1, 16, 5, 2, 2))
+    whole = decoded(vae, latents)
+    for repeated in (0, 1, 3):
+        pieces = list(new_frames(vae, latents, repeated))
+        assert len(pieces) == 5 - repeated
+        expected = whole[:, :, frame_length(repeated) :]
+        assert golden_data.relative_l2(torch.cat(pieces, dim=2), expected) < 1e-5

@@ -1,0 +1,67 @@
+"""A storyboard as text: its marks, and what is refused."""
+
+import pytest
+
+from skyreels_model.storyboard import EXAMPLE, TimedPrompt, parse_storyboard
+
+
+def test_a_line_for_each_shot():
+    text = "0s: a street at dawn\n6s: rain sets in\n9s cut: inside a café\n"
+    assert parse_storyboard(text, 12) == [
+        TimedPrompt("a street at dawn", 6, False),
+        TimedPrompt("rain sets in", 3, False),
+        TimedPrompt("inside a café", 3, True),
+    ]
+
+
+def test_slashes_between_are_the_same_and_the_messages_example_is_legal():
+    lines = "0s: a street at dawn\n6s: rain sets in\n9s cut: inside a café"
+    assert parse_storyboard(EXAMPLE.strip("'"), 12) == parse_storyboard(lines, 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("0s: one", ["one"]),
+        ("  \n 0 s : one \n\n  2.5S  CUT :two\n", ["one", "two"]),
+        ("0s: a clock shows 5s: it is late\n2s: two", ["a clock shows 5s: it is late", "two"]),
+        ("0s: open 24/7 and 1/2s: full\n2s: two", ["open 24/7 and 1/2s: full", "two"]),
+        ("0s: a long prompt\nover two   lines\n2s: two", ["a long prompt over two lines", "two"]),
+        ("0s: left / right\n2s: two", ["left / right", "two"]),
+        ("0s: café: inside / 2s: 二", ["café: inside", "二"]),
+        ("0s: one\r\n2s: two\r\n", ["one", "two"]),
+        ("0s: one / 2s: two\n3s: three", ["one", "two", "three"]),
+    ],
+)
+def test_marks_are_at_the_beginning_of_a_line_or_behind_a_slash(text, prompts):
+    assert [shot.prompt for shot in parse_storyboard(text, 10)] == prompts
+
+
+def test_times_may_be_fractions_and_the_last_shot_ends_with_the_film():
+    shots = parse_storyboard("0s: one / 0.5s: two / 2.25s cut: three", 2.5)
+    assert [shot.seconds for shot in shots] == [0.5, 1.75, 0.25]
+    assert [shot.cut for shot in shots] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ("text begins with ''", "0s: a street")),
+        ("a street at dawn", ("'a street at dawn'", "marked with the second", "0s: a street")),
+        ("a street\n0s: at dawn", ("text begins with 'a street", "0s: a street")),
+        ("0: a street", ("text begins with '0: a street'", "0s: a street")),
+        ("-1s: a street", ("text begins with '-1s", "0s: a street")),
+        ("2s: a street", ("first shot begins at 2s", "0s")),
+        ("0s: one\n4s: two\n3s: three", ("shot 3 begins at 3s", "shot 2 begins at 4s", "forward")),
+        ("0s: one\n4s: two\n4s: three", ("shot 3 begins at 4s", "shot 2 begins at 4s", "forward")),
+        ("0s: one\n0s: two", ("shot 2 begins at 0s", "shot 1 begins at 0s", "forward")),
+        ("0s: one\n10s: two", ("the film ends at 10s", "shot 2 begins at 10s", "forward")),
+        ("0s: one\n12.5s: two", ("the film ends at 10s", "shot 2 begins at 12.5s", "forward")),
+        ("0s: one\n4s:  \n6s: three", ("shot 2, at 4s, has no prompt",)),
+        ("0s:", ("shot 1, at 0s, has no prompt",)),
+    ],
+)
+def test_what_is_refused(text, parts):
+    with pytest.raises(ValueError) as error:
+        parse_storyboard(text, 10)
+    assert all(part in str(error.value) for part in parts), error.value

@@ -1,0 +1,215 @@
+"""Scores of the toy set in every mode, on scenes it was never trained on.
+
+    python toy/evaluate.py [MODE ...] [--seeds 2] [--scenes held-out|trained|all] [--sheet FOLDER]
+
+Films are made by `skyreels_model` alone and judged by the toy world's instruments. A name counts as
+right only if 90 % of a window's frames show it; a speed or position is given as it was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from skyreels_model.conditions import Conditions  # noqa: E402
+from skyreels_model.plan import picture_frame  # noqa: E402
+from toy import measure  # noqa: E402
+from toy.continuity import FrameError, Span, frame_errors  # noqa: E402
+from toy.toyset import OVERLAP, WINDOW, ToySet, toy_plan  # noqa: E402
+from toy.world import FPS, HELD_OUT, SCENES, SIZE, TRAINED, Scene, render  # noqa: E402
+
+NAMES = ("background", "colour", "shape", "direction")
+CHOICES = {"held-out": HELD_OUT, "trained": TRAINED, "all": SCENES}
+KEY_LATENT = 5  # of the film in which key pictures are tried: frame 17
+
+
+@dataclass(frozen=True)
+class Take:
+    """A film of a scene, the spans to be judged, and the pictures it was given, by frame."""
+
+    scene: Scene
+    frames: np.ndarray
+    spans: list[Span]
+    fps: int = FPS
+    given: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def scores(self) -> list[measure.Score]:
+        return measure.scores(self.frames, self.scene.caption, self.spans, self.fps)
+
+    def errors(self) -> list[FrameError]:
+        """How far the film is from the given pictures."""
+        if not self.given:
+            return []
+        return frame_errors(self.frames[list(self.given)], np.stack(list(self.given.values())))
+
+
+Mode = Callable[[dict[str, ToySet], Scene, int], Take]
+
+
+def truth(scene: Scene, seed: int, frames: int, fps: int = FPS) -> np.ndarray:
+    """The scene as it is, from a start well inside the picture that the seed decides."""
+    start = np.random.default_rng([7, seed]).uniform(SIZE / 4, 3 * SIZE / 4, 2)
+    return render(scene, frames, (float(start[0]), float(start[1])), fps)
+
+
+def text_film(ar_step: int, fps: int = FPS) -> Mode:
+    """One window from text alone."""
+
+    def make(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+        plan = toy_plan(ar_step=ar_step, fps=fps)
+        return Take(scene, toys["DF"].film(scene.caption, plan, seed), [(0, WINDOW)], fps)
+
+    return make
+
+
+def long_film(history: str, ar_step: int = 5) -> Mode:
+    """Three windows from text alone; judged are the continued ones."""
+
+    def make(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+        plan = toy_plan(3, ar_step, history=history)
+        spans = measure.window_spans(plan.num_frames, plan.window, plan.overlap)
+        return Take(scene, toys["DF"].film(scene.caption, plan, seed), spans[1:])
+
+    return make
+
+
+def given_film(start: int, ar_step: int, key: bool = False, end: bool = False) -> Mode:
+    """One window with its first `start` frames given, and pictures on its way."""
+
+    def make(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+        toy, plan = toys["DF"], toy_plan(ar_step=ar_step)
+        true = truth(scene, seed, WINDOW + 1)
+        keys = [KEY_LATENT] if key else []
+        shown = {picture_frame(latent): true[picture_frame(latent)] for latent in keys}
+        conditions = Conditions(
+            start=toy.latents(true[:start]) if start else None,
+            pictures={latent: toy.latents(true[picture_frame(latent)][None]) for latent in keys},
+            end=toy.latents(true[WINDOW:]) if end else None,
+        )
+        frames = toy.film(scene.caption, plan, seed, conditions=conditions)
+        if start:
+            shown[0] = true[0]
+        if end:
+            shown[WINDOW - 1] = true[WINDOW - 1]
+        begin = start if start > 1 else 0
+        return Take(scene, frames, [(begin, WINDOW)], given=shown)
+
+    return make
+
+
+def other_model(kind: str) -> Mode:
+    """One window by the T2V or the I2V model, all frames at one noise level."""
+
+    def make(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+        plan = toy_plan(ar_step=0)
+        first = truth(scene, seed, 1)[0] if kind == "I2V" else None
+        frames = toys[kind].film(scene.caption, plan, seed, image=first)
+        given = {} if first is None else {0: first}
+        return Take(scene, frames, [(0, WINDOW)], given=given)
+
+    return make
+
+
+MODES: dict[str, Mode] = {
+    "text-async": text_film(5),
+    "text-sync": text_film(0),
+    "text-16fps": text_film(5, 16),
+    "start-async": given_film(1, 5),
+    "start-sync": given_film(1, 0),
+    "extend": given_film(OVERLAP, 5),
+    "end": given_film(1, 5, end=True),
+    "end-sync": given_film(1, 0, end=True),
+    "key": given_film(1, 5, key=True),
+    "key-end": given_film(0, 0, key=True, end=True),
+    "long-pixels": long_film("pixels"),
+    "long-latents": long_film("latents"),
+    "long-picture": long_film("picture+latents"),
+    "long-sync": long_film("pixels", 0),
+    "t2v": other_model("T2V"),
+    "i2v": other_model("I2V"),
+}
+
+
+def takes(
+    toys: dict[str, ToySet], mode: str, scenes: tuple[Scene, ...], seeds: int
+) -> Iterator[Take]:
+    """A film of each scene with each seed."""
+    for index, scene in enumerate(scenes):
+        for seed in range(seeds):
+            yield MODES[mode](toys, scene, 1000 * seed + index)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Shares of right names by name, the median speed against what it should be, and pictures.
+
+    position: of each given picture's frame, px, the largest of nine in ten.
+    """
+
+    windows: int
+    right: dict[str, float]
+    speed: float
+    position: float
+    pictures: float
+
+    @classmethod
+    def of(cls, films: list[Take]) -> Summary:
+        scores = [score for film in films for score in film.scores()]
+        right = {
+            name: float(np.mean([getattr(s.shown, name) == getattr(s.asked, name) for s in scores]))
+            for name in NAMES
+        }
+        speeds = [s.speed / s.asked_speed for s in scores if s.ok]
+        errors = [error for film in films for error in film.errors()]
+        positions = [e.position if np.isfinite(e.position) else SIZE for e in errors]
+        return cls(
+            len(scores),
+            right,
+            float(np.median(speeds)) if speeds else float("nan"),
+            float(np.percentile(positions, 90)) if errors else float("nan"),
+            float(np.mean([e.ok for e in errors])) if errors else float("nan"),
+        )
+
+    def __str__(self) -> str:
+        names = "  ".join(f"{name} {share:.3f}" for name, share in self.right.items())
+        text = f"{self.windows:4} windows  {names}  speed {self.speed:.2f}"
+        if np.isfinite(self.pictures):
+            text += f"  pictures {self.pictures:.3f}  position {self.position:.2f} px"
+        return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("modes", nargs="*", metavar="MODE", help=", ".join(MODES))
+    parser.add_argument("--scenes", default="held-out", choices=CHOICES)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sheet", type=pathlib.Path, help="write contact sheets into this folder")
+    options = parser.parse_args()
+    unknown = sorted(set(options.modes) - MODES.keys())
+    if unknown:
+        parser.error(f"mode is {unknown[0]!r}; legal are {', '.join(MODES)}")
+    torch.set_num_threads(1)  # more threads cost time at this size
+    modes = options.modes or list(MODES)
+    kinds = {"DF"} | {mode.upper() for mode in modes if mode in ("t2v", "i2v")}
+    toys = {kind: ToySet.load(kind) for kind in kinds}
+    for mode in modes:
+        films = list(takes(toys, mode, CHOICES[options.scenes], options.seeds))
+        print(f"{mode:14} {Summary.of(films)}", flush=True)
+        if options.sheet:
+            options.sheet.mkdir(parents=True, exist_ok=True)
+            few = np.concatenate([film.frames[::4] for film in films[:6]])
+            measure.write_sheet(options.sheet / f"{mode}.png", few, len(few))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The toy set's networks, and films made with them by `skyreels_model` alone."""
+
+from __future__ import annotations
+
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skyreels_model import checkpoint
+from skyreels_model.conditions import Conditions
+from skyreels_model.config import ModelConfig
+from skyreels_model.history import new_history
+from skyreels_model.image_encoder import CLIPVision, CLIPVisionConfig, preprocess
+from skyreels_model.model import SkyReelsModel
+from skyreels_model.plan import FilmPlan
+from skyreels_model.rollout import Film, SeededNoise, Velocity, film_frames, generate
+from skyreels_model.text_encoder import UMT5Config, UMT5Encoder
+from skyreels_model.tokenizer import Tokenizer, clean_text
+from skyreels_model.vae import VideoVAE, normalize_latents
+from toy.world import FPS, SIZE
+
+WEIGHTS = pathlib.Path(__file__).resolve().parent / "weights"
+TRANSFORMERS = WEIGHTS / "diffusion_models" / "toy"
+VAE = WEIGHTS / "vae" / "toy" / "Wan2.1_VAE.pth"
+TEXT_ENCODER = WEIGHTS / "text_encoders" / "toy" / "models_t5_umt5-xxl-enc-bf16.pth"
+TOKENIZER = TEXT_ENCODER.parent / "google" / "umt5-xxl"
+IMAGE_ENCODER = (
+    WEIGHTS / "clip_vision" / "toy" / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+)
+GUIDANCE = 4.0
+WINDOW, OVERLAP = 33, 17  # frames
+GREY = 0.0  # of frames that are not known, in -1..1
+MASK_CHANNELS = 4
+
+
+def transformer_path(kind: str = "DF") -> pathlib.Path:
+    """The file of the DF, T2V or I2V transformer."""
+    return TRANSFORMERS / f"SkyReels-V2-{kind}-Toy-32P" / "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ToySet:
+    """The networks of the toy set in float32 on the CPU, and their tokenizer."""
+
+    transformer: SkyReelsModel
+    vae: VideoVAE
+    text_encoder: UMT5Encoder
+    tokenizer: Tokenizer
+    image_encoder: CLIPVision
+
+    @classmethod
+    def load(cls, kind: str = "DF") -> ToySet:
+        """From toy/weights. Raises what `checkpoint.read` raises where a file is absent."""
+        weights = checkpoint.read(transformer_path(kind)).tensors
+        transformer = SkyReelsModel(ModelConfig.from_state_dict(weights), device="meta")
+        checkpoint.load_weights(transformer, weights)
+        weights = checkpoint.read(VAE).tensors
+        vae = VideoVAE.from_state_dict(weights, device="meta")
+        checkpoint.load_weights(vae, weights)
+        weights = checkpoint.read(TEXT_ENCODER).tensors
+        encoder = UMT5Encoder(UMT5Config.from_state_dict(weights), device="meta")
+        checkpoint.load_weights(encoder, weights)
+        weights = checkpoint.read(IMAGE_ENCODER).tensors
+        tower = CLIPVision(CLIPVisionConfig.from_state_dict(weights), device="meta")
+        checkpoint.load_weights(tower, weights)
+        return cls(transformer, vae, encoder, Tokenizer.from_folder(TOKENIZER), tower)
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Text rows (B, 512, 64), zero behind each text."""
+        ids, mask = self.tokenizer.tokenize([clean_text(prompt) for prompt in prompts])
+        return self.text_encoder(ids, mask)
+
+    @torch.inference_mode()
+    def latents(self, frames: np.ndarray) -> Tensor:
+        """Frames (T, H, W, 3) in 0..1, 4k + 1 of them -> normalised latents (1, 16, F, h, w)."""
+        x = torch.from_numpy(frames).permute(3, 0, 1, 2)[None]
+        return normalize_latents(self.vae.encode(x * 2 - 1))
+
+    @torch.inference_mode()
+    def decoded(self, latents: Tensor) -> np.ndarray:
+        """Raw latents -> frames (T, H, W, 3), float32 in 0..1."""
+        return _frames(self.vae.decode(latents).clamp(-1, 1))
+
+    def velocity(
+        self,
+        prompt: str,
+        fps: int = FPS,
+        guidance: float = GUIDANCE,
+        beside: Tensor | None = None,
+        clip_fea: Tensor | None = None,
+    ) -> Velocity:
+        """The guided velocity of a prompt against the empty one, both in one batch.
+
+        beside (1, 20, F, h, w) and clip_fea (1, 257, 1280) are an I2V model's.
+        """
+        context = self.encode([prompt, ""])
+        rate = torch.tensor([fps, fps])
+        image = None if clip_fea is None else clip_fea.repeat(2, 1, 1)
+
+        def guided(x: Tensor, t: Tensor) -> Tensor:
+            if beside is not None:
+                x = torch.cat([x, beside], dim=1)
+            both = self.transformer(
+                x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), context, clip_fea=image, fps=rate
+            )
+            cond, uncond = both.chunk(2)
+            return uncond + guidance * (cond - uncond)
+
+        return guided
+
+    @torch.inference_mode()
+    def film(
+        self,
+        prompt: str,
+        plan: FilmPlan,
+        seed: int,
+        solver: str = "unipc",
+        conditions: Conditions | None = None,
+        guidance: float = GUIDANCE,
+        image: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Frames (T, H, W, 3), float32 in 0..1. `image` (H, W, 3) is an I2V model's start."""
+        conditions = conditions or Conditions()
+        plan = conditions.fit(plan)
+        given = {} if image is None else self._image_inputs(image, plan)
+        film = Film(plan, solver, conditions=conditions)
+        velocity = self.velocity(prompt, plan.fps, guidance, **given)
+        history = new_history(plan, self.vae)
+        for _ in generate(velocity, plan, SeededNoise(seed), history, film=film):
+            pass
+        return _frames(torch.cat(list(film_frames(film, self.vae)), dim=2))
+
+    def _image_inputs(self, image: np.ndarray, plan: FilmPlan) -> dict[str, Tensor]:
+        """What an I2V model is given of its start image, as the reference prepares it."""
+        picture = torch.from_numpy(image).permute(2, 0, 1)  # (3, H, W)
+        length = 4 * (plan.latent_frames - 1) + 1
+        frames = torch.full((1, 3, length, *picture.shape[1:]), GREY)
+        frames[0, :, 0] = picture * 2 - 1
+        known = normalize_latents(self.vae.encode(frames))
+        mask = torch.zeros_like(known[:, :MASK_CHANNELS])
+        mask[:, :, 0] = 1
+        features = self.image_encoder(preprocess(picture[None]))
+        return {"beside": torch.cat([mask, known], dim=1), "clip_fea": features}
+
+
+def _frames(x: Tensor) -> np.ndarray:
+    """(1, 3, T, H, W) in -1..1 -> (T, H, W, 3) in 0..1"""
+    return ((x[0] + 1) / 2).permute(1, 2, 3, 0).numpy()
+
+
+def toy_plan(
+    windows: int = 1, ar_step: int = 5, fps: int = FPS, history: str = "pixels"
+) -> FilmPlan:
+    """Windows of 33 frames that overlap by 17, with the settings the toy set was trained for."""
+    return FilmPlan(
+        num_frames=WINDOW + (windows - 1) * (WINDOW - OVERLAP),
+        width=SIZE,
+        height=SIZE,
+        window=WINDOW,
+        overlap=OVERLAP,
+        steps=20,
+        shift=5.0,
+        ar_step=ar_step,
+        block_size=1,
+        prefix_noise=20,
+        fps=fps,
+        history=history,
+    )
