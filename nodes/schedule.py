@@ -209,4 +209,12 @@ def _sigma_inputs() -> list[io.Input]:
             tooltip="Noise levels instead of steps and shift, for instance of Manual Sigmas or "
             "Basic Scheduler: falling from 1, or a little below, to 0.",
         ),
+        io.Boolean.Input(
+            "sliding",
+            default=False,
+            optional=True,
+            tooltip="On: no windows; a view of that many frames slides over one asynchronous "
+            "sequence, without seams and without the VAE. Needs ar_step of at least steps / blocks "
+            "in the window. Rotary positions begin anew at every view.",
+        ),
     ]

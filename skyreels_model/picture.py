@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .plan import FilmPlan
-from .schedule import TRAIN_TIMESTEPS
+from .schedule import TRAIN_TIMESTEPS, levels
 
 CELL_HEIGHT = 6
 CELL_WIDTHS = (6, 40)
@@ -25,6 +25,12 @@ def draw_plan(plan: FilmPlan) -> Tensor:
     (noise); green where the frame is given, by the window before or by a picture; rimmed where it
     is being moved.
     """
+    cells, rims = _sliding_cells(plan) if plan.sliding else _window_cells(plan)
+    return _magnified(cells[:MAX_ROWS], rims[:MAX_ROWS])[None]
+
+
+def _window_cells(plan: FilmPlan) -> tuple[Tensor, Tensor]:
+    """Colours (R, F, 3) and rims (R, F) of the first windows."""
     windows = [plan.window_at(i) for i in range(min(plan.num_windows, MAX_WINDOWS))]
     matrices = [plan.matrix(window) for window in windows]
     columns = windows[-1].start + windows[-1].length + windows[-1].end
@@ -32,16 +38,35 @@ def draw_plan(plan: FilmPlan) -> Tensor:
     rims = torch.zeros(cells.shape[:2], dtype=torch.bool)
     top = 0
     for window, matrix in zip(windows, matrices, strict=True):
-        level = (matrix.timesteps / TRAIN_TIMESTEPS)[..., None]  # (R, F, 1)
-        colour = torch.tensor(CLEAN) * (1 - level) + torch.tensor(NOISE) * level
         done = matrix.index > plan.steps
-        given = done[:1].expand(matrix.rows, -1) & done  # (R, F)
-        colour[given] = torch.tensor(GIVEN)
         stop = window.start + window.length + window.end
         rows, shown = slice(top, top + matrix.rows), slice(window.start, stop)
-        cells[rows, shown], rims[rows, shown] = colour, matrix.update
+        cells[rows, shown] = _colours(matrix.timesteps, done[:1] & done)
+        rims[rows, shown] = matrix.update
         top += matrix.rows
-    return _magnified(cells[:MAX_ROWS], rims[:MAX_ROWS])[None]
+    return cells, rims
+
+
+def _sliding_cells(plan: FilmPlan) -> tuple[Tensor, Tensor]:
+    """Colours (R, F, 3) and rims (R, F) of the first rows of a sliding film."""
+    staircase, table = plan.staircase(), levels(plan.schedule().timesteps)
+    rows = min(staircase.rows, MAX_ROWS)
+    columns = staircase.view(rows - 1)[1]
+    cells = torch.tensor(BACKGROUND).repeat(rows, columns, 1)
+    rims = torch.zeros(cells.shape[:2], dtype=torch.bool)
+    for row in range(rows):
+        shown, index = slice(*staircase.view(row)), staircase.index(row)
+        given = torch.arange(columns)[shown] < plan.start
+        cells[row, shown] = _colours(table[index], given)
+        rims[row, shown] = (index >= 1) & (index <= plan.steps)
+    return cells, rims
+
+
+def _colours(timesteps: Tensor, given: Tensor) -> Tensor:
+    """Timesteps and given places (..., F) -> (..., F, 3)."""
+    level = (timesteps / TRAIN_TIMESTEPS)[..., None]
+    colour = torch.tensor(CLEAN) * (1 - level) + torch.tensor(NOISE) * level
+    return torch.where(given[..., None], torch.tensor(GIVEN), colour)
 
 
 def _magnified(cells: Tensor, rims: Tensor) -> Tensor:

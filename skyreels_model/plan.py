@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .schedule import FlowSchedule, TimestepMatrix, custom_schedule, flow_schedule, window_matrix
+from .schedule import (
+    FlowSchedule,
+    Staircase,
+    TimestepMatrix,
+    custom_schedule,
+    flow_schedule,
+    window_matrix,
+)
 from .shots import (
     TEMPORAL_STRIDE,
     Part,
@@ -38,6 +45,7 @@ class FilmPlan:
     of the film that are given as pictures; `end`: a picture is given for the moment behind the last
     frame. `shots` replaces `num_frames` by several lengths with borders between them. `sigmas`:
     noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
+    `sliding`: one sequence instead of windows, over which a view of `window` frames slides.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -59,6 +67,7 @@ class FilmPlan:
     end: bool = False
     shots: tuple[Shot, ...] = ()
     sigmas: tuple[float, ...] = ()
+    sliding: bool = False
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -90,7 +99,32 @@ class FilmPlan:
             raise ValueError(f"history is {self.history!r}; legal are {', '.join(HISTORIES)}")
         # Frozen for the others; where sigmas are given, the number of steps follows from them.
         object.__setattr__(self, "steps", self.schedule().steps)
+        self._require_sliding()
         self._require_given()
+
+    def _require_sliding(self) -> None:
+        """A staircase that slides must have left each block done behind it."""
+        if not self.sliding:
+            return
+        base = latent_length(self.window) // self.block_size
+        if base < 1:
+            raise ValueError(
+                f"block_size is {self.block_size} and window {self.window} frames, that is "
+                f"{latent_length(self.window)} latent frames; a sliding film shows at least one "
+                f"block: at most {latent_length(self.window)}"
+            )
+        least = -(-self.steps // base)
+        if self.ar_step < least:
+            raise ValueError(
+                f"ar_step is {self.ar_step}; a sliding film of {self.steps} steps with {base} "
+                f"blocks in its window needs at least {least}"
+            )
+        if self.pictures or self.end or len(self.shots) > 1:
+            what = "several shots" if len(self.shots) > 1 else "key and end images"
+            raise ValueError(
+                f"sliding is on and the film has {what}; those are made in windows: turn sliding "
+                f"off"
+            )
 
     def _require_given(self) -> None:
         """What is given must leave something to make, and be inside the film."""
@@ -139,7 +173,7 @@ class FilmPlan:
         for part in self.parts:
             sequence = part.begin if part.fresh else sequence
             prefix = min(overlap, part.begin - sequence)
-            behind = part.latents + prefix - full
+            behind = 0 if self.sliding else part.latents + prefix - full
             yield part, 1 + max(0, -(-behind // (full - overlap))), prefix
 
     def windows(self) -> Iterator[Window]:
@@ -159,7 +193,8 @@ class FilmPlan:
         """The window at a place of a shot whose first window repeats `prefix` latents."""
         full, overlap = latent_length(self.window), latent_length(self.overlap)
         start = part.begin - prefix + place * (full - overlap)
-        stop = min(start + full, part.begin + part.latents)
+        end = part.begin + part.latents
+        stop = end if self.sliding else min(start + full, end)
         repeated = overlap if place else prefix
         made = range(start + repeated, stop)
         return Window(
@@ -201,6 +236,17 @@ class FilmPlan:
             window.end,
         )
 
+    def staircase(self) -> Staircase:
+        """The rows of a sliding film."""
+        return Staircase(
+            frames=self.latent_frames,
+            block_size=self.block_size,
+            base=latent_length(self.window) // self.block_size,
+            steps=self.steps,
+            lag=min(self.ar_step, self.steps),
+            given=self.start,
+        )
+
     def prompt_weights(self, window: Window) -> Tensor | None:
         """The share of each latent's own prompt (F,) in a window that fades in from the one before.
 
@@ -234,6 +280,8 @@ class FilmPlan:
 
     def total_rows(self) -> int:
         """Model calls of the whole film (each is two forwards when guidance is on)."""
+        if self.sliding:
+            return self.staircase().rows
         if self.pictures:
             return sum(self.matrix(window).rows for window in self.windows())
         rows, number = 0, 0
@@ -283,18 +331,20 @@ def describe(plan: FilmPlan) -> str:
     last = plan.window_at(plan.num_windows - 1)
     mode = f"asynchronous, ar_step {plan.ar_step}" if plan.ar_step else "synchronous"
     rows = plan.total_rows()
+    if plan.sliding:
+        made = f"in one sequence, {latent_length(plan.window)} of them in view"
+    elif plan.num_windows > 1:
+        made = (
+            f"in {plan.num_windows} windows of {latent_length(plan.window)} (the last "
+            f"{last.length}), {latent_length(plan.overlap)} of them continued through "
+            f"{plan.history}, at noise {plan.prefix_noise}"
+        )
+    else:
+        made = "in 1 window"
     lines = [
         f"{plan.num_frames} frames = {plan.seconds:.2f} s at {plan.fps} fps, "
         f"{plan.width} x {plan.height}",
-        f"{plan.latent_frames} latent frames in {plan.num_windows} "
-        f"{'window' if plan.num_windows == 1 else 'windows'}"
-        + (
-            f" of {latent_length(plan.window)} (the last {last.length}), "
-            f"{latent_length(plan.overlap)} of them continued through {plan.history}, at noise "
-            f"{plan.prefix_noise}"
-            if plan.num_windows > 1
-            else ""
-        ),
+        f"{plan.latent_frames} latent frames {made}",
         f"{mode}, blocks of {plan.block_size}, {plan.steps} steps, "
         + ("sigmas as given" if plan.sigmas else f"shift {plan.shift:g}"),
         f"{rows} rows: {2 * rows} forwards with guidance, {rows} without",

@@ -138,7 +138,7 @@ def timestep_matrix(
     mask = torch.tensor(update).repeat_interleave(block_size, dim=1)
     fresh = torch.zeros_like(mask)
     fresh[0, num_ready:] = True
-    return TimestepMatrix(_levels(timesteps)[step_index], step_index, mask, fresh, windows)
+    return TimestepMatrix(levels(timesteps)[step_index], step_index, mask, fresh, windows)
 
 
 def window_matrix(
@@ -181,10 +181,10 @@ def window_matrix(
         index, update = torch.cat([index, steps]), torch.cat([update, steps < done])
         fresh = torch.cat([fresh, (steps < done) & (steps == 1)])
     windows = [(0, shown)] * len(index)
-    return TimestepMatrix(_levels(timesteps)[index], index, update, fresh, windows)
+    return TimestepMatrix(levels(timesteps)[index], index, update, fresh, windows)
 
 
-def _levels(timesteps: Tensor) -> Tensor:
+def levels(timesteps: Tensor) -> Tensor:
     """Timestep by step number: not yet started, N steps, done. (N + 2,)"""
     return torch.cat([timesteps.new_tensor([999]), timesteps, timesteps.new_tensor([0])])
 
@@ -226,3 +226,46 @@ def _check_matrix(
             f"ar_step is {ar_step}; a window of {base_blocks} blocks with {steps} steps needs at "
             f"least {least}"
         )
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """The timestep matrix of an asynchronous film of any length, row by row, in closed form.
+
+    frames: latents of the film. base: blocks in view at once. lag: rows that a block starts behind
+    the one before it. given: latents given at the start. Equal to `timestep_matrix` with
+    `base_num_frames`, without its memory.
+    """
+
+    frames: int
+    block_size: int
+    base: int
+    steps: int
+    lag: int
+    given: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.frames // self.block_size)
+
+    @property
+    def ready(self) -> int:
+        """Blocks of which all is given."""
+        return self.given // self.block_size
+
+    @property
+    def rows(self) -> int:
+        return self.steps + (self.blocks - self.ready - 1) * self.lag
+
+    def view(self, row: int) -> tuple[int, int]:
+        """The latents [start, stop) that the model is shown."""
+        newest = self.ready + row // self.lag
+        end = min(self.blocks, max(self.base, newest + 1))
+        return max(end - self.base, 0) * self.block_size, min(end * self.block_size, self.frames)
+
+    def index(self, row: int) -> Tensor:
+        """Step number of each latent in view, (F,): 0 not yet started, N + 1 done or given."""
+        latents = torch.arange(*self.view(row))
+        behind = latents // self.block_size - self.ready
+        index = (row + 1 - self.lag * behind).clamp(0, self.steps + 1)
+        return torch.where(latents < self.given, self.steps + 1, index)

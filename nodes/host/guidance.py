@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.guidance_curve import GuidanceCurve
-from ...skyreels_model.rollout import Film, SeededNoise, Velocity, denoise_window
+from ...skyreels_model.rollout import Film, SeededNoise, Velocity, denoise
 
 FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
 PROMPT_WEIGHTS = "skyreels_v2_prompt_weights"
@@ -97,7 +97,7 @@ class WindowSampler(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> Tensor:
         velocity = guided_velocity(self.film, self.cfg, model_wrap, extra_args)
-        for row in denoise_window(self.film, velocity, self.noise, noise.device):
+        for row in denoise(self.film, velocity, self.noise, noise.device):
             comfy.model_management.throw_exception_if_processing_interrupted()
             self.on_row(row.denoised)
         assert self.film.latents is not None

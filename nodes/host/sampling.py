@@ -18,7 +18,7 @@ from ...skyreels_model.guidance_curve import FilmGuidance
 from ...skyreels_model.history import History, latent_history, picture_history, pixel_history
 from ...skyreels_model.plan import FilmPlan
 from ...skyreels_model.rollout import CHANNELS, Film, SeededNoise, finish_window
-from ...skyreels_model.shots import latent_length
+from ...skyreels_model.shots import Window, latent_length
 from .checks import check_model, check_vae
 from .decoding import decode_pieces, film_latent
 from .film_images import FilmImages
@@ -70,13 +70,21 @@ def sample_film(
             with_fps(negative, plan.fps),
             with_fps(before.positive, plan.fps) if before else None,
         )
-        empty = torch.zeros(1, CHANNELS, window.length + window.end, *plan.latent_size)
+        empty = torch.zeros(1, CHANNELS, shown_latents(plan, window), *plan.latent_size)
         noise = SeededNoise(seed if shot.seed is None else shot.seed)
         sampler = WindowSampler(film, noise, guidance.window(film.window), on_row)
         sigmas = plan.schedule().sigmas
         guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=noise.seed)
         finish_window(film, history)
     return film_latent(film, latent_format.process_out, images.video if images else None)
+
+
+def shown_latents(plan: FilmPlan, window: Window) -> int:
+    """How many latent frames the model is shown at once."""
+    if plan.sliding:
+        start, stop = plan.staircase().view(0)
+        return stop - start
+    return window.length + window.end
 
 
 def film_model(

@@ -298,6 +298,40 @@ def test_sizes_are_checked(run_prompt, change, parts):
     assert all(part in text for part in parts), text
 
 
+def with_schedule(prompt, **changes):
+    prompt["5"]["inputs"] |= changes
+    return prompt
+
+
+PLANS = [
+    ({"frames": 41}, ("window is 17 frames and the film has 41", "window to at least 41")),
+    ({"width": 48}, ("positive carries an image for 32 x 32", "for 48 x 32")),
+    ({"frames": 9}, ("32 x 32 and 17 frames", "32 x 32 and 9 frames")),
+]
+
+
+@pytest.mark.parametrize(("change", "parts"), PLANS)
+def test_the_schedule_must_be_the_images(run_prompt, change, parts):
+    text = refused(run_prompt, with_schedule(film(), **change))
+    assert all(part in text for part in parts), text
+
+
+def test_an_end_image_is_not_for_image_to_video_models(run_prompt):
+    prompt = film()
+    prompt["40"] = graphs.node("SkyReelsV2Frames", schedule=["5", 0], end_image=["11", 0])
+    prompt["6"]["inputs"]["frames"] = ["40", 0]
+    text = refused(run_prompt, prompt)
+    assert "frames has an end image" in text and "DF checkpoint" in text
+
+
+def test_a_storyboard_has_no_image_for_image_to_video_models(run_prompt):
+    prompt = film()
+    prompt["40"] = graphs.node("SkyReelsV2Storyboard", clip=["2", 0], prompt="a", seconds=0.7)
+    prompt["6"]["inputs"]["storyboard"] = ["40", 0]
+    text = refused(run_prompt, prompt)
+    assert "image-to-video model" in text and "carries no image" in text
+
+
 def test_other_encoders_and_batches_are_refused(run_prompt):
     prompt = film()
     prompt["12"]["inputs"]["image_encoder_name"] = NARROW

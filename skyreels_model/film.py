@@ -1,0 +1,121 @@
+"""A film in the making: its whole state, what its loop tells, and where its noise comes from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .conditions import Conditions
+from .history import Tail
+from .plan import FilmPlan
+from .shots import Window
+from .solvers import SolverState
+
+CHANNELS = 16
+
+# velocity(x (1, C, F, h, w), t (1, F) int64 on x's device) -> (1, C, F, h, w), guidance included.
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+class NoiseSource(Protocol):
+    """Where all random draws of a film come from."""
+
+    def initial(self, window: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal (1, C, F, h, w), the start of a window."""
+        ...
+
+    def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal (1, C, O, h, w), laid over the given frames in one row."""
+        ...
+
+    def renoise(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal (1, C, F, h, w), what a stochastic solver adds after one row."""
+        ...
+
+
+class SeededNoise:
+    """Noise keyed by (seed, window, purpose, row), drawn on the CPU frame by frame.
+
+    So a window's noise depends neither on the machine, nor on what ran before, nor on how long the
+    window or the film is.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def initial(self, window: int, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(f"{self.seed}/{window}/initial", shape)
+
+    def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(f"{self.seed}/{window}/prefix/{row}", shape)
+
+    def renoise(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(f"{self.seed}/{window}/renoise/{row}", shape)
+
+    @staticmethod
+    def _draw(key: str, shape: tuple[int, ...]) -> Tensor:
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        batch, channels, frames, h, w = shape
+        return torch.randn((frames, batch, channels, h, w), generator=generator).permute(
+            1, 2, 0, 3, 4
+        )
+
+
+@dataclass
+class Film:
+    """The whole state of a film in the making.
+
+    window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
+    normalised, the given frames first, a picture of the film's end behind its own. sigma: the
+    largest noise level that the row at work moves (a host's nominal one). prefix: the latents that
+    the window before gives to the current one. tail: what `history` keeps of the film so far.
+    finished: the windows done, given frames included, on the CPU. begin, passed: of a sliding film
+    the first latent in view, and the latents that the view has left behind, on the CPU.
+    """
+
+    plan: FilmPlan
+    solver: str = "unipc"
+    window: int = 0
+    row: int = 0
+    sigma: float = 1.0
+    latents: Tensor | None = None
+    solver_state: SolverState | None = None
+    prefix: Tensor | None = None
+    tail: Tail = ()
+    conditions: Conditions = field(default_factory=Conditions)
+    finished: list[Tensor] = field(default_factory=list)
+    begin: int = 0
+    passed: list[Tensor] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.window == self.plan.num_windows
+
+
+@dataclass(frozen=True)
+class RowDone:
+    """One model call has been made and its frames moved.
+
+    frame: the first latent frame of the window that moved. denoised: its clean estimate
+    (1, C, 1, h, w), normalised.
+    """
+
+    window: Window
+    row: int
+    rows: int
+    frame: int
+    denoised: Tensor
+
+
+@dataclass(frozen=True)
+class WindowDone:
+    """A window is finished: its latents (1, C, F, h, w), normalised, given frames first."""
+
+    window: Window
+    latents: Tensor
