@@ -193,15 +193,21 @@ def test_interrupted_anywhere_and_resumed_is_never_interrupted(history, shots, v
 
 
 @pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("before", [(), (Shot(20),)], ids=["film", "cut"])
 @torch.inference_mode()
-def test_a_shot_shorter_than_the_overlap_is_continued_by_what_there_is(history, vae):
-    shots = (Shot(4), Shot(4), Shot(30))
-    film = Film(FilmPlan(**{**NUMBERS, "num_frames": 38, "history": history, "shots": shots}))
+def test_a_shot_shorter_than_the_overlap_is_continued_by_what_there_is(history, before, vae):
+    """After a cut, too: nothing of the shots before it comes back."""
+    shots = (*before, Shot(1, cut=True), Shot(4), Shot(4), Shot(25))
+    frames = sum(shot.frames for shot in shots)
+    film = Film(FilmPlan(**{**NUMBERS, "num_frames": frames, "history": history, "shots": shots}))
     make(film, vae=vae)
-    assert [w.repeated for w in film.plan.windows()][:3] == [0, 2, 3]
-    assert torch.cat(list(film_frames(film, vae)), dim=2).shape[2] == 38
-    if history == "latents":  # the two latents of the first shot, carried as they are
-        assert torch.equal(film.finished[1][:, :, :2], film.finished[0])
+    short = [w for w in film.plan.windows() if w.shot >= len(before)]
+    assert [w.repeated for w in short[:4]] == [0, 1, 2, 3]
+    assert torch.cat(list(film_frames(film, vae)), dim=2).shape[2] == frames
+    if history == "latents":  # all there is of the sequence, carried as it is
+        for window in short[1:4]:
+            last = film.finished[window.index - 1]
+            assert torch.equal(film.finished[window.index][:, :, : last.shape[2]], last)
 
 
 def test_a_cut_forgets_what_was_before():
