@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .color_anchor import SkyReelsV2ColorAnchor
 from .conditioning import SkyReelsV2PromptEncode
 from .decode import SkyReelsV2Decode
 from .frames import SkyReelsV2Frames
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2Frames,
     SkyReelsV2Storyboard,
     SkyReelsV2StoryboardText,
+    SkyReelsV2ColorAnchor,
 ]
 
 

@@ -217,4 +217,15 @@ def _sigma_inputs() -> list[io.Input]:
             "sequence, without seams and without the VAE. Needs ar_step of at least steps / blocks "
             "in the window. Rotary positions begin anew at every view.",
         ),
+        io.Float.Input(
+            "anchor",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            optional=True,
+            tooltip="How strongly each window's colours are held to the first one's (of the film, "
+            "or since a cut) before the next continues it. 0 is off; 0.5 to 1 stop a slow drift of "
+            "brightness and contrast, but also changes that are meant.",
+        ),
     ]

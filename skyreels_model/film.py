@@ -75,7 +75,8 @@ class Film:
     normalised, the given frames first, a picture of the film's end behind its own. sigma: the
     largest noise level that the row at work moves (a host's nominal one). prefix: the latents that
     the window before gives to the current one. tail: what `history` keeps of the film so far.
-    finished: the windows done, given frames included, on the CPU. begin, passed: of a sliding film
+    finished: the windows done, given frames included, on the CPU. reference: the statistics that
+    a window's colours are held to (2, C). begin, passed: of a sliding film
     the first latent in view, and the latents that the view has left behind, on the CPU.
     """
 
@@ -90,6 +91,7 @@ class Film:
     tail: Tail = ()
     conditions: Conditions = field(default_factory=Conditions)
     finished: list[Tensor] = field(default_factory=list)
+    reference: Tensor | None = None
     begin: int = 0
     passed: list[Tensor] = field(default_factory=list)
 

@@ -46,6 +46,7 @@ class FilmPlan:
     frame. `shots` replaces `num_frames` by several lengths with borders between them. `sigmas`:
     noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
     `sliding`: one sequence instead of windows, over which a view of `window` frames slides.
+    `anchor`: how strongly (0 to 1) each window's colours are held to its sequence's first one's.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -68,6 +69,7 @@ class FilmPlan:
     shots: tuple[Shot, ...] = ()
     sigmas: tuple[float, ...] = ()
     sliding: bool = False
+    anchor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -81,15 +83,7 @@ class FilmPlan:
                 f"overlap is {self.overlap} frames and window {self.window}; the overlap must be "
                 f"shorter than the window: at most {frame_length(latent_length(self.window) - 1)}"
             )
-        for name in ("ar_step", "block_size", "fps"):
-            least = 0 if name == "ar_step" else 1
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.prefix_noise <= MAX_PREFIX_NOISE:
-            raise ValueError(
-                f"prefix_noise is {self.prefix_noise}; it must be 0 to {MAX_PREFIX_NOISE} "
-                f"(published: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
-            )
+        self._require_ranges()
         if self.shots and sum(shot.frames for shot in self.shots) != self.num_frames:
             raise ValueError(
                 f"frames is {self.num_frames}; the shots have "
@@ -101,6 +95,20 @@ class FilmPlan:
         object.__setattr__(self, "steps", self.schedule().steps)
         self._require_sliding()
         self._require_given()
+
+    def _require_ranges(self) -> None:
+        for name in ("ar_step", "block_size", "fps"):
+            least = 0 if name == "ar_step" else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.prefix_noise <= MAX_PREFIX_NOISE:
+            raise ValueError(
+                f"prefix_noise is {self.prefix_noise}; it must be 0 to {MAX_PREFIX_NOISE} "
+                f"(published: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
+            )
+        if not 0 <= self.anchor <= 1:
+            nearest = min(max(self.anchor, 0.0), 1.0)
+            raise ValueError(f"anchor is {self.anchor:g}; it must be 0 to 1; nearest: {nearest:g}")
 
     def _require_sliding(self) -> None:
         """A staircase that slides must have left each block done behind it."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .drift import anchored, statistics
 from .film import CHANNELS, Film, NoiseSource, RowDone, SeededNoise, Velocity, WindowDone
 from .history import History, new_frames
 from .plan import FilmPlan
@@ -108,6 +109,7 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
     assert film.latents is not None
     passed = [part.to(film.latents) for part in film.passed]
     latents = torch.cat([*passed, film.latents], dim=2)[:, :, : window.length]
+    latents = _held(film, window, latents)
     film.finished.append(latents.cpu())
     film.window, film.row, film.latents, film.solver_state = film.window + 1, 0, None, None
     film.passed = []
@@ -121,6 +123,17 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
     elif not film.done:
         film.tail = ()
     return WindowDone(window, latents)
+
+
+def _held(film: Film, window: Window, latents: Tensor) -> Tensor:
+    """The window with the colours of its own latents held to those of its sequence's first one."""
+    given, own = latents.tensor_split([window.repeated], dim=2)
+    if not window.repeated or film.reference is None:
+        film.reference = statistics(own)
+    elif film.plan.anchor:
+        own = anchored(own, film.reference, film.plan.anchor)
+        latents = torch.cat([given, own], dim=2)
+    return latents
 
 
 def _given_latents(film: Film, window: Window) -> Tensor:
