@@ -46,9 +46,10 @@ class SkyReelsV2Frames(io.ComfyNode):
         video: io.Image.Type | None = None,
         fit: str = "crop",
         loop: bool = False,
+        source: io.Image.Type | None = None,
     ) -> io.NodeOutput:
         images = collect_images(
-            schedule, start_image, end_image, key_images, key_seconds, video, fit, loop
+            schedule, start_image, end_image, key_images, key_seconds, video, fit, loop, source
         )
         return io.NodeOutput(images, images.shown)
 
@@ -93,5 +94,11 @@ def _image_inputs() -> list[io.Input]:
             default=False,
             optional=True,
             tooltip="End where the film begins: the start image is the end image, too.",
+        ),
+        io.Image.Input(
+            "source",
+            optional=True,
+            tooltip="Frames of a film to make anew, at least as many as the schedule's: how much "
+            "of it stays is the schedule's denoise, below 1.",
         ),
     ]

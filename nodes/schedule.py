@@ -228,4 +228,14 @@ def _sigma_inputs() -> list[io.Input]:
             "or since a cut) before the next continues it. 0 is off; 0.5 to 1 stop a slow drift of "
             "brightness and contrast, but also changes that are meant.",
         ),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.05,
+            max=1.0,
+            step=0.05,
+            optional=True,
+            tooltip="Below 1, with a source film in SkyReels-V2 Frames: how far it is taken back "
+            "to noise. 0.3 keeps most of it, 0.8 little. The steps stay as many.",
+        ),
     ]

@@ -121,3 +121,12 @@ class WindowDone:
 
     window: Window
     latents: Tensor
+
+
+def begun(film: Film, noise: Tensor, latents: Tensor) -> Tensor:
+    """Noise (1, C, n, h, w) for these latents of the film (n,), laid over any source."""
+    source = film.conditions.source
+    if source is None:
+        return noise
+    sigma = float(film.plan.schedule().sigmas[0])
+    return (1 - sigma) * source[:, :, latents].to(noise) + sigma * noise

@@ -13,7 +13,7 @@ from .schedule import (
     Staircase,
     TimestepMatrix,
     custom_schedule,
-    flow_schedule,
+    partial_schedule,
     window_matrix,
 )
 from .shots import (
@@ -47,6 +47,7 @@ class FilmPlan:
     noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
     `sliding`: one sequence instead of windows, over which a view of `window` frames slides.
     `anchor`: how strongly (0 to 1) each window's colours are held to its sequence's first one's.
+    `denoise`: below 1 a film is made from a source film, from that share of the way to noise on.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -70,6 +71,7 @@ class FilmPlan:
     sigmas: tuple[float, ...] = ()
     sliding: bool = False
     anchor: float = 0.0
+    denoise: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -105,6 +107,16 @@ class FilmPlan:
             raise ValueError(
                 f"prefix_noise is {self.prefix_noise}; it must be 0 to {MAX_PREFIX_NOISE} "
                 f"(published: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
+            )
+        if not 0 < self.denoise <= 1:
+            raise ValueError(
+                f"denoise is {self.denoise:g}; it must be above 0 (the source film as it is) and "
+                f"at most 1 (nothing of it); nearest: {1 if self.denoise > 1 else 0.05}"
+            )
+        if self.denoise < 1 and self.sigmas:
+            raise ValueError(
+                f"denoise is {self.denoise:g} and sigmas are given, which begin where they begin; "
+                f"set denoise to 1, or leave the sigmas out"
             )
         if not 0 <= self.anchor <= 1:
             nearest = min(max(self.anchor, 0.0), 1.0)
@@ -160,6 +172,17 @@ class FilmPlan:
     def latent_frames(self) -> int:
         last = self.parts[-1]
         return last.begin + last.latents
+
+    @property
+    def sequences(self) -> list[tuple[int, int, int, int]]:
+        """Of each sequence between cuts: its first latent and frame, its latents and frames."""
+        found, frame = [], 0
+        for part in self.parts:
+            if part.fresh:
+                latents = latent_length(part.sequence_frames)
+                found.append((part.begin, frame, latents, part.sequence_frames))
+                frame += part.sequence_frames
+        return found
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -230,7 +253,7 @@ class FilmPlan:
     def schedule(self) -> FlowSchedule:
         if self.sigmas:
             return custom_schedule(self.sigmas)
-        return flow_schedule(self.steps, self.shift)
+        return partial_schedule(self.steps, self.shift, self.denoise)
 
     def matrix(self, window: Window) -> TimestepMatrix:
         """The timestep matrix of one window; all its frames are shown in every row."""

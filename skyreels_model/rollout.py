@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from .drift import anchored, statistics
-from .film import CHANNELS, Film, NoiseSource, RowDone, SeededNoise, Velocity, WindowDone
+from .film import (
+    CHANNELS,
+    Film,
+    NoiseSource,
+    RowDone,
+    SeededNoise,
+    Velocity,
+    WindowDone,
+    begun,
+)
 from .history import History, new_frames
 from .plan import FilmPlan
 from .schedule import TRAIN_TIMESTEPS
@@ -159,6 +168,7 @@ def _with_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -
     shape = (1, CHANNELS, window.length, *latents.shape[3:])
     places = fresh[: window.length].nonzero()[:, 0]
     drawn = noise.initial(film.window, shape)[:, :, places]
+    drawn = begun(film, drawn, places + window.start)
     latents[:, :, places.to(latents.device)] = drawn.to(latents)
     return latents
 

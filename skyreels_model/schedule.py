@@ -79,6 +79,12 @@ def custom_schedule(sigmas: Sequence[float] | Tensor) -> FlowSchedule:
     return FlowSchedule(levels, (levels[:-1] * TRAIN_TIMESTEPS).long())
 
 
+def partial_schedule(steps: int, shift: float, denoise: float) -> FlowSchedule:
+    """The last `steps` steps of a schedule that would take `steps / denoise` from pure noise."""
+    whole = flow_schedule(max(round(steps / denoise), steps), shift)
+    return FlowSchedule(whole.sigmas[-steps - 1 :], whole.timesteps[-steps:])
+
+
 @dataclass(frozen=True)
 class TimestepMatrix:
     """One row per model call, one column per latent frame.
@@ -185,8 +191,8 @@ def window_matrix(
 
 
 def levels(timesteps: Tensor) -> Tensor:
-    """Timestep by step number: not yet started, N steps, done. (N + 2,)"""
-    return torch.cat([timesteps.new_tensor([999]), timesteps, timesteps.new_tensor([0])])
+    """Timestep by step number: not yet started (as the first step), N steps, done. (N + 2,)"""
+    return torch.cat([timesteps[:1], timesteps, timesteps.new_tensor([0])])
 
 
 def _next_row(row: list[int], steps: int, ar_step: int) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .film import CHANNELS, Film, NoiseSource, RowDone, Velocity
+from .film import CHANNELS, Film, NoiseSource, RowDone, Velocity, begun
 from .schedule import TRAIN_TIMESTEPS, levels
 from .solvers import SOLVERS
 
@@ -76,10 +76,9 @@ def _entering(film: Film, begin: int, stop: int, noise: NoiseSource) -> Tensor:
     if given is not None and begin < film.plan.start:
         parts.append(given[:, :, begin:stop].float().cpu())
     # Each latent has noise of its own, whatever the blocks and the film's length.
-    parts += [
-        noise.initial(latent, (1, CHANNELS, 1, *size))
-        for latent in range(max(begin, film.plan.start), stop)
-    ]
+    for latent in range(max(begin, film.plan.start), stop):
+        drawn = noise.initial(latent, (1, CHANNELS, 1, *size))
+        parts.append(begun(film, drawn, torch.tensor([latent])))
     return torch.cat(parts, dim=2)
 
 

@@ -9,6 +9,7 @@ right only if 90 % of a window's frames show it; a speed or position is given as
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -83,6 +84,13 @@ def long_film(history: str, ar_step: int = 5) -> Mode:
     return make
 
 
+def sliding_film(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+    """One sequence as long as three windows; judged is what no first view shows."""
+    plan = dataclasses.replace(toy_plan(3), sliding=True)
+    spans = measure.window_spans(plan.num_frames, plan.window, plan.overlap)
+    return Take(scene, toys["DF"].film(scene.caption, plan, seed), spans[1:])
+
+
 def given_film(start: int, ar_step: int, key: bool = False, end: bool = False) -> Mode:
     """One window with its first `start` frames given, and pictures on its way."""
 
@@ -135,6 +143,7 @@ MODES: dict[str, Mode] = {
     "long-latents": long_film("latents"),
     "long-picture": long_film("picture+latents"),
     "long-sync": long_film("pixels", 0),
+    "sliding": sliding_film,
     "t2v": other_model("T2V"),
     "i2v": other_model("I2V"),
 }

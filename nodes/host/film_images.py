@@ -12,24 +12,32 @@ from torch import Tensor
 from ...skyreels_model.conditions import Conditions
 from ...skyreels_model.image_prep import fit_image
 from ...skyreels_model.plan import FilmPlan
-from ...skyreels_model.shots import latent_length
+from ...skyreels_model.shots import frame_length, latent_length
 
 
 @dataclass(frozen=True)
 class FilmImages:
-    """Pictures (H, W, 3) in 0..1 of a film's size, and a film (T, H, W, 3) to go on from."""
+    """Pictures (H, W, 3) in 0..1 of a film's size, a film (T, H, W, 3) to go on from, and one to
+    make anew."""
 
     start: Tensor | None = None
     keys: dict[int, Tensor] = field(default_factory=dict)  # by frame
     end: Tensor | None = None
     video: Tensor | None = None
+    source: Tensor | None = None
 
     def plan(self, plan: FilmPlan) -> FilmPlan:
         """The plan with places for the pictures; raises ValueError where there is none."""
+        if self.source is not None and len(self.source) < plan.num_frames:
+            raise ValueError(
+                f"source has {len(self.source)} frames and the film {plan.num_frames}; give a "
+                f"longer source, or make a film of at most {len(self.source)} frames"
+            )
         return Conditions(
             start=self._placeholder(plan),
             pictures=dict.fromkeys(_frames_by_latent(plan, list(self.keys)), torch.empty(0)),
             end=self.end,
+            source=self.source,
         ).fit(plan)
 
     def _placeholder(self, plan: FilmPlan) -> Tensor | None:
@@ -48,15 +56,29 @@ class FilmImages:
             start=None if first is None else encode(first),
             pictures={latent: encode(self.keys[frame][None]) for latent, frame in keys.items()},
             end=None if self.end is None else encode(self.end[None]),
+            source=None if self.source is None else self._encoded_source(plan, encode),
         )
+
+    def _encoded_source(self, plan: FilmPlan, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """The source as latents, each sequence by itself, its last latent filled with its frame."""
+        assert self.source is not None
+        parts = []
+        for _, begin, latents, frames in plan.sequences:
+            part = self.source[begin : begin + frames]
+            lacking = frame_length(latents) - frames
+            parts.append(encode(torch.cat([part, part[-1:].repeat(lacking, 1, 1, 1)])))
+        return torch.cat(parts, dim=2)
 
     @property
     def shown(self) -> Tensor:
-        """All pictures in the order of the film, (N, H, W, 3); of a film its last frame."""
+        """All pictures in the order of the film, (N, H, W, 3); of a film to go on from its last
+        frame, of one to make anew its first."""
         video = [] if self.video is None else [self.video[-1]]
         keys = [self.keys[frame] for frame in sorted(self.keys)]
-        ends = [one for one in (self.start, self.end) if one is not None]
-        return torch.stack([*video, *ends[:1], *keys, *ends[1:]])
+        first = [] if self.start is None else [self.start]
+        last = [] if self.end is None else [self.end]
+        source = [] if self.source is None else [self.source[0]]
+        return torch.stack([*video, *source, *first, *keys, *last])
 
 
 def collect_images(
@@ -68,6 +90,7 @@ def collect_images(
     video: Tensor | None,
     fit: str,
     loop: bool,
+    source: Tensor | None,
 ) -> FilmImages:
     """Fit all pictures to the plan's size; raises ValueError where they contradict each other."""
     if start_image is not None and video is not None:
@@ -79,7 +102,12 @@ def collect_images(
         raise ValueError("loop is on and end_image is connected; a loop ends where it begins")
     if loop and start_image is None:
         raise ValueError("loop is on without a start_image; connect the picture to come back to")
-    if not any(one is not None for one in (start_image, end_image, key_images, video)):
+    if video is not None and source is not None:
+        raise ValueError(
+            "video and source are both connected; a film goes on from one, or is made from the "
+            "other: disconnect one"
+        )
+    if all(one is None for one in (start_image, end_image, key_images, video, source)):
         raise ValueError("nothing is connected; connect a start, end or key image, or a video")
     if video is not None and len(video) < plan.overlap:
         raise ValueError(
@@ -102,6 +130,7 @@ def collect_images(
         keys=_timed_keys(plan, fitted("key_images", key_images, None), key_seconds),
         end=start[0] if loop and start is not None else None if end is None else end[0],
         video=fitted("video", video, None),
+        source=fitted("source", source, None),
     )
     images.plan(plan)
     return images

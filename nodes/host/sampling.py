@@ -45,7 +45,7 @@ def sample_film(
     `shots` replace the plan's length, and `positive`, by their own.
     """
     plan = plan_shots(plan, shots) if shots else plan
-    plan = images.plan(plan) if images else plan
+    plan = images.plan(plan) if images else Conditions().fit(plan)
     shots = shots or (FilmShot(positive, plan.seconds, False, 0, None, None),)
     for shot in shots:
         check_model(shot.model or model, shot.positive, negative, plan)

@@ -209,3 +209,40 @@ def test_same_pictures_same_film_and_a_longer_one_begins_like_the_shorter(look):
 
     first, second, longer = make(33), make(33), make(49)
     assert torch.equal(first, second) and torch.equal(longer[:, :, :9], first)
+
+
+def source_film(denoise, frames=41, length=45, **changes):
+    """A film made anew from `length` frames "14" of a picture with noise."""
+    prompt = with_video(graphs.film(frames=frames, denoise=denoise, **changes), length=length)
+    given = prompt["13"]["inputs"]
+    given["source"] = given.pop("video")
+    return prompt
+
+
+@pytest.mark.parametrize("ar_step", [0, 2])
+def test_less_denoise_keeps_more_of_the_source_in_every_window(look, ar_step):
+    far = []
+    for denoise in (0.1, 0.5, 0.9):
+        prompt = source_film(denoise, ar_step=ar_step)
+        film, source, plan = look(prompt, frames=["7", 0], source=["14", 0], plan=["5", 0])
+        assert film.shape == (41, 32, 32, 3) and plan.num_windows == 4
+        error = (film - source[:41]).abs().mean((1, 2, 3))  # (T,)
+        spans = [plan.new_frames(window) for window in plan.windows()]
+        far.append(torch.stack([error[start:stop].mean() for start, stop in spans]))
+    near, middle, wide = far
+    assert (near < middle).all() and (middle < wide).all(), far
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        (lambda: source_film(1.0), ("denoise is 1", "below 1")),
+        (lambda: source_film(0.5, length=40), ("source has 40 frames", "41", "at most 40")),
+        (lambda: graphs.film(denoise=0.5), ("denoise is 0.5", "no source")),
+    ],
+)
+def test_unfit_sources_are_refused(run_prompt, prompt, parts):
+    graph = prompt() | {"40": graphs.node("PreviewImage", images=["7", 0])}
+    result = run_prompt(graph)
+    assert not result.success
+    assert all(part in result.describe() for part in parts), result.describe()
