@@ -30,7 +30,7 @@ TOKENIZER = TEXT_ENCODER.parent / "google" / "umt5-xxl"
 IMAGE_ENCODER = (
     WEIGHTS / "clip_vision" / "toy" / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 )
-GUIDANCE = 4.0
+GUIDANCE = 2.0
 WINDOW, OVERLAP = 33, 17  # frames
 GREY = 0.0  # of frames that are not known, in -1..1
 MASK_CHANNELS = 4

@@ -32,7 +32,7 @@ WEIGHTS = ROOT / "toy" / "weights"
 IMAGE_STEPS, IMAGE_RATE, IMAGES = 1000, 0.025, 16
 CLIP_STEPS, CLIP_RATE, CLIP_LENGTHS, CLIP_FRAMES = 1200, 0.01, (5, 9, 17), 48
 CLIPS, MEASURED_CLIPS = 8192, 512
-DF_STEPS, DF_TOKENS = 11000, 420
+DF_STEPS, POLISHING_STEPS, DF_TOKENS = 11000, 4500, 420
 T2V_STEPS, I2V_STEPS, IMAGE_CLIPS = 1500, 1400, 1536
 
 
@@ -66,9 +66,11 @@ def train_df(work: Workspace, clips: Clips, effort: float) -> tuple[bytes, dict,
     both = transformer.Transformer(model, captions)
     trainee = transformer.DFTrainee(both, captions, clips, DF_TOKENS)
     run_stage(work, "df", trainee, round(DF_STEPS * effort))
-    weights = trainee.average.weights
-    both.load_state_dict(weights)
-    return spiece, _part(weights, "model."), captions
+    both.load_state_dict(trainee.average.weights)
+    polish = transformer.DFTrainee(both, captions, clips, DF_TOKENS, polishing=True)
+    run_stage(work, "df-polish", polish, round(POLISHING_STEPS * effort))
+    both.load_state_dict(polish.average.weights)
+    return spiece, _part(polish.average.weights, "model."), captions
 
 
 def _part(weights: dict, prefix: str) -> dict:

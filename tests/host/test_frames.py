@@ -212,10 +212,9 @@ def test_same_pictures_same_film_and_a_longer_one_begins_like_the_shorter(look):
 
 
 def source_film(denoise, frames=41, length=45, **changes):
-    """A film made anew from `length` frames "14" of a picture with noise."""
-    prompt = with_video(graphs.film(frames=frames, denoise=denoise, **changes), length=length)
-    given = prompt["13"]["inputs"]
-    given["source"] = given.pop("video")
+    """A film made anew from `length` frames "15" of a picture."""
+    prompt = with_frames(graphs.film(frames=frames, denoise=denoise, **changes), source=["15", 0])
+    prompt["15"] = graphs.node("RepeatImageBatch", image=["11", 0], amount=length)
     return prompt
 
 
@@ -224,13 +223,14 @@ def test_less_denoise_keeps_more_of_the_source_in_every_window(look, ar_step):
     far = []
     for denoise in (0.1, 0.5, 0.9):
         prompt = source_film(denoise, ar_step=ar_step)
-        film, source, plan = look(prompt, frames=["7", 0], source=["14", 0], plan=["5", 0])
+        film, source, plan = look(prompt, frames=["7", 0], source=["15", 0], plan=["5", 0])
         assert film.shape == (41, 32, 32, 3) and plan.num_windows == 4
         error = (film - source[:41]).abs().mean((1, 2, 3))  # (T,)
         spans = [plan.new_frames(window) for window in plan.windows()]
         far.append(torch.stack([error[start:stop].mean() for start, stop in spans]))
     near, middle, wide = far
-    assert (near < middle).all() and (middle < wide).all(), far
+    assert near.mean() < middle.mean() < wide.mean(), far
+    assert (near < 0.7 * wide).all(), far
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ DF = ModelConfig(
     dim=128, ffn_dim=512, num_heads=1, num_layers=4, text_dim=TEXT_WIDTH, fps_embedding=True
 )
 MUON_LR, ADAM_LR = 0.02, 2e-3
+POLISHING_RATE = 0.35  # of both rates
 DECAY = 0.9985  # of the running mean
 
 
@@ -49,16 +50,22 @@ class Transformer(nn.Module):
 
 
 class DFTrainee:
-    """The diffusion-forcing transformer, with the text encoder."""
+    """The diffusion-forcing transformer, with the text encoder or, `polishing`, behind it."""
 
     def __init__(
-        self, transformer: Transformer, captions: Captions, clips: Clips, tokens: int
+        self,
+        transformer: Transformer,
+        captions: Captions,
+        clips: Clips,
+        tokens: int,
+        polishing: bool = False,
     ) -> None:
         self.transformer, self.captions, self.clips = transformer, captions, clips
         self.tokens = tokens
+        transformer.text_encoder.requires_grad_(not polishing)
         self.average = Average(transformer, DECAY)
         self.steps = 0
-        self.optimiser = new_optimiser(transformer)
+        self.optimiser = new_optimiser(transformer, POLISHING_RATE if polishing else 1.0)
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
         loss = self.loss(draw_batch(self.clips, rng, self.tokens))

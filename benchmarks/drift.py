@@ -1,0 +1,85 @@
+"""How far the colours of a long film drift, by the way over its seams: a table on the toy world.
+
+    python benchmarks/drift.py [--seconds 60] [--scenes 2]
+
+"reference" is the reference's way: pixels, prefix noise 20, the solver as shipped. Drift is the
+largest change of a mean or standard deviation of a colour channel (background and figure, 0..1)
+against the first window, on decoded frames; the seam is the gap of the figure's path in px.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import numpy as np
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from toy import measure  # noqa: E402
+from toy.continuity import drift, seam_jumps  # noqa: E402
+from toy.instruments import find_figures  # noqa: E402
+from toy.toyset import ToySet, toy_plan  # noqa: E402
+from toy.world import FPS, HELD_OUT  # noqa: E402
+
+WAYS = {
+    "reference": ({"history": "pixels"}, "unipc_as_shipped"),
+    "pixels": ({"history": "pixels"}, "unipc"),
+    "pixels, anchor 1": ({"history": "pixels", "anchor": 1.0}, "unipc"),
+    "pixels, no prefix noise": ({"history": "pixels", "prefix_noise": 0}, "unipc"),
+    "latents": ({"history": "latents"}, "unipc"),
+    "picture+latents": ({"history": "picture+latents"}, "unipc"),
+    "picture+latents, anchor 1": ({"history": "picture+latents", "anchor": 1.0}, "unipc"),
+    "sliding": ({"sliding": True}, "unipc"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--scenes", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # more threads cost time at this size
+    toy = ToySet.load()
+    frames = round(options.seconds * FPS)
+    print(f"{frames} frames, {options.scenes} scenes\n")
+    print("| way | drift | slope a window | least sharpness | windows right | seam (inside), px |")
+    print("|---|---|---|---|---|---|")
+    for way, (changes, solver) in WAYS.items():
+        plan = dataclasses.replace(toy_plan(), num_frames=frames, **changes)
+        rows = []
+        for index, scene in enumerate(HELD_OUT[:: max(1, len(HELD_OUT) // options.scenes)]):
+            film = toy.film(scene.caption, plan, options.seed + index, solver)
+            spans = measure.window_spans(frames, plan.window, plan.overlap)
+            figures = find_figures(film)
+            found = drift(figures, spans)
+            borders = [start for start, _ in spans[1:] if start <= frames - 4]
+            seams = seam_jumps(figures, borders)
+            right = np.mean([score.ok for score in measure.scores(film, scene.caption, spans)])
+            at_border = np.median([seam.at_border.position for seam in seams])
+            rows.append(
+                (
+                    found.deviation,
+                    found.slope,
+                    found.sharpness,
+                    right,
+                    at_border,
+                    seams[0].inside.position,
+                )
+            )
+        drifted, slope, sharp, right, border, inside = np.nanmean(rows, axis=0)
+        print(
+            f"| {way} | {drifted:.3f} | {slope:.5f} | {sharp:.2f} | {right:.2f} | "
+            f"{border:.2f} ({inside:.2f}) |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Films of the shipped toy weights show what they were asked for, in every mode.
+
+All scenes are held out: none was trained on. The marks lie below what `python toy/evaluate.py`
+measured over several seeds (toy/weights/README.md), so that chance does not fail them, and above
+what faults leave (`test_faults_are_seen`).
+"""
+
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+
+from skyreels_model import history, rollout
+from toy import evaluate
+from toy.continuity import seam_jumps
+from toy.evaluate import MODES, Summary, takes
+from toy.instruments import find_figures
+from toy.toyset import ToySet, toy_plan
+from toy.world import BACKGROUNDS, COLOURS, DIRECTIONS, HELD_OUT, SHAPES, Scene
+
+# Least shares of right names, and of given pictures reached.
+MARKS = {}
+# The largest gap of the path at a seam, px, that nine in ten films keep to.
+SEAM = 0.6
+
+
+@pytest.fixture(scope="module")
+def toys():
+    """On one thread: beside another busy process, more make films this small 20 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield {kind: ToySet.load(kind) for kind in ("DF", "T2V", "I2V")}
+    torch.set_num_threads(threads)
+
+
+def failures(summary: Summary, marks: dict[str, float]) -> list[str]:
+    """The marks that a summary does not reach."""
+    shares = {**summary.right, "pictures": summary.pictures}
+    missed = [name for name, least in marks.items() if not shares[name] >= least]
+    return [f"{name} {shares[name]:.2f} < {marks[name]}" for name in missed]
+
+
+@pytest.mark.parametrize("mode", MARKS)
+def test_films_show_what_was_asked(toys, mode):
+    summary = Summary.of(list(takes(toys, mode, HELD_OUT, 1)))
+    assert not failures(summary, MARKS[mode]), summary
+    assert summary.speed == pytest.approx(1, abs=0.15)
+
+
+def test_every_colour_shape_and_direction_is_told_from_the_others(toys):
+    """All 32 of them, the backgrounds in turn."""
+    names = [(c, s, d) for c in COLOURS for s in SHAPES for d in DIRECTIONS]
+    grounds = list(BACKGROUNDS)
+    scenes = tuple(
+        Scene(colour, shape, grounds[index % len(grounds)], direction)
+        for index, (colour, shape, direction) in enumerate(names)
+    )
+    summary = Summary.of(list(takes(toys, "text-async", scenes, 1)))
+    assert not failures(summary, MARKS["text-async"]), summary
+
+
+def test_guidance_strengthens_the_prompt(toys, monkeypatch):
+    """Towards the opposite of the prompt, and off, the films obey it less."""
+    right = {}
+    for guidance in (-1.0, 0.0, 2.0):
+        with guided(monkeypatch, guidance):
+            summary = Summary.of(list(takes(toys, "text-async", HELD_OUT[::2], 1)))
+        right[guidance] = sum(summary.right.values()) / len(summary.right)
+    assert right[-1.0] < right[0.0] < right[2.0] and right[0.0] < 0.6 < 0.85 < right[2.0], right
+
+
+@contextlib.contextmanager
+def guided(monkeypatch, guidance):
+    """ToySet with another guidance."""
+    velocity = ToySet.velocity
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ToySet,
+            "velocity",
+            lambda self, prompt, fps, _guidance, **given: velocity(
+                self, prompt, fps, guidance, **given
+            ),
+        )
+        yield
+
+
+def seam_gaps(toys, plan) -> list[float]:
+    """The gaps of the figures' paths at the seams of a few films, px."""
+    gaps = []
+    for index, scene in enumerate(HELD_OUT[::3]):
+        figures = find_figures(toys["DF"].film(scene.caption, plan, index))
+        borders = [plan.new_frames(window)[0] for window in list(plan.windows())[1:]]
+        gaps += [seam.at_border.position for seam in seam_jumps(figures, borders)]
+    return sorted(gaps)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "latents", "picture+latents"])
+def test_motion_goes_on_over_a_seam(toys, kind):
+    gaps = seam_gaps(toys, dataclasses.replace(toy_plan(3), history=kind))
+    assert gaps[int(0.9 * len(gaps))] < SEAM, gaps
+
+
+def the_row_before(monkeypatch):
+    """Tell the model the timesteps of the row before."""
+    velocity = ToySet.velocity
+
+    def late(self, *args, **given):
+        inner, told = velocity(self, *args, **given), []
+
+        def call(x, t):
+            told.append(t)
+            before = told[-2] if len(told) > 1 and told[-2].shape == t.shape else t
+            return inner(x, before)
+
+        return call
+
+    monkeypatch.setattr(ToySet, "velocity", late)
+
+
+def swapped_guidance(monkeypatch):
+    """Guide away from the prompt."""
+    encode = ToySet.encode
+    monkeypatch.setattr(ToySet, "encode", lambda self, prompts: encode(self, prompts).flip(0))
+
+
+FAULTS = {"timesteps of the row before": the_row_before, "guidance swapped": swapped_guidance}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_seen(toys, monkeypatch, fault):
+    """The same films as above, with a subtle fault: the marks tell."""
+    FAULTS[fault](monkeypatch)
+    summary = Summary.of(list(takes(toys, "text-async", HELD_OUT, 1)))
+    assert failures(summary, MARKS["text-async"]), summary
+
+
+def test_a_seam_one_frame_off_is_seen(toys, monkeypatch):
+    last_frames = history._last_frames
+
+    def early(pieces, before, count):
+        kept = last_frames(pieces, before, count + 1)
+        return kept[:, :, :-1] if kept.shape[2] > count else kept
+
+    monkeypatch.setattr(history, "_last_frames", early)
+    gaps = seam_gaps(toys, toy_plan(3))
+    assert gaps[int(0.9 * len(gaps))] > SEAM, gaps
+
+
+def noise_in_the_prefix(toys, monkeypatch) -> tuple[float, float]:
+    """Of the continued windows of a film: the prefix's noise as the model is told, and as it is."""
+    velocity, seen = ToySet.velocity, []
+
+    def watched(self, *args, **given):
+        inner = velocity(self, *args, **given)
+
+        def call(x, t):
+            seen.append((x[0, :, :5], t[0, :5]))
+            return inner(x, t)
+
+        return call
+
+    monkeypatch.setattr(ToySet, "velocity", watched)
+    plan = toy_plan(2)
+    toys["DF"].film(HELD_OUT[0].caption, plan, 3)
+    rows = plan.matrix(plan.window_at(1)).rows
+    shown = torch.stack([x for x, _ in seen[-rows:]])  # (R, C, 5, h, w)
+    # The prefix is the same in all rows; its noise is drawn anew.
+    level = float(shown.std(dim=0).mean())
+    return float(seen[-1][1].float().mean() / 1000), level
+
+
+def test_continued_frames_are_as_noisy_as_the_model_is_told(toys, monkeypatch):
+    told, found = noise_in_the_prefix(toys, monkeypatch)
+    assert told == 0.02 and found == pytest.approx(told, rel=0.1)
+
+
+def test_a_prefix_without_its_noise_is_seen(toys, monkeypatch):
+    monkeypatch.setattr(rollout, "_noised_prefix", lambda film, window, level, noise: film.latents)
+    told, found = noise_in_the_prefix(toys, monkeypatch)
+    assert not found == pytest.approx(told, rel=0.1)
