@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from skyreels_model import history, rollout
-from toy import evaluate
 from toy.continuity import seam_jumps
-from toy.evaluate import MODES, Summary, takes
+from toy.evaluate import Summary, takes
 from toy.instruments import find_figures
 from toy.toyset import ToySet, toy_plan
 from toy.world import BACKGROUNDS, COLOURS, DIRECTIONS, HELD_OUT, SHAPES, Scene
