@@ -211,6 +211,9 @@ def test_first_template_has_the_published_numbers(host):
         "fps": 24,
         "seconds": 0,
         "history": "pixels",
+        "sliding": False,
+        "anchor": 0.0,
+        "denoise": 1.0,
     }
     assert inputs["SkyReelsV2Schedule"] == published
     assert inputs["SkyReelsV2Sampler"]["cfg"] == 6
