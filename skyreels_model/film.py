@@ -13,6 +13,7 @@ from torch import Tensor
 from .conditions import Conditions
 from .history import Tail
 from .plan import FilmPlan
+from .schedule import TRAIN_TIMESTEPS
 from .shots import Window
 from .solvers import SolverState
 
@@ -130,3 +131,14 @@ def begun(film: Film, noise: Tensor, latents: Tensor) -> Tensor:
         return noise
     sigma = float(film.plan.schedule().sigmas[0])
     return (1 - sigma) * source[:, :, latents].to(noise) + sigma * noise
+
+
+def noised_prefix(film: Film, given: int, level: int, noise: NoiseSource) -> Tensor:
+    """The model's view of the latents: the first `given` noised to `level`, afresh in each row."""
+    assert film.latents is not None
+    if not given or not level:
+        return film.latents
+    clean, made = film.latents.tensor_split([given], dim=2)
+    epsilon = noise.prefix(film.window, film.row, tuple(clean.shape)).to(clean)
+    sigma = level / TRAIN_TIMESTEPS
+    return torch.cat([clean * (1 - sigma) + epsilon * sigma, made], dim=2)

@@ -23,10 +23,8 @@ Encode = Callable[[Tensor], Tensor]
 
 def new_history(plan: FilmPlan, vae: VideoVAE | None) -> History | None:
     """The plan's history; None where it needs a VAE and there is none."""
-    if plan.history == "latents":
-        return latent_history(latent_length(plan.overlap))
     if vae is None:
-        return None
+        return history_of(plan, None, None)
 
     def encode(frames: Tensor) -> Tensor:
         return normalize_latents(vae.encode(frames))
@@ -34,6 +32,15 @@ def new_history(plan: FilmPlan, vae: VideoVAE | None) -> History | None:
     def decode(latents: Tensor, repeated: int) -> Iterator[Tensor]:
         return new_frames(vae, latents, repeated)
 
+    return history_of(plan, decode, encode)
+
+
+def history_of(plan: FilmPlan, decode: Decode | None, encode: Encode | None) -> History | None:
+    """The plan's history by any VAE; None where it needs one and there is none."""
+    if plan.history == "latents":
+        return latent_history(latent_length(plan.overlap))
+    if decode is None or encode is None:
+        return None
     made = pixel_history if plan.history == "pixels" else picture_history
     return made(decode, encode, plan.overlap)
 

@@ -21,10 +21,10 @@ from .film import (
     Velocity,
     WindowDone,
     begun,
+    noised_prefix,
 )
 from .history import History, new_frames
 from .plan import FilmPlan
-from .schedule import TRAIN_TIMESTEPS
 from .shots import Window
 from .sliding import slide
 from .solvers import SOLVERS
@@ -102,7 +102,7 @@ def denoise_window(
             film.latents = _with_noise(film, window, matrix.fresh[row], noise)
         x = film.latents
         film.sigma = float(sigmas[row, moved[row]].max())
-        shown = _noised_prefix(film, window, prefix_noise, noise) if prefix_noise else x
+        shown = noised_prefix(film, window.prefix, plan.prefix_noise, noise)
         v = velocity(shown, timesteps[row : row + 1])
         drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
         film.latents = solver.step(film.solver_state, x, v, step[row], update[row], drawn)
@@ -171,15 +171,6 @@ def _with_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -
     drawn = begun(film, drawn, places + window.start)
     latents[:, :, places.to(latents.device)] = drawn.to(latents)
     return latents
-
-
-def _noised_prefix(film: Film, window: Window, level: int, noise: NoiseSource) -> Tensor:
-    """The model's view of a window whose given frames are noised to `level`, afresh in each row."""
-    assert film.latents is not None
-    given, made = film.latents.tensor_split([window.prefix], dim=2)
-    epsilon = noise.prefix(film.window, film.row, tuple(given.shape)).to(given)
-    sigma = level / TRAIN_TIMESTEPS
-    return torch.cat([given * (1 - sigma) + epsilon * sigma, made], dim=2)
 
 
 def film_frames(film: Film, vae: VideoVAE) -> Iterator[Tensor]:

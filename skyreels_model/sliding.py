@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .film import CHANNELS, Film, NoiseSource, RowDone, Velocity, begun
-from .schedule import TRAIN_TIMESTEPS, levels
+from .film import CHANNELS, Film, NoiseSource, RowDone, Velocity, begun, noised_prefix
+from .schedule import levels
 from .solvers import SOLVERS
 
 
@@ -43,7 +43,7 @@ def slide(
         timesteps, given = table[index], max(plan.start - film.begin, 0)
         timesteps[:given] = plan.prefix_noise
         x = film.latents
-        shown = _noised(x, given, plan.prefix_noise, noise, row)
+        shown = noised_prefix(film, given, plan.prefix_noise, noise)
         v = velocity(shown, timesteps[None].to(device))
         drawn = noise.renoise(0, row, tuple(x.shape)).to(x) if solver.stochastic else None
         film.latents = solver.step(
@@ -80,13 +80,3 @@ def _entering(film: Film, begin: int, stop: int, noise: NoiseSource) -> Tensor:
         drawn = noise.initial(latent, (1, CHANNELS, 1, *size))
         parts.append(begun(film, drawn, torch.tensor([latent])))
     return torch.cat(parts, dim=2)
-
-
-def _noised(x: Tensor, given: int, level: int, noise: NoiseSource, row: int) -> Tensor:
-    """The model's view of x, its first `given` frames noised to timestep `level`."""
-    if not given or not level:
-        return x
-    clean, made = x.tensor_split([given], dim=2)
-    epsilon = noise.prefix(0, row, tuple(clean.shape)).to(clean)
-    sigma = level / TRAIN_TIMESTEPS
-    return torch.cat([clean * (1 - sigma) + epsilon * sigma, made], dim=2)

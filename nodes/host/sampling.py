@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ...skyreels_model.conditions import Conditions
 from ...skyreels_model.guidance_curve import FilmGuidance
-from ...skyreels_model.history import History, latent_history, picture_history, pixel_history
+from ...skyreels_model.history import History, history_of
 from ...skyreels_model.plan import FilmPlan
 from ...skyreels_model.rollout import CHANNELS, Film, SeededNoise, finish_window
-from ...skyreels_model.shots import Window, latent_length
+from ...skyreels_model.shots import Window
 from .checks import check_model, check_vae
 from .decoding import decode_pieces, film_latent
 from .film_images import FilmImages
@@ -62,8 +62,9 @@ def sample_film(
         window = plan.window_at(film.window)
         shot = shots[window.shot]
         chosen = shot.model or model
-        patcher = prepared.setdefault(id(chosen), film_model(chosen, plan.shift))
-        guider = FilmGuider(patcher)
+        if id(chosen) not in prepared:
+            prepared[id(chosen)] = film_model(chosen, plan.shift)
+        guider = FilmGuider(prepared[id(chosen)])
         before = shots[window.shot - 1] if plan.prompt_weights(window) is not None else None
         guider.set_prompts(
             with_fps(shot.positive, plan.fps),
@@ -135,10 +136,8 @@ def frame_encoder(vae: comfy.sd.VAE, latent_format: Any) -> Callable[[Tensor], T
 
 def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -> History | None:
     """The plan's history through the host's VAE; its frames are (1, 3, n, H, W) in 0..1."""
-    if plan.history == "latents":
-        return latent_history(latent_length(plan.overlap))
     if vae is None:
-        return None
+        return history_of(plan, None, None)
     encode_frames = frame_encoder(vae, latent_format)
 
     def encode(frames: Tensor) -> Tensor:
@@ -148,5 +147,4 @@ def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -
         raw = latent_format.process_out(latents.cpu())
         return (piece.movedim(-1, 0)[None] for piece in decode_pieces(vae, raw, repeated))
 
-    made = pixel_history if plan.history == "pixels" else picture_history
-    return made(decode, encode, plan.overlap)
+    return history_of(plan, decode, encode)

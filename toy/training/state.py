@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import shutil
 import time
@@ -101,11 +100,6 @@ def run_stage(work: Workspace, stage: str, trainee: Trainee, steps: int) -> None
         if now - saved > SAVE_EVERY or step + 1 == steps:
             work.save(stage, {"step": step + 1, "trainee": trainee.state_dict()})
             saved = now
-
-
-def workers() -> int:
-    """Threads to train with: all cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batches(items: int, size: int) -> Iterator[slice]:
