@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .color_anchor import SkyReelsV2ColorAnchor
 from .conditioning import SkyReelsV2PromptEncode
 from .decode import SkyReelsV2Decode
+from .encode import SkyReelsV2Encode
 from .frames import SkyReelsV2Frames
 from .host.files import register_toy_weights
 from .image_to_video import SkyReelsV2ImageToVideo
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2Storyboard,
     SkyReelsV2StoryboardText,
     SkyReelsV2ColorAnchor,
+    SkyReelsV2Encode,
 ]
 
 

@@ -21,8 +21,9 @@ class SkyReelsV2Frames(io.ComfyNode):
             category="SkyReels-V2/conditioning",
             description=(
                 "What a film is given besides its prompt, in any combination: a start image or a "
-                "film to go on from, an end image, and key images at any second. Images of any "
-                "size are fitted to the film's, and shown as the model will see them."
+                "film to go on from, an end image or a film to lead up to, and key images at any "
+                "second. Images of any size are fitted to the film's, and shown as the model will "
+                "see them."
             ),
             inputs=[Schedule.Input("schedule", tooltip="The film's."), *_image_inputs()],
             outputs=[
@@ -30,7 +31,7 @@ class SkyReelsV2Frames(io.ComfyNode):
                 io.Image.Output(
                     display_name="preview",
                     tooltip="The images as the model sees them, in the film's order; of a video "
-                    "its last frame.",
+                    "its last frame, of what follows its first.",
                 ),
             ],
         )
@@ -39,18 +40,12 @@ class SkyReelsV2Frames(io.ComfyNode):
     def execute(
         cls,
         schedule: FilmPlan,
-        start_image: io.Image.Type | None = None,
-        end_image: io.Image.Type | None = None,
-        key_images: io.Image.Type | None = None,
         key_seconds: str = "",
-        video: io.Image.Type | None = None,
         fit: str = "crop",
         loop: bool = False,
-        source: io.Image.Type | None = None,
+        **given: io.Image.Type | None,
     ) -> io.NodeOutput:
-        images = collect_images(
-            schedule, start_image, end_image, key_images, key_seconds, video, fit, loop, source
-        )
+        images = collect_images(schedule, given, key_seconds, fit, loop)
         return io.NodeOutput(images, images.shown)
 
 
@@ -100,5 +95,12 @@ def _image_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Frames of a film to make anew, at least as many as the schedule's: how much "
             "of it stays is the schedule's denoise, below 1.",
+        ),
+        io.Image.Input(
+            "prepend_to",
+            optional=True,
+            tooltip="Frames of a film that the new one leads up to. Alone, the new film is made "
+            "backwards from it, window by window; with a start image or a video, from there until "
+            "it meets it. SkyReels-V2 Decode gives the new frames and then these.",
         ),
     ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..skyreels_model.drift import describe, draw
 from ..skyreels_model.guidance_curve import film_guidance
 from ..skyreels_model.plan import FilmPlan
 from ..skyreels_model.solvers import SOLVERS
 from .frames import Frames
+from .host.coloring import film_drift
 from .host.film_images import FilmImages
 from .host.sampling import sample_film
 from .host.shots import FilmShot
@@ -66,7 +68,12 @@ class SkyReelsV2Sampler(io.ComfyNode):
                 io.Latent.Output(
                     tooltip="The whole film. SkyReels-V2 Decode decodes each window as it was "
                     "made; VAE Decode works, too."
-                )
+                ),
+                io.Image.Output(
+                    display_name="drift",
+                    tooltip="How far each window's colours are from the first one's, drawn.",
+                ),
+                io.String.Output(display_name="drift_numbers", tooltip="The same in numbers."),
             ],
         )
 
@@ -86,11 +93,11 @@ class SkyReelsV2Sampler(io.ComfyNode):
         cfg_curve: str = "",
     ) -> io.NodeOutput:
         guidance = film_guidance(cfg, cfg_curve)
-        return io.NodeOutput(
-            sample_film(
-                model, positive, negative, schedule, vae, seed, guidance, solver, frames, storyboard
-            )
+        latent = sample_film(
+            model, positive, negative, schedule, vae, seed, guidance, solver, frames, storyboard
         )
+        drifts = film_drift(latent)
+        return io.NodeOutput(latent, draw(drifts), describe(drifts))
 
 
 def _solver_input() -> io.Input:

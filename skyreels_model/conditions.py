@@ -17,13 +17,23 @@ class Conditions:
     start: (1, C, n, h, w), the film's first latents: a picture (n = 1) or the end of a film to
     extend. pictures: single pictures (1, C, 1, h, w) by the latent of the film they stand in; the
     film moves through them. end: (1, C, 1, h, w), a picture of the moment behind the last frame.
-    source: (1, C, F, h, w), a film to make anew with the plan's `denoise`.
+    following: (1, C, n, h, w), a film to lead up to: n latents of it behind the one that ends with
+    its first frame (`FilmPlan.following_start`). source: (1, C, F, h, w), a film to make anew with
+    the plan's `denoise`.
     """
 
     start: Tensor | None = None
     pictures: dict[int, Tensor] = field(default_factory=dict)
     end: Tensor | None = None
     source: Tensor | None = None
+    following: Tensor | None = None
+
+    @property
+    def behind(self) -> Tensor:
+        """What is shown behind the film."""
+        behind = self.end if self.following is None else self.following
+        assert behind is not None
+        return behind
 
     def fit(self, plan: FilmPlan) -> FilmPlan:
         """The plan with places for what is given; raises ValueError where there is none."""
@@ -42,4 +52,5 @@ class Conditions:
             start=0 if self.start is None else self.start.shape[2],
             pictures=tuple(sorted(self.pictures)),
             end=self.end is not None,
+            following=0 if self.following is None else self.following.shape[2],
         )

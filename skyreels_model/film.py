@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,8 +14,8 @@ from .conditions import Conditions
 from .history import Tail
 from .plan import FilmPlan
 from .schedule import TRAIN_TIMESTEPS
-from .shots import Window
 from .solvers import SolverState
+from .windows import Window
 
 CHANNELS = 16
 
@@ -31,7 +31,7 @@ class NoiseSource(Protocol):
         ...
 
     def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal (1, C, O, h, w), laid over the given frames in one row."""
+        """Standard normal (1, C, O, h, w), laid over the given frames of one row."""
         ...
 
     def renoise(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
@@ -68,17 +68,39 @@ class SeededNoise:
         )
 
 
+class ShotNoise:
+    """Noise of a film whose shots may have seeds of their own, for one plan."""
+
+    def __init__(self, plan: FilmPlan, seeds: Sequence[int]) -> None:
+        """seeds: of each shot."""
+        self.plan, self.sources = plan, [SeededNoise(seed) for seed in seeds]
+
+    def initial(self, window: int, shape: tuple[int, ...]) -> Tensor:
+        """`window` is a latent of the film where there are no windows but one sequence."""
+        shot = self.plan.shot_at(window) if self.plan.sliding else self._shot(window)
+        return self.sources[shot].initial(window, shape)
+
+    def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        return self.sources[self._shot(window)].prefix(window, row, shape)
+
+    def renoise(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
+        return self.sources[self._shot(window)].renoise(window, row, shape)
+
+    def _shot(self, window: int) -> int:
+        return self.plan.window_at(window).shot
+
+
 @dataclass
 class Film:
     """The whole state of a film in the making.
 
     window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
     normalised, the given frames first, a picture of the film's end behind its own. sigma: the
-    largest noise level that the row at work moves (a host's nominal one). prefix: the latents that
-    the window before gives to the current one. tail: what `history` keeps of the film so far.
-    finished: the windows done, given frames included, on the CPU. reference: the statistics that
-    a window's colours are held to (2, C). begin, passed: of a sliding film
-    the first latent in view, and the latents that the view has left behind, on the CPU.
+    largest noise level that the row at work moves (a host's nominal one). carried: the latents
+    that the window made before gives to the current one. tail: what `history` keeps of the film so
+    far. finished: the windows done, given frames included, on the CPU. reference: the statistics
+    that a window's colours are held to (2, C). begin, passed: of a sliding film the first latent
+    in view, counted from its sequence's first, and those that the view has left, on the CPU.
     """
 
     plan: FilmPlan
@@ -88,7 +110,7 @@ class Film:
     sigma: float = 1.0
     latents: Tensor | None = None
     solver_state: SolverState | None = None
-    prefix: Tensor | None = None
+    carried: Tensor | None = None
     tail: Tail = ()
     conditions: Conditions = field(default_factory=Conditions)
     finished: list[Tensor] = field(default_factory=list)
@@ -133,12 +155,18 @@ def begun(film: Film, noise: Tensor, latents: Tensor) -> Tensor:
     return (1 - sigma) * source[:, :, latents].to(noise) + sigma * noise
 
 
-def noised_prefix(film: Film, given: int, level: int, noise: NoiseSource) -> Tensor:
-    """The model's view of the latents: the first `given` noised to `level`, afresh in each row."""
-    assert film.latents is not None
-    if not given or not level:
-        return film.latents
-    clean, made = film.latents.tensor_split([given], dim=2)
-    epsilon = noise.prefix(film.window, film.row, tuple(clean.shape)).to(clean)
+def noised_given(film: Film, first: int, last: int, level: int, noise: NoiseSource) -> Tensor:
+    """The model's view of the latents: the first and last of them noised, afresh in each row.
+
+    A fraction `level` / 1000 of noise is laid over `first` and `last` of them, which are given.
+    """
+    x = film.latents
+    assert x is not None
+    if not first + last or not level:
+        return x
+    made = x.shape[2] - last
+    given = torch.cat([x[:, :, :first], x[:, :, made:]], dim=2)
+    epsilon = noise.prefix(film.window, film.row, tuple(given.shape)).to(x)
     sigma = level / TRAIN_TIMESTEPS
-    return torch.cat([clean * (1 - sigma) + epsilon * sigma, made], dim=2)
+    given = given * (1 - sigma) + epsilon * sigma
+    return torch.cat([given[:, :, :first], x[:, :, first:made], given[:, :, first:]], dim=2)

@@ -37,10 +37,14 @@ def new_history(plan: FilmPlan, vae: VideoVAE | None) -> History | None:
 
 def history_of(plan: FilmPlan, decode: Decode | None, encode: Encode | None) -> History | None:
     """The plan's history by any VAE; None where it needs one and there is none."""
+    if plan.backwards and plan.history != "pixels":
+        return latent_lead(plan.following)
     if plan.history == "latents":
         return latent_history(latent_length(plan.overlap))
     if decode is None or encode is None:
         return None
+    if plan.backwards:
+        return pixel_lead(decode, encode, plan.following)
     made = pixel_history if plan.history == "pixels" else picture_history
     return made(decode, encode, plan.overlap)
 
@@ -89,6 +93,29 @@ def picture_history(decode: Decode, encode: Encode, overlap: int) -> History:
         return torch.cat([picture, carried[:, :, 1:]], dim=2), (frames, carried.clone())
 
     return history
+
+
+def latent_lead(count: int) -> History:
+    """Show the window before, which is made next, the `count` latents behind this one's first.
+
+    The first holds one frame, with which the window before it ends; the others follow that frame in
+    the rhythm in which they would follow it in one sequence.
+    """
+
+    def lead(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
+        return latents[:, :, 1 : 1 + count].clone(), ()
+
+    return lead
+
+
+def pixel_lead(decode: Decode, encode: Encode, count: int) -> History:
+    """As `latent_lead`, of the frames of this window encoded again."""
+
+    def lead(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
+        frames = torch.cat(list(decode(latents[:, :, : count + 1], 0)), dim=2)
+        return encode(frames)[:, :, 1:], ()
+
+    return lead
 
 
 def _last_frames(pieces: Iterator[Tensor], before: Tensor | None, count: int) -> Tensor:

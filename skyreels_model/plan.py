@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .schedule import (
     FlowSchedule,
-    Staircase,
     TimestepMatrix,
     custom_schedule,
     partial_schedule,
     window_matrix,
 )
-from .shots import (
-    TEMPORAL_STRIDE,
-    Part,
-    Shot,
+from .shots import TEMPORAL_STRIDE, Part, Shot, frame_length, latent_length, lay_out
+from .staircase import Staircase
+from .windows import (
+    LEFT_FOR_LAST,
+    Backwards,
+    Forwards,
+    Layout,
+    OneSequence,
     Window,
-    frame_length,
-    latent_length,
-    lay_out,
+    picture_frame,
 )
 
 SPATIAL_STRIDE = 8
@@ -43,7 +45,8 @@ class FilmPlan:
     the timestep (of 1000) to which a window's given first frames are noised in the model's eyes; 0
     shows them clean. `start`: how many latents are given at the film's start. `pictures`: latents
     of the film that are given as pictures; `end`: a picture is given for the moment behind the last
-    frame. `shots` replaces `num_frames` by several lengths with borders between them. `sigmas`:
+    frame. `following`: latents of a film that this one leads up to. `shots` replaces `num_frames`
+    by several lengths with borders between them. `sigmas`:
     noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
     `sliding`: one sequence instead of windows, over which a view of `window` frames slides.
     `anchor`: how strongly (0 to 1) each window's colours are held to its sequence's first one's.
@@ -72,6 +75,7 @@ class FilmPlan:
     sliding: bool = False
     anchor: float = 0.0
     denoise: float = 1.0
+    following: int = 0
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -139,15 +143,20 @@ class FilmPlan:
                 f"ar_step is {self.ar_step}; a sliding film of {self.steps} steps with {base} "
                 f"blocks in its window needs at least {least}"
             )
-        if self.pictures or self.end or len(self.shots) > 1:
-            what = "several shots" if len(self.shots) > 1 else "key and end images"
-            raise ValueError(
-                f"sliding is on and the film has {what}; those are made in windows: turn sliding "
-                f"off"
-            )
 
     def _require_given(self) -> None:
         """What is given must leave something to make, and be inside the film."""
+        if self.end and self.following:
+            raise ValueError(
+                "an end picture and a film to lead up to are both given; the film ends with one or "
+                "the other"
+            )
+        if self.following > self.room_behind(self.start):
+            raise ValueError(
+                f"{self.following} latents of a film to lead up to are given; beside {self.start} "
+                f"first ones and an overlap of {self.overlap} frames, a window of {self.window} "
+                f"has room for {self.room_behind(self.start)}"
+            )
         first = self.window_at(0)
         if self.start >= first.length:
             raise ValueError(
@@ -164,25 +173,53 @@ class FilmPlan:
                 )
 
     @property
-    def parts(self) -> list[Part]:
+    def backwards(self) -> bool:
+        """Whether the film is made from its end: it leads up to another and begins with nothing."""
+        free = not self.start and len(self.shots) <= 1 and not self.sliding
+        return bool(self.following) and free
+
+    def room_behind(self, start: int) -> int:
+        """How many latents of a film that follows the windows can show, at least 1.
+
+        start: latents given at the film's start. At most those of `overlap` frames.
+        """
+        view = latent_length(self.window)
+        if self.sliding:
+            moving = -(-self.steps // max(self.ar_step, 1)) * self.block_size
+            room = (view - moving) // 4  # the rest is for finished latents and those to come
+        elif start or len(self.shots) > 1:
+            room = view - max(start, latent_length(self.overlap)) - LEFT_FOR_LAST
+        else:
+            room = view - 2
+        return max(min(room, latent_length(self.overlap) - 1), 1)
+
+    @property
+    def following_start(self) -> int:
+        """The frame of the film that follows with which this one's last latent ends.
+
+        0 to 3: so that any number of frames fits in between.
+        """
+        *_, last = self.layout.runs()
+        return frame_length(last.latents) - last.skip - last.frames - 1
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the windows lie."""
+        view, overlap = latent_length(self.window), latent_length(self.overlap)
+        if self.backwards:
+            return Backwards(self.num_frames, view, self.following, self.pictures)
+        way = OneSequence if self.sliding else Forwards
+        end = self.following or int(self.end)
+        return way(self.parts, view, overlap, self.start, self.pictures, end, bool(self.following))
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
         """Where the shots lie, of which there is always one."""
-        return lay_out(self.shots or (Shot(self.num_frames),))
+        return tuple(lay_out(self.shots or (Shot(self.num_frames),), bool(self.following)))
 
     @property
     def latent_frames(self) -> int:
-        last = self.parts[-1]
-        return last.begin + last.latents
-
-    @property
-    def sequences(self) -> list[tuple[int, int, int, int]]:
-        """Of each sequence between cuts: its first latent and frame, its latents and frames."""
-        found, frame = [], 0
-        for part in self.parts:
-            if part.fresh:
-                latents = latent_length(part.sequence_frames)
-                found.append((part.begin, frame, latents, part.sequence_frames))
-                frame += part.sequence_frames
-        return found
+        return self.layout.latents
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -195,60 +232,23 @@ class FilmPlan:
 
     @property
     def num_windows(self) -> int:
-        return sum(count for _, count, _ in self._shots())
-
-    def _shots(self) -> Iterator[tuple[Part, int, int]]:
-        """Of each shot: where it lies, its windows, and the latents that its first repeats."""
-        full, overlap = latent_length(self.window), latent_length(self.overlap)
-        sequence = 0  # where the last cut is
-        for part in self.parts:
-            sequence = part.begin if part.fresh else sequence
-            prefix = min(overlap, part.begin - sequence)
-            behind = 0 if self.sliding else part.latents + prefix - full
-            yield part, 1 + max(0, -(-behind // (full - overlap))), prefix
+        return self.layout.count
 
     def windows(self) -> Iterator[Window]:
-        """The windows in order, made one by one: an endless film costs nothing up front."""
+        """The windows as they are made, one by one: an endless film costs nothing up front."""
         return (self.window_at(i) for i in range(self.num_windows))
 
     def window_at(self, index: int) -> Window:
         """The window with this number; raises IndexError behind the last."""
-        place = index
-        for shot, (part, count, prefix) in enumerate(self._shots()):
-            if place < count:
-                return self._window(index, place, shot, part, prefix)
-            place -= count
-        raise IndexError(f"window {index} of {self.num_windows}")
-
-    def _window(self, index: int, place: int, shot: int, part: Part, prefix: int) -> Window:
-        """The window at a place of a shot whose first window repeats `prefix` latents."""
-        full, overlap = latent_length(self.window), latent_length(self.overlap)
-        start = part.begin - prefix + place * (full - overlap)
-        end = part.begin + part.latents
-        stop = end if self.sliding else min(start + full, end)
-        repeated = overlap if place else prefix
-        made = range(start + repeated, stop)
-        return Window(
-            index=index,
-            start=start,
-            length=stop - start,
-            prefix=repeated if index else self.start,
-            repeated=repeated,
-            shot=shot,
-            pictures=tuple(latent - start for latent in self.pictures if latent in made),
-            end=int(self.end and stop == self.latent_frames),
-        )
+        return self.layout.window_at(index)
 
     def new_frames(self, window: Window) -> tuple[int, int]:
         """The frames [start, stop) of the film that a window adds to it."""
-        first_latent, first_frame, length = 0, 0, 0
-        for part in self.parts[: window.shot + 1]:
-            if part.fresh:
-                first_latent, first_frame = part.begin, first_frame + length
-                length = part.sequence_frames
-        begin, end = window.start + window.repeated, window.start + window.length
-        ends = [min(frame_length(latent - first_latent), length) for latent in (begin, end)]
-        return first_frame + ends[0], first_frame + ends[1]
+        return self.layout.new_frames(window)
+
+    def continues(self, window: Window) -> bool:
+        """Whether a window goes on from, or leads up to, the one that is made before it."""
+        return bool(window.repeated) or (self.backwards and window.index > 0)
 
     def schedule(self) -> FlowSchedule:
         if self.sigmas:
@@ -267,30 +267,57 @@ class FilmPlan:
             window.end,
         )
 
-    def staircase(self) -> Staircase:
-        """The rows of a sliding film."""
+    def staircase(self, window: Window) -> Staircase:
+        """The rows of a sequence of a sliding film."""
         return Staircase(
-            frames=self.latent_frames,
+            frames=window.length,
             block_size=self.block_size,
             base=latent_length(self.window) // self.block_size,
             steps=self.steps,
             lag=min(self.ar_step, self.steps),
-            given=self.start,
+            given=window.prefix,
+            pictures=window.pictures,
+            end=window.end,
+            within=window.end if window.end > 1 else 0,
         )
 
-    def prompt_weights(self, window: Window) -> Tensor | None:
-        """The share of each latent's own prompt (F,) in a window that fades in from the one before.
+    def shown_latents(self, window: Window) -> int:
+        """How many latent frames the model is shown at once in a window, at most."""
+        whole = window.length + window.end
+        view = latent_length(self.window) // self.block_size * self.block_size + window.end
+        return min(whole, view) if self.sliding else whole
 
-        None where the window has no such frame.
+    def shot_at(self, latent: int) -> int:
+        """The shot that a latent of the film belongs to; what follows the film is its last's."""
+        return max(shot for shot, part in enumerate(self.parts) if part.begin <= latent)
+
+    def prompts(self, window: Window, begin: int, count: int) -> list[tuple[int, Tensor | None]]:
+        """The shots whose prompts the latents [begin, begin + count) of a window show.
+
+        Each lies over the ones before it with a share of every latent (F,); the first has none.
+        A window has its own shot's prompt, or the one before it as well while that fades out. In
+        one sequence, in which several shots are in view at once, each latent has its own shot's.
         """
-        ease = self.shots[window.shot].ease if self.shots else 0
-        part = self.parts[window.shot]
-        if part.fresh or not ease:
-            return None
-        shown = window.length + window.end
-        behind = torch.arange(shown) + window.start - part.begin  # latents into the shot
-        weights = ((behind + 0.5) * TEMPORAL_STRIDE / ease).clamp(0, 1)
-        return None if bool((weights[window.repeated :] == 1).all()) else weights
+        latents = torch.arange(begin, begin + count) + window.start
+        if not self.sliding:
+            share = self._share(window.shot, latents)
+            if self.parts[window.shot].fresh or bool((share[window.repeated :] == 1).all()):
+                return [(window.shot, None)]
+            return [(window.shot - 1, None), (window.shot, share)]
+        first = self.shot_at(int(latents[0]))
+        while not self.parts[first].fresh and self._share(first, latents[:1]) < 1:
+            first -= 1
+        last = self.shot_at(min(int(latents[-1]), window.start + window.length - 1))
+        over = [(shot, self._share(shot, latents)) for shot in range(first + 1, last + 1)]
+        return [(first, None), *over]
+
+    def _share(self, shot: int, latents: Tensor) -> Tensor:
+        """How far a shot's prompt has faded in at these latents of the film, 0 to 1."""
+        ease = self.shots[shot].ease if self.shots else 0
+        behind = latents - self.parts[shot].begin  # latents into the shot
+        if not ease:
+            return (behind >= 0).float()
+        return ((behind + 0.5) * TEMPORAL_STRIDE / ease).clamp(0, 1)
 
     def latent_at(self, frame: int) -> int:
         """The latent of the film whose picture stands nearest to a frame.
@@ -301,39 +328,15 @@ class FilmPlan:
             raise ValueError(
                 f"a key frame is at frame {frame}; the film has frames 0 to {self.num_frames - 1}"
             )
-        begun = 0
-        for part in self.parts:
-            if part.fresh and frame < begun + part.sequence_frames:
-                last = latent_length(part.sequence_frames) - 1
-                return part.begin + min(picture_latent(frame - begun), last)
-            begun += part.sequence_frames if part.fresh else 0
-        raise AssertionError("the sequences have all frames")
+        return self.layout.run_at(frame).latent_at(frame)
 
     def total_rows(self) -> int:
         """Model calls of the whole film (each is two forwards when guidance is on)."""
-        if self.sliding:
-            return self.staircase().rows
-        if self.pictures:
-            return sum(self.matrix(window).rows for window in self.windows())
-        rows, number = 0, 0
-        for _, count, _ in self._shots():
-            # All windows between a shot's first and last are alike.
-            between = count - 2
-            looked = {0: 1, count - 1: 1} | ({1: between} if between > 0 else {})
-            for place, times in looked.items():
-                rows += times * self.matrix(self.window_at(number + place)).rows
-            number += count
-        return rows
 
+        def rows(window: Window) -> int:
+            return self.staircase(window).rows if self.sliding else self.matrix(window).rows
 
-def picture_frame(latent: int) -> int:
-    """The frame that a picture in the place of a latent stands for: the first of its four."""
-    return max(4 * latent - 3, 0)
-
-
-def picture_latent(frame: int) -> int:
-    """The latent whose picture stands nearest to a frame; a tie goes to the later one."""
-    return 0 if frame == 0 else (frame + 5) // 4
+        return sum(times * rows(window) for window, times in self.layout.groups())
 
 
 def _require_frame_count(name: str, value: int) -> None:

@@ -21,14 +21,14 @@ from .film import (
     Velocity,
     WindowDone,
     begun,
-    noised_prefix,
+    noised_given,
 )
 from .history import History, new_frames
 from .plan import FilmPlan
-from .shots import Window
 from .sliding import slide
 from .solvers import SOLVERS
 from .vae import VideoVAE, denormalize_latents
+from .windows import Window
 
 __all__ = [
     "CHANNELS",
@@ -77,18 +77,17 @@ def denoise_window(
     film: Film, velocity: Velocity, noise: NoiseSource, device: torch.device | str = "cpu"
 ) -> Iterator[RowDone]:
     """Do the rows that are left of the film's current window."""
-    plan = film.plan
-    window = plan.window_at(film.window)
+    plan, window = film.plan, film.plan.window_at(film.window)
     schedule, matrix = plan.schedule(), plan.matrix(window)
     solver = SOLVERS[film.solver](schedule.sigmas, device)
     if film.latents is None:
         film.latents = _given_latents(film, window).to(device)
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
-    prefix_noise = plan.prefix_noise if window.prefix else 0
+    last = window.end if plan.following else 0  # a picture behind the film stays clean
     timesteps = matrix.timesteps.clone()
-    if prefix_noise:
-        timesteps[:, : window.prefix] = prefix_noise
+    timesteps[:, : window.prefix] = plan.prefix_noise
+    timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
     timesteps, update = timesteps.to(device), matrix.update.to(device)
     # Frames not being moved get the nearest legal step; the update mask leaves them alone.
     step = (matrix.index - 1).clamp(0, schedule.steps - 1)
@@ -102,7 +101,7 @@ def denoise_window(
             film.latents = _with_noise(film, window, matrix.fresh[row], noise)
         x = film.latents
         film.sigma = float(sigmas[row, moved[row]].max())
-        shown = noised_prefix(film, window.prefix, plan.prefix_noise, noise)
+        shown = noised_given(film, window.prefix, last, plan.prefix_noise, noise)
         v = velocity(shown, timesteps[row : row + 1])
         drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
         film.latents = solver.step(film.solver_state, x, v, step[row], update[row], drawn)
@@ -113,22 +112,23 @@ def denoise_window(
 
 
 def finish_window(film: Film, history: History | None) -> WindowDone:
-    """Put the current window among the finished and prepare the prefix of the next."""
-    window = film.plan.window_at(film.window)
+    """Put the current window among the finished and prepare what is given to the next."""
+    plan, window = film.plan, film.plan.window_at(film.window)
     assert film.latents is not None
     passed = [part.to(film.latents) for part in film.passed]
-    latents = torch.cat([*passed, film.latents], dim=2)[:, :, : window.length]
-    latents = _held(film, window, latents)
+    whole = torch.cat([*passed, film.latents], dim=2)
+    latents = _held(film, window, whole[:, :, : window.length])
     film.finished.append(latents.cpu())
     film.window, film.row, film.latents, film.solver_state = film.window + 1, 0, None, None
-    film.passed = []
-    film.prefix = None
-    if not film.done and film.plan.window_at(film.window).repeated:
+    film.begin, film.passed, film.carried = 0, [], None
+    if not film.done and plan.continues(plan.window_at(film.window)):
         if history is None:
             raise ValueError(
-                f"the film has {film.plan.num_windows} windows; continuing one needs `history`"
+                f"the film has {plan.num_windows} windows; continuing one needs `history`"
             )
-        film.prefix, film.tail = history(latents, window.repeated, film.tail)
+        behind = whole[:, :, window.length :]
+        shown = torch.cat([latents, behind], dim=2) if plan.backwards else latents
+        film.carried, film.tail = history(shown, window.repeated, film.tail)
     elif not film.done:
         film.tail = ()
     return WindowDone(window, latents)
@@ -137,7 +137,7 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
 def _held(film: Film, window: Window, latents: Tensor) -> Tensor:
     """The window with the colours of its own latents held to those of its sequence's first one."""
     given, own = latents.tensor_split([window.repeated], dim=2)
-    if not window.repeated or film.reference is None:
+    if not film.plan.continues(window) or film.reference is None:
         film.reference = statistics(own)
     elif film.plan.anchor:
         own = anchored(own, film.reference, film.plan.anchor)
@@ -150,14 +150,14 @@ def _given_latents(film: Film, window: Window) -> Tensor:
     given, shown = film.conditions, window.length + window.end
     latents = torch.zeros(1, CHANNELS, shown, *film.plan.latent_size)
     if window.prefix:
-        prefix = film.prefix if window.repeated else given.start
+        prefix = film.carried if window.repeated else given.start
         assert prefix is not None
         latents[:, :, : window.prefix] = prefix.to(latents)
     for place in window.pictures:
         latents[:, :, place : place + 1] = given.pictures[window.start + place].to(latents)
     if window.end:
-        assert given.end is not None
-        latents[:, :, -1:] = given.end.to(latents)
+        behind = given.behind if film.carried is None or window.repeated else film.carried
+        latents[:, :, window.length :] = behind.to(latents)
     return latents
 
 
@@ -174,13 +174,13 @@ def _with_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -
 
 
 def film_frames(film: Film, vae: VideoVAE) -> Iterator[Tensor]:
-    """All frames of the finished windows in order, (1, 3, n, H, W) in [-1, 1], piece by piece."""
-    plan, stream, left = film.plan, None, 0
-    parts = plan.parts
-    for window, latents in zip(plan.windows(), film.finished, strict=False):
-        if not window.repeated:
-            left = parts[window.shot].sequence_frames
-        if plan.history == "latents":
+    """All frames of the film in order, (1, 3, n, H, W) in [-1, 1], piece by piece."""
+    plan, stream = film.plan, None
+    windows = list(zip(plan.windows(), film.finished, strict=False))
+    for window, latents in reversed(windows) if plan.backwards else windows:
+        start, stop = plan.new_frames(window)
+        skip, left = window.skip, stop - start
+        if plan.history == "latents" and not plan.backwards:
             # One sequence from cut to cut: the VAE's stream goes on where it stood.
             stream = stream if window.repeated and stream else vae.decode_stream()
             own = denormalize_latents(latents[:, :, window.repeated :])
@@ -188,5 +188,7 @@ def film_frames(film: Film, vae: VideoVAE) -> Iterator[Tensor]:
         else:
             pieces = new_frames(vae, latents, window.repeated)
         for piece in pieces:
-            yield piece[:, :, :left].clamp(-1, 1)
-            left -= min(left, piece.shape[2])
+            shown = piece[:, :, skip : skip + left].clamp(-1, 1)
+            skip -= min(skip, piece.shape[2])
+            left -= shown.shape[2]
+            yield shown

@@ -51,11 +51,12 @@ class Part:
     sequence_frames: int
 
 
-def lay_out(shots: Sequence[Shot]) -> list[Part]:
+def lay_out(shots: Sequence[Shot], leads_on: bool = False) -> list[Part]:
     """The shots one behind the other, in latents.
 
     A sequence has exactly its shots' frames in sum; the borders between them lie on latents, up to
-    three frames late. Raises ValueError for a shot too short to have a latent of its own.
+    three frames late. leads_on: a film follows, whose first frame is made as well, so that the
+    last latent reaches it. Raises ValueError for a shot too short to have a latent of its own.
     """
     parts: list[Part] = []
     begin, frames, latents = 0, 0, 0
@@ -64,7 +65,8 @@ def lay_out(shots: Sequence[Shot]) -> list[Part]:
         if fresh:
             frames = latents = 0
         frames += shot.frames
-        own = latent_length(frames) - latents
+        reached = frames + int(leads_on and index == len(shots) - 1)
+        own = latent_length(reached) - latents
         if own < 1:
             raise ValueError(
                 f"shot {index + 1} has {shot.frames} frames; a shot that continues another must "
@@ -80,24 +82,3 @@ def lay_out(shots: Sequence[Shot]) -> list[Part]:
         if parts[index].fresh:
             total = 0
     return parts
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of latent frames that the model sees at once.
-
-    start: its first latent in the film. length: its latents of the film, of which the first
-    `prefix` are given, the first `repeated` of them by the window before (they hold the same
-    moments of the film as that window's last ones). pictures: places in the window that are given
-    as single pictures and made anew at its end. end: 1 where a picture of the moment behind the
-    film's last frame is shown behind it.
-    """
-
-    index: int
-    start: int
-    length: int
-    prefix: int = 0
-    repeated: int = 0
-    shot: int = 0
-    pictures: tuple[int, ...] = ()
-    end: int = 0

@@ -12,71 +12,87 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .film import CHANNELS, Film, NoiseSource, RowDone, Velocity, begun, noised_prefix
+from .film import CHANNELS, Film, NoiseSource, RowDone, Velocity, begun, noised_given
 from .schedule import levels
 from .solvers import SOLVERS
+from .windows import Window
 
 
 def slide(
     film: Film, velocity: Velocity, noise: NoiseSource, device: torch.device | str = "cpu"
 ) -> Iterator[RowDone]:
-    """Do the rows that are left of a sliding film; only the view is held on `device`.
+    """Do the rows that are left of a sequence; only the view is held on `device`.
 
     Source: the sliding window of SkyworkAI/SkyReels-V2's `generate_timestep_matrix`, which its
     pipelines never use.
     """
     plan, window = film.plan, film.plan.window_at(film.window)
-    schedule, staircase = plan.schedule(), plan.staircase()
+    schedule, staircase = plan.schedule(), plan.staircase(window)
     solver, table = SOLVERS[film.solver](schedule.sigmas, device), levels(schedule.timesteps)
     if film.latents is None:
         film.latents = torch.zeros(1, CHANNELS, 0, *plan.latent_size, device=device)
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
     while film.row < staircase.rows:
-        row = film.row
-        _move_view(film, *staircase.view(row), noise)
-        index = staircase.index(row)  # (F,)
-        update = (index >= 1) & (index <= schedule.steps)
-        step = (index - 1).clamp(0, schedule.steps - 1)
-        sigmas, frame = schedule.sigmas[step], int(update.nonzero()[0])
-        film.sigma = float(sigmas[update].max())
-        timesteps, given = table[index], max(plan.start - film.begin, 0)
-        timesteps[:given] = plan.prefix_noise
+        row = staircase.row(film.row)
+        _move_view(film, window, row.start, row.stop, noise)
+        for latent in (row.fresh.nonzero()[:, 0] + row.start).tolist():
+            film.latents[:, :, latent - row.start] = _drawn(film, window, latent, noise)[:, :, 0]
+        step = (row.index - 1).clamp(0, schedule.steps - 1)
+        sigmas, frame = schedule.sigmas[step], int(row.update.nonzero()[0])
+        film.sigma = float(sigmas[row.update].max())
+        timesteps = table[row.index]
+        first = max(window.prefix - row.start, 0)
+        last = max(row.stop - window.length, 0) if plan.following else 0
+        timesteps[:first] = timesteps[len(timesteps) - last :] = plan.prefix_noise
         x = film.latents
-        shown = noised_prefix(film, given, plan.prefix_noise, noise)
+        shown = noised_given(film, first, last, plan.prefix_noise, noise)
         v = velocity(shown, timesteps[None].to(device))
-        drawn = noise.renoise(0, row, tuple(x.shape)).to(x) if solver.stochastic else None
+        drawn = None
+        if solver.stochastic:
+            drawn = noise.renoise(film.window, film.row, tuple(x.shape)).to(x)
         film.latents = solver.step(
-            film.solver_state, x, v, step.to(device), update.to(device), drawn
+            film.solver_state, x, v, step.to(device), row.update.to(device), drawn
         )
         film.row += 1
         one = slice(frame, frame + 1)
         denoised = x[:, :, one] - float(sigmas[frame]) * v[:, :, one]
-        yield RowDone(window, row, staircase.rows, frame, denoised)
+        yield RowDone(window, film.row - 1, staircase.rows, frame, denoised)
 
 
-def _move_view(film: Film, start: int, stop: int, noise: NoiseSource) -> None:
+def _move_view(film: Film, window: Window, start: int, stop: int, noise: NoiseSource) -> None:
     """Show latents [start, stop): what is left behind is kept on the CPU, what comes is noise."""
     assert film.latents is not None and film.solver_state is not None
     leaving, end = start - film.begin, film.begin + film.latents.shape[2]
-    coming = _entering(film, end, stop, noise).to(film.latents)
-    latents = torch.cat([film.latents, coming], dim=2)
+    coming = [_entering(film, window, latent, noise) for latent in range(end, stop)]
+    if not coming and not leaving:
+        return
+    entered = torch.cat([film.latents[:, :, :0].cpu(), *coming], dim=2).to(film.latents)
+    latents = torch.cat([film.latents, entered], dim=2)
     history = film.solver_state.history
     for name, past in history.items():
-        history[name] = torch.cat([past, torch.zeros_like(coming)], dim=2)[:, :, leaving:]
+        history[name] = torch.cat([past, torch.zeros_like(entered)], dim=2)[:, :, leaving:]
     if leaving:
         film.passed.append(latents[:, :, :leaving].cpu())
     film.begin, film.latents = start, latents[:, :, leaving:]
 
 
-def _entering(film: Film, begin: int, stop: int, noise: NoiseSource) -> Tensor:
-    """Latents [begin, stop) as they are before their first step, (1, C, n, h, w)."""
-    size, given = film.plan.latent_size, film.conditions.start
-    parts = [torch.zeros(1, CHANNELS, 0, *size)]
-    if given is not None and begin < film.plan.start:
-        parts.append(given[:, :, begin:stop].float().cpu())
-    # Each latent has noise of its own, whatever the blocks and the film's length.
-    for latent in range(max(begin, film.plan.start), stop):
-        drawn = noise.initial(latent, (1, CHANNELS, 1, *size))
-        parts.append(begun(film, drawn, torch.tensor([latent])))
-    return torch.cat(parts, dim=2)
+def _entering(film: Film, window: Window, latent: int, noise: NoiseSource) -> Tensor:
+    """A latent of the sequence as it is before its first step, (1, C, 1, h, w)."""
+    given = film.conditions
+    if latent < window.prefix:
+        assert given.start is not None
+        return given.start[:, :, latent : latent + 1].float().cpu()
+    if latent in window.pictures:
+        return given.pictures[window.start + latent].float().cpu()
+    if latent >= window.length:
+        behind = latent - window.length
+        return given.behind[:, :, behind : behind + 1].float().cpu()
+    return _drawn(film, window, latent, noise)
+
+
+def _drawn(film: Film, window: Window, latent: int, noise: NoiseSource) -> Tensor:
+    """A latent's noise, its own whatever the blocks and the film's length, over any source."""
+    place = window.start + latent
+    drawn = noise.initial(place, (1, CHANNELS, 1, *film.plan.latent_size))
+    return begun(film, drawn, torch.tensor([place]))

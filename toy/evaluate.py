@@ -32,6 +32,8 @@ from toy.world import FPS, HELD_OUT, SCENES, SIZE, TRAINED, Scene, render  # noq
 NAMES = ("background", "colour", "shape", "direction")
 CHOICES = {"held-out": HELD_OUT, "trained": TRAINED, "all": SCENES}
 KEY_LATENT = 5  # of the film in which key pictures are tried: frame 17
+SLIDING_KEY = 7  # the same of a sliding film
+LEADING_FRAMES, FOLLOWING_FRAMES = 16, 24  # made before another film; of that film
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,45 @@ def given_film(start: int, ar_step: int, key: bool = False, end: bool = False) -
     return make
 
 
+def leading_film(windows: int, ar_step: int, history: str = "pixels", start: bool = False) -> Mode:
+    """A film that leads up to another: judged is that it does, and arrives where that begins."""
+
+    def make(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+        toy, plan = toys["DF"], toy_plan(1, ar_step, history=history)
+        plan = dataclasses.replace(plan, num_frames=LEADING_FRAMES * windows)
+        given = Conditions(
+            start=toy.latents(truth(scene, seed, 1)) if start else None,
+            following=torch.empty(1, 0, plan.room_behind(int(start)), 0, 0),
+        )
+        plan = given.fit(plan)
+        true = truth(scene, seed, plan.num_frames + FOLLOWING_FRAMES)
+        behind = true[plan.num_frames :]
+        shown = behind[plan.following_start :][: 4 * plan.following + 1]
+        given = dataclasses.replace(given, following=toy.latents(shown)[:, :, 1:])
+        film = toy.film(scene.caption, plan, seed, conditions=given)
+        spans = [plan.new_frames(window) for window in plan.windows()]
+        last = {plan.num_frames - 1: true[plan.num_frames - 1]}
+        return Take(scene, np.concatenate([film, behind]), sorted(spans), given=last)
+
+    return make
+
+
+def sliding_pictures(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+    """One sequence with a start, a key and an end picture."""
+    toy, plan = toys["DF"], dataclasses.replace(toy_plan(2), sliding=True)
+    true = truth(scene, seed, plan.num_frames + 1)
+    key = picture_frame(SLIDING_KEY)
+    given = Conditions(
+        start=toy.latents(true[:1]),
+        pictures={SLIDING_KEY: toy.latents(true[key][None])},
+        end=toy.latents(true[-1:]),
+    )
+    frames = toy.film(scene.caption, plan, seed, conditions=given)
+    places = [0, key, plan.num_frames - 1]
+    spans = measure.window_spans(plan.num_frames, plan.window, plan.overlap)
+    return Take(scene, frames, spans, given={frame: true[frame] for frame in places})
+
+
 def other_model(kind: str) -> Mode:
     """One window by the T2V or the I2V model, all frames at one noise level."""
 
@@ -144,6 +185,12 @@ MODES: dict[str, Mode] = {
     "long-picture": long_film("picture+latents"),
     "long-sync": long_film("pixels", 0),
     "sliding": sliding_film,
+    "sliding-pictures": sliding_pictures,
+    "prepend": leading_film(1, 5),
+    "prepend-sync": leading_film(1, 0),
+    "prepend-long": leading_film(3, 5),
+    "prepend-latents": leading_film(3, 5, "latents"),
+    "between": leading_film(1, 5, start=True),
     "t2v": other_model("T2V"),
     "i2v": other_model("I2V"),
 }

@@ -14,6 +14,7 @@ from ...skyreels_model.plan import FilmPlan
 from ...skyreels_model.rollout import CHANNELS
 from ...skyreels_model.shots import frame_length
 from .model import VARIANT_KEY
+from .shots import FilmShot
 
 LOG = logging.getLogger("skyreels_v2")
 
@@ -41,7 +42,8 @@ def check_model(
     channels = transformer.patch_embedding.weight.shape[1]
     if channels != CHANNELS:
         _check_image(channels, positive, plan)
-    forcing = plan.num_windows > 1 or plan.ar_step or plan.start or plan.pictures or plan.end
+    given = plan.start or plan.pictures or plan.end or plan.following
+    forcing = plan.num_windows > 1 or plan.ar_step or given
     variant = model.model_options["transformer_options"].get(VARIANT_KEY)
     if forcing and variant in ("T2V", "I2V"):
         LOG.warning(
@@ -77,10 +79,10 @@ def _check_image(channels: int, positive: list[Any], plan: FilmPlan) -> None:
             f"model makes films of one window: set window to at least "
             f"{frame_length(plan.latent_frames)}, or use a DF checkpoint with SkyReels-V2 Frames"
         )
-    if plan.end:
+    if plan.end or plan.following:
         raise ValueError(
-            "frames has an end image; an image-to-video model takes only the image that positive "
-            "carries: disconnect frames, or use a DF checkpoint with it"
+            "frames has an end image or a film to lead up to; an image-to-video model takes only "
+            "the image that positive carries: disconnect frames, or use a DF checkpoint with it"
         )
     frames, height, width = images[0].shape[2:]
     if (frames, height, width) != (plan.latent_frames, *plan.latent_size):
@@ -91,11 +93,23 @@ def _check_image(channels: int, positive: list[Any], plan: FilmPlan) -> None:
         )
 
 
+def check_shots(
+    plan: FilmPlan, shots: tuple[FilmShot, ...], model: comfy.model_patcher.ModelPatcher
+) -> None:
+    """Raise ValueError for models of shots that would be in one view."""
+    chosen = {id(shot.model or model) for shot in shots}
+    if plan.sliding and len(chosen) > 1:
+        raise ValueError(
+            f"sliding is on and the storyboard's shots have {len(chosen)} models; one view shows "
+            f"several shots at once, by one model: turn sliding off, or give all shots the same"
+        )
+
+
 def check_vae(plan: FilmPlan, vae: comfy.sd.VAE | None, has_images: bool) -> None:
     """Raise ValueError where a VAE is needed and there is none, or it is another model's."""
     if vae is None and has_images:
         raise ValueError("vae is not connected; the images of frames are encoded with it")
-    continued = plan.num_windows > sum(part.fresh for part in plan.parts)
+    continued = any(plan.continues(window) for window, _ in plan.layout.groups())
     if vae is None and continued and plan.history != "latents":
         raise ValueError(
             f"vae is not connected; a film of {plan.num_frames} frames is made in "

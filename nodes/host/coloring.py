@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.drift import Drift, anchored, measure, statistics
-from .decoding import SEAMS_KEY, check_latent, fitting_seams
+from .decoding import FILM_KEY, check_latent, film_parts
 
 
 def anchor_film(
@@ -26,27 +26,28 @@ def anchor_film(
             f"samples is a batch of {samples.shape[0]}; drift is measured in 1 film: choose it "
             f"with LatentFromBatch"
         )
-    seams, _ = fitting_seams(latent, samples)
+    film = film_parts(latent, samples)
     fixed = None if reference is None else statistics(check_latent(reference))
-    first, parts, held, drifts, frame = fixed, [], [], [], 0
-    ends = [seam.start for seam in seams[1:]] + [samples.shape[2]]
-    for seam, end in zip(seams, ends, strict=True):
-        own = samples[:, :, seam.start : end]
-        if fixed is None and (first is None or seam.given is None):
-            first = statistics(own)
-        assert first is not None
-        drifts.append(measure(frame, own, first))
-        frame += seam.frames
-        given = seam.given
-        if strength and (fixed is not None or seam.given is not None):
-            whole = own if given is None else torch.cat([given.to(own), own], dim=2)
-            moved = _moved_like(own, first, strength, whole)
-            count = 0 if given is None else given.shape[2]
-            given = moved[:, :, :count] if count else None
-            own = moved[:, :, count:]
+    given = {seam.start: seam.given for seam in film.seams if seam.given is not None}
+    parts, drifts = [], []
+    for number, span in enumerate(film.spans):
+        first = film.spans[span.reference]
+        wanted = statistics(samples[:, :, first.start : first.stop]) if fixed is None else fixed
+        own = samples[:, :, span.start : span.stop]
+        drifts.append(measure(span.frame, own, wanted))
+        if strength and (fixed is not None or span.reference != number):
+            if span.start in given:
+                given[span.start] = _moved_like(own, wanted, strength, given[span.start].to(own))
+            own = anchored(own, wanted, strength)
         parts.append(own)
-        held.append(replace(seam, given=given))
-    return {**latent, "samples": torch.cat(parts, dim=2), SEAMS_KEY: held}, drifts
+    seams = [replace(seam, given=given.get(seam.start)) for seam in film.seams]
+    moved = {"samples": torch.cat(parts, dim=2), FILM_KEY: replace(film, seams=seams)}
+    return {**latent, **moved}, drifts
+
+
+def film_drift(latent: dict[str, Any]) -> list[Drift]:
+    """How far each window's colours are from its sequence's first ones'."""
+    return anchor_film(latent, 0.0, None)[1]
 
 
 def _moved_like(own: Tensor, reference: Tensor, strength: float, whole: Tensor) -> Tensor:

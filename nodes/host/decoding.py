@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.rollout import CHANNELS, Film
-from ...skyreels_model.shots import TEMPORAL_STRIDE, frame_length
+from ...skyreels_model.shots import frame_length
+from ...skyreels_model.windows import Window
+from .film_images import FilmImages
 from .vae import HostVAE
 
-SEAMS_KEY = "skyreels_v2_seams"
-SOURCE_KEY = "skyreels_v2_source"
+FILM_KEY = "skyreels_v2_film"
 TILE = 32  # latents
 LOG = logging.getLogger("skyreels_v2")
 
@@ -28,45 +29,96 @@ LOG = logging.getLogger("skyreels_v2")
 class Seam:
     """Where latents begin that are decoded by themselves, the latents given to them, their frames.
 
-    frames: how many of its own frames belong to the film; the last latent may make up to 3 more.
+    frames: how many of its own frames belong to the film, from frame `skip` of them on.
     """
 
     start: int
     given: Tensor | None
     frames: int
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """Latents [start, stop) that were made together, and their first frame.
+
+    reference: the number of the span whose colours they were to keep, its own where it began anew.
+    """
+
+    start: int
+    stop: int
+    frame: int
+    reference: int
+
+
+@dataclass(frozen=True)
+class FilmParts:
+    """How latents of a shape were made and are to be decoded.
+
+    before, behind: films (T, H, W, 3) that they go on from and lead up to.
+    """
+
+    shape: tuple[int, ...]
+    seams: list[Seam]
+    spans: list[Span]
+    before: Tensor | None = None
+    behind: Tensor | None = None
 
 
 def film_latent(
-    film: Film, process_out: Callable[[Tensor], Tensor], source: Tensor | None = None
+    film: Film, process_out: Callable[[Tensor], Tensor], images: FilmImages | None
 ) -> dict[str, Any]:
     """The windows of a film as one LATENT; `process_out` undoes the latents' normalisation.
 
     `samples` is the film without its overlaps, so that any VAE node can decode it whole; the
     latents given to each window ride along, so that `decode_film` can decode each window exactly
-    as it was made. So does `source` (T, H, W, 3), the film that it goes on from.
+    as it was made. So do the films (T, H, W, 3) that it goes on from and leads up to.
     """
-    plan, parts, seams = film.plan, [], []
-    start, left = 0, 0
-    layout = plan.parts
-    for window, latents in zip(plan.windows(), film.finished, strict=True):
+    plan, parts, start = film.plan, [], 0
+    seams: list[Seam] = []
+    spans: list[Span] = []
+    source = images.video if images else None
+    made = list(zip(plan.windows(), film.finished, strict=True))
+    for window, latents in reversed(made) if plan.backwards else made:
         raw = process_out(latents)
+        first, stop = plan.new_frames(window)
         repeated = window.repeated
-        if not repeated:
-            left = layout[window.shot].sequence_frames
         if source is not None and window.index == 0:
-            repeated, left = window.prefix, left - frame_length(window.prefix)
+            repeated, first = window.prefix, frame_length(window.prefix)
         given, own = raw.tensor_split([repeated], dim=2)
-        made = own.shape[2] * TEMPORAL_STRIDE if repeated else frame_length(own.shape[2])
-        shown = min(made, left)
-        left -= shown
+        shown = max(stop - first, 0)
+        spans += _spans(film, window, start, own.shape[2], first, spans)
         parts.append(own)
         if plan.history == "latents" and window.repeated:
             # Latents that were carried over are one stream with those before.
             seams[-1] = replace(seams[-1], frames=seams[-1].frames + shown)
         else:
-            seams.append(Seam(start, given.clone() if repeated else None, shown))
+            seams.append(Seam(start, given.clone() if repeated else None, shown, window.skip))
         start += own.shape[2]
-    return {"samples": torch.cat(parts, dim=2), SEAMS_KEY: seams, SOURCE_KEY: source}
+    samples = torch.cat(parts, dim=2)
+    following = images.following if images else None
+    made_so = FilmParts(tuple(samples.shape), seams, spans, source, following)
+    return {"samples": samples, FILM_KEY: made_so}
+
+
+def _spans(
+    film: Film, window: Window, start: int, count: int, frame: int, before: list[Span]
+) -> list[Span]:
+    """A window's own latents; of one sequence as many at a time as a view shows."""
+    plan, number = film.plan, len(before)
+    if plan.sliding:
+        view = plan.shown_latents(window)
+        begins = range(start, start + count, view)
+        return [
+            Span(i, min(i + view, start + count), frame + frame_length(i - start), number)
+            for i in begins
+        ]
+    reference = number
+    if plan.backwards:
+        reference = plan.num_windows - 1
+    elif window.repeated:
+        reference = before[-1].reference
+    return [Span(start, start + count, frame, reference)]
 
 
 def check_latent(latent: dict[str, Any]) -> Tensor:
@@ -89,13 +141,14 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
             f"vae has {vae.latent_channels} latent channels and the latents {CHANNELS}: use the "
             f"Wan 2.1 VAE"
         )
-    seams, source = fitting_seams(latent, samples)
-    before = [] if source is None else [source]
+    film = film_parts(latent, samples)
+    before, behind = ([] if one is None else [one] for one in (film.before, film.behind))
     bar = comfy.utils.ProgressBar(samples.shape[0] * samples.shape[2])
-    total = samples.shape[0] * sum(seam.frames for seam in seams) + sum(map(len, before))
+    made = samples.shape[0] * sum(seam.frames for seam in film.seams)
+    total = made + sum(map(len, before + behind))
     frames, position = None, 0
     for sample in samples.split(1):
-        for piece in itertools.chain(before, decode_seams(vae, sample, seams, bar)):
+        for piece in itertools.chain(before, decode_seams(vae, sample, film.seams, bar), behind):
             if frames is None:
                 frames = piece.new_empty((total, *piece.shape[1:]))
             frames[position : position + len(piece)] = piece
@@ -104,24 +157,16 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
     return frames
 
 
-def fitting_seams(latent: dict[str, Any], samples: Tensor) -> tuple[list[Seam], Tensor | None]:
-    """The seams of these samples, and the film before them.
-
-    One window, and nothing before it, where a node in between has changed the samples' shape.
-    """
-    seams: list[Seam] | None = latent.get(SEAMS_KEY)
-    whole = [Seam(0, None, frame_length(samples.shape[2]))]
-    if not seams or samples.shape[0] != 1:
-        return whole, None
-    last = seams[-1]
-    own = max(samples.shape[2] - last.start, 0)
-    made = own * TEMPORAL_STRIDE if last.given is not None else frame_length(own)
-    if 0 <= made - last.frames < TEMPORAL_STRIDE and all(
-        seam.given is None or seam.given.shape[3:] == samples.shape[3:] for seam in seams
-    ):
-        return seams, latent.get(SOURCE_KEY)
-    LOG.warning("The latents were resized or cut after sampling; decoding them as one window.")
-    return whole, None
+def film_parts(latent: dict[str, Any], samples: Tensor) -> FilmParts:
+    """How these samples were made: in one window where a node has changed their shape since."""
+    film: FilmParts | None = latent.get(FILM_KEY)
+    if film is not None:
+        if tuple(samples.shape) == film.shape:
+            return film
+        LOG.warning("The latents were resized or cut after sampling; decoding them as one window.")
+    count = samples.shape[2]
+    seam, span = Seam(0, None, frame_length(count)), Span(0, count, 0, 0)
+    return FilmParts(tuple(samples.shape), [seam], [span])
 
 
 def decode_seams(
@@ -133,11 +178,13 @@ def decode_seams(
         own = sample[:, :, seam.start : end]
         given = 0 if seam.given is None else seam.given.shape[2]
         window = own if seam.given is None else torch.cat([seam.given.to(own), own], dim=2)
-        left = seam.frames
+        skip, left = seam.skip, seam.frames
         for piece in decode_pieces(vae, window, given):
-            yield piece[:left]
-            left -= min(left, len(piece))
+            shown = piece[skip : skip + left]
+            skip -= min(skip, len(piece))
+            left -= len(shown)
             bar.update(max(1, len(piece) // 4))
+            yield shown
 
 
 def decode_pieces(vae: comfy.sd.VAE, latents: Tensor, given: int) -> Iterator[Tensor]:

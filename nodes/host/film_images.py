@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,14 +17,17 @@ from ...skyreels_model.shots import frame_length, latent_length
 
 @dataclass(frozen=True)
 class FilmImages:
-    """Pictures (H, W, 3) in 0..1 of a film's size, a film (T, H, W, 3) to go on from, and one to
-    make anew."""
+    """Pictures (H, W, 3) in 0..1 of a film's size, and films (T, H, W, 3).
+
+    video: one to go on from. following: one to lead up to. source: one to make anew.
+    """
 
     start: Tensor | None = None
     keys: dict[int, Tensor] = field(default_factory=dict)  # by frame
     end: Tensor | None = None
     video: Tensor | None = None
     source: Tensor | None = None
+    following: Tensor | None = None
 
     def plan(self, plan: FilmPlan) -> FilmPlan:
         """The plan with places for the pictures; raises ValueError where there is none."""
@@ -33,18 +36,32 @@ class FilmImages:
                 f"source has {len(self.source)} frames and the film {plan.num_frames}; give a "
                 f"longer source, or make a film of at most {len(self.source)} frames"
             )
-        return Conditions(
-            start=self._placeholder(plan),
-            pictures=dict.fromkeys(_frames_by_latent(plan, list(self.keys)), torch.empty(0)),
+        count = latent_length(plan.overlap) if self.video is not None else 1
+        begun = self.video is not None or self.start is not None
+        room = plan.room_behind(count if begun else 0)
+        given = Conditions(
+            start=_placeholder(count) if begun else None,
             end=self.end,
             source=self.source,
-        ).fit(plan)
+            following=None if self.following is None else _placeholder(room),
+        )
+        # Where the key images lie depends on what else is given.
+        plan = given.fit(plan)
+        self._require_frames(plan)
+        keys = dict.fromkeys(_frames_by_latent(plan, list(self.keys)), _placeholder(1))
+        return replace(given, pictures=keys).fit(plan)
 
-    def _placeholder(self, plan: FilmPlan) -> Tensor | None:
-        """Something as long as the latents given at the start."""
-        count = latent_length(plan.overlap) if self.video is not None else 1
-        none = self.video is None and self.start is None
-        return None if none else torch.empty(1, 0, count, 0, 0)
+    def _require_frames(self, plan: FilmPlan) -> None:
+        """A film that follows must have the frames that are shown of it."""
+        if self.following is None:
+            return
+        needed = plan.following_start + frame_length(plan.following + 1)
+        if len(self.following) < needed:
+            raise ValueError(
+                f"prepend_to has {len(self.following)} frames; the film leads up to its first "
+                f"{needed} (the schedule's overlap, and up to 3 where the film ends between two "
+                f"latents): give at least that many, or a smaller overlap"
+            )
 
     def encoded(self, plan: FilmPlan, encode: Callable[[Tensor], Tensor]) -> Conditions:
         """As latents; `encode` takes frames (T, H, W, 3) in 0..1."""
@@ -52,71 +69,59 @@ class FilmImages:
         keys = _frames_by_latent(plan, list(self.keys))
         if self.video is not None:
             first = self.video[-plan.overlap :]
+        following = None
+        if self.following is not None:
+            begin, count = plan.following_start, plan.following + 1
+            # The first of them is that picture with which the film's last latent ends.
+            following = encode(self.following[begin : begin + frame_length(count)])[:, :, 1:]
         return Conditions(
             start=None if first is None else encode(first),
             pictures={latent: encode(self.keys[frame][None]) for latent, frame in keys.items()},
             end=None if self.end is None else encode(self.end[None]),
             source=None if self.source is None else self._encoded_source(plan, encode),
+            following=following,
         )
 
     def _encoded_source(self, plan: FilmPlan, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """The source as latents, each sequence by itself, its last latent filled with its frame."""
         assert self.source is not None
         parts = []
-        for _, begin, latents, frames in plan.sequences:
-            part = self.source[begin : begin + frames]
-            lacking = frame_length(latents) - frames
+        for run in plan.layout.runs():
+            part = self.source[run.frame : run.frame + run.frames]
+            lacking = frame_length(run.latents) - run.frames
             parts.append(encode(torch.cat([part, part[-1:].repeat(lacking, 1, 1, 1)])))
         return torch.cat(parts, dim=2)
 
     @property
     def shown(self) -> Tensor:
         """All pictures in the order of the film, (N, H, W, 3); of a film to go on from its last
-        frame, of one to make anew its first."""
+        frame, of one to make anew or to lead up to its first."""
         video = [] if self.video is None else [self.video[-1]]
         keys = [self.keys[frame] for frame in sorted(self.keys)]
         first = [] if self.start is None else [self.start]
         last = [] if self.end is None else [self.end]
         source = [] if self.source is None else [self.source[0]]
-        return torch.stack([*video, *source, *first, *keys, *last])
+        following = [] if self.following is None else [self.following[0]]
+        return torch.stack([*video, *source, *first, *keys, *last, *following])
+
+
+def _placeholder(latents: int) -> Tensor:
+    """Something as long as latents that are to be encoded."""
+    return torch.empty(1, 0, latents, 0, 0)
 
 
 def collect_images(
-    plan: FilmPlan,
-    start_image: Tensor | None,
-    end_image: Tensor | None,
-    key_images: Tensor | None,
-    key_seconds: str,
-    video: Tensor | None,
-    fit: str,
-    loop: bool,
-    source: Tensor | None,
+    plan: FilmPlan, given: Mapping[str, Tensor | None], key_seconds: str, fit: str, loop: bool
 ) -> FilmImages:
-    """Fit all pictures to the plan's size; raises ValueError where they contradict each other."""
-    if start_image is not None and video is not None:
-        raise ValueError(
-            "start_image and video are both connected; a film begins with one or the other: "
-            "disconnect one"
-        )
-    if loop and end_image is not None:
-        raise ValueError("loop is on and end_image is connected; a loop ends where it begins")
-    if loop and start_image is None:
-        raise ValueError("loop is on without a start_image; connect the picture to come back to")
-    if video is not None and source is not None:
-        raise ValueError(
-            "video and source are both connected; a film goes on from one, or is made from the "
-            "other: disconnect one"
-        )
-    if all(one is None for one in (start_image, end_image, key_images, video, source)):
-        raise ValueError("nothing is connected; connect a start, end or key image, or a video")
-    if video is not None and len(video) < plan.overlap:
-        raise ValueError(
-            f"video has {len(video)} frames; the film continues its last {plan.overlap} (the "
-            f"schedule's overlap): give at least that many, or an overlap of at most "
-            f"{max((len(video) - 1) // 4 * 4 + 1, 1)}"
-        )
+    """Fit all pictures to the plan's size; raises ValueError where they contradict each other.
 
-    def fitted(name: str, images: Tensor | None, count: int | None = 1) -> Tensor | None:
+    given: images (N, H, W, C) in 0..1 by input: start_image, end_image, key_images, video, source,
+    prepend_to.
+    """
+    _require_agreement(plan, given, loop)
+
+    def fitted(name: str, count: int | None = None) -> Tensor | None:
+        images = given.get(name)
         if images is None:
             return None
         if count is not None and len(images) != count:
@@ -124,16 +129,47 @@ def collect_images(
         shown = [fit_image(i[..., :3], plan.width, plan.height, fit, "bicubic") for i in images]
         return torch.stack(shown)
 
-    start, end = fitted("start_image", start_image), fitted("end_image", end_image)
+    start, end = fitted("start_image", 1), fitted("end_image", 1)
     images = FilmImages(
         start=None if start is None else start[0],
-        keys=_timed_keys(plan, fitted("key_images", key_images, None), key_seconds),
+        keys=_timed_keys(plan, fitted("key_images"), key_seconds),
         end=start[0] if loop and start is not None else None if end is None else end[0],
-        video=fitted("video", video, None),
-        source=fitted("source", source, None),
+        video=fitted("video"),
+        source=fitted("source"),
+        following=fitted("prepend_to"),
     )
     images.plan(plan)
     return images
+
+
+# Inputs that exclude each other, and why.
+EXCLUSIVE = (
+    ("start_image", "video", "a film begins with one or the other"),
+    ("video", "source", "a film goes on from one, or is made from the other"),
+    ("end_image", "prepend_to", "a film ends with one or the other"),
+    ("source", "prepend_to", "a film is made from one, or leads up to the other"),
+)
+
+
+def _require_agreement(plan: FilmPlan, given: Mapping[str, Tensor | None], loop: bool) -> None:
+    connected = {name for name, images in given.items() if images is not None}
+    for one, other, why in EXCLUSIVE:
+        if {one, other} <= connected:
+            raise ValueError(f"{one} and {other} are both connected; {why}: disconnect one")
+    if loop and connected & {"end_image", "prepend_to"}:
+        what = "end_image" if "end_image" in connected else "prepend_to"
+        raise ValueError(f"loop is on and {what} is connected; a loop ends where it begins")
+    if loop and "start_image" not in connected:
+        raise ValueError("loop is on without a start_image; connect the picture to come back to")
+    if not connected:
+        raise ValueError("nothing is connected; connect a start, end or key image, or a video")
+    video = given.get("video")
+    if video is not None and len(video) < plan.overlap:
+        raise ValueError(
+            f"video has {len(video)} frames; the film continues its last {plan.overlap} (the "
+            f"schedule's overlap): give at least that many, or an overlap of at most "
+            f"{max((len(video) - 1) // 4 * 4 + 1, 1)}"
+        )
 
 
 def _timed_keys(plan: FilmPlan, images: Tensor | None, seconds: str) -> dict[int, Tensor]:
@@ -150,7 +186,6 @@ def _timed_keys(plan: FilmPlan, images: Tensor | None, seconds: str) -> dict[int
     if len(times) != count:
         raise ValueError(f"key_seconds has {len(times)} times and key_images {count} images")
     frames = [round(time * plan.fps) for time in times]
-    _frames_by_latent(plan, frames)
     return dict(zip(frames, () if images is None else images, strict=True))
 
 

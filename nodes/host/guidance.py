@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.guidance_curve import GuidanceCurve
-from ...skyreels_model.rollout import Film, SeededNoise, Velocity, denoise
+from ...skyreels_model.rollout import Film, NoiseSource, Velocity, denoise
 
 FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
-PROMPT_WEIGHTS = "skyreels_v2_prompt_weights"
-BEFORE = "skyreels_v2_before"
+PROMPT_SHARES = "skyreels_v2_prompt_shares"
+SHOT = "skyreels_v2_shot_{}"
 
 
 def per_frame_timesteps(
@@ -43,14 +43,12 @@ def per_frame_timesteps(
 
 
 class FilmGuider(comfy.samplers.CFGGuider):
-    """The host's guidance; where a shot eases in, mixed with that of the prompt before it."""
+    """The host's guidance; where several shots are in view, each latent by its own prompt."""
 
-    def set_prompts(
-        self, positive: list[Any], negative: list[Any], before: list[Any] | None
-    ) -> None:
-        """`before`: the positive prompt to fade from, where the window has frames that fade."""
-        conds = {"positive": positive, "negative": negative}
-        self.inner_set_conds(conds if before is None else {**conds, BEFORE: before})
+    def set_prompts(self, positives: dict[int, list[Any]], negative: list[Any]) -> None:
+        """`positives`: by shot, the prompts that a window shows; the first is the host's own."""
+        named = {SHOT.format(shot): positive for shot, positive in positives.items()}
+        self.inner_set_conds({"positive": [*positives.values()][0], "negative": negative, **named})
 
     def predict_noise(
         self,
@@ -59,18 +57,39 @@ class FilmGuider(comfy.samplers.CFGGuider):
         model_options: dict[str, Any] = {},  # noqa: B006 (the host's signature)
         seed: int | None = None,
     ) -> Tensor:
-        """Denoised (1, C, F, h, w), each frame by its own share of both prompts."""
-        denoised = super().predict_noise(x, timestep, model_options, seed)
-        weights = model_options.get("transformer_options", {}).get(PROMPT_WEIGHTS)
-        if weights is None:
-            return denoised
+        """Denoised (1, C, F, h, w). Prompts are mixed before the host's guidance sees them."""
+        (first, _), *over = model_options["transformer_options"][PROMPT_SHARES]
         conds = self.conds
-        self.conds = {**conds, "positive": conds[BEFORE]}
+        if over:
+            others = [(conds[SHOT.format(shot)], share) for shot, share in over]
+            functions = model_options.get("sampler_pre_cfg_function", [])
+            model_options = {
+                **model_options,
+                "sampler_pre_cfg_function": [mixing(others), *functions],
+            }
+        self.conds = {**conds, "positive": conds[SHOT.format(first)]}
         try:
-            before = super().predict_noise(x, timestep, model_options, seed)
+            return super().predict_noise(x, timestep, model_options, seed)
         finally:
             self.conds = conds
-        return torch.lerp(before, denoised, weights.to(denoised)[:, None, None])
+
+
+def mixing(others: list[tuple[Any, Tensor]]) -> Callable[[dict[str, Any]], list[Tensor]]:
+    """The host's hook before guidance: lay other prompts' predictions over the first one's.
+
+    others: the prompts, with the share (F,) of each latent that they have.
+    """
+
+    def mix(args: dict[str, Any]) -> list[Tensor]:
+        mixed, *rest = args["conds_out"]
+        for cond, share in others:
+            (own,) = comfy.samplers.calc_cond_batch(
+                args["model"], [cond], args["input"], args["timestep"], args["model_options"]
+            )
+            mixed = torch.lerp(mixed, own, share.to(own)[:, None, None])
+        return [mixed, *rest]
+
+    return mix
 
 
 class WindowSampler(comfy.samplers.Sampler):
@@ -79,7 +98,7 @@ class WindowSampler(comfy.samplers.Sampler):
     def __init__(
         self,
         film: Film,
-        noise: SeededNoise,
+        noise: NoiseSource,
         cfg: GuidanceCurve,
         on_row: Callable[[Tensor], None],
     ) -> None:
@@ -112,12 +131,11 @@ def guided_velocity(
     The guider answers with denoised = x - sigma * v, so v = (x - denoised) / sigma.
     """
     model_options = extra_args["model_options"]
-    weights = film.plan.prompt_weights(film.plan.window_at(film.window))
+    window = film.plan.window_at(film.window)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         options = {**model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
-        if weights is not None:
-            options[PROMPT_WEIGHTS] = weights
+        options[PROMPT_SHARES] = film.plan.prompts(window, film.begin, x.shape[2])
         # At 1 the host leaves the negative prompt's forward out.
         model_wrap.set_cfg(cfg.at(film.sigma))
         denoised = model_wrap(

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.conditions import Conditions
+from ...skyreels_model.film import ShotNoise
 from ...skyreels_model.guidance_curve import FilmGuidance
 from ...skyreels_model.history import History, history_of
 from ...skyreels_model.plan import FilmPlan
-from ...skyreels_model.rollout import CHANNELS, Film, SeededNoise, finish_window
-from ...skyreels_model.shots import Window
-from .checks import check_model, check_vae
+from ...skyreels_model.rollout import CHANNELS, Film, finish_window
+from .checks import check_model, check_shots, check_vae
 from .decoding import decode_pieces, film_latent
+from .encoding import encode_frames
 from .film_images import FilmImages
 from .guidance import FilmGuider, WindowSampler, per_frame_timesteps
 from .shots import FilmShot, plan_shots
@@ -49,6 +50,7 @@ def sample_film(
     shots = shots or (FilmShot(positive, plan.seconds, False, 0, None, None),)
     for shot in shots:
         check_model(shot.model or model, shot.positive, negative, plan)
+    check_shots(plan, shots, model)
     check_vae(plan, vae, images is not None)
     latent_format = model.model.latent_format
     conditions = Conditions()
@@ -57,35 +59,25 @@ def sample_film(
     film = Film(plan, solver, conditions=conditions)
     on_row = progress(model, plan.total_rows())
     history = host_history(plan, vae, latent_format)
+    noise = ShotNoise(plan, [seed if shot.seed is None else shot.seed for shot in shots])
     prepared: dict[int, comfy.model_patcher.ModelPatcher] = {}
     while not film.done:
         window = plan.window_at(film.window)
-        shot = shots[window.shot]
-        chosen = shot.model or model
+        chosen = shots[window.shot].model or model
         if id(chosen) not in prepared:
             prepared[id(chosen)] = film_model(chosen, plan.shift)
         guider = FilmGuider(prepared[id(chosen)])
-        before = shots[window.shot - 1] if plan.prompt_weights(window) is not None else None
+        shown = [shot for shot, _ in plan.prompts(window, 0, window.length)]
         guider.set_prompts(
-            with_fps(shot.positive, plan.fps),
+            {shot: with_fps(shots[shot].positive, plan.fps) for shot in shown},
             with_fps(negative, plan.fps),
-            with_fps(before.positive, plan.fps) if before else None,
         )
-        empty = torch.zeros(1, CHANNELS, shown_latents(plan, window), *plan.latent_size)
-        noise = SeededNoise(seed if shot.seed is None else shot.seed)
+        empty = torch.zeros(1, CHANNELS, plan.shown_latents(window), *plan.latent_size)
         sampler = WindowSampler(film, noise, guidance.window(film.window), on_row)
         sigmas = plan.schedule().sigmas
-        guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=noise.seed)
+        guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=seed)
         finish_window(film, history)
-    return film_latent(film, latent_format.process_out, images.video if images else None)
-
-
-def shown_latents(plan: FilmPlan, window: Window) -> int:
-    """How many latent frames the model is shown at once."""
-    if plan.sliding:
-        start, stop = plan.staircase().view(0)
-        return stop - start
-    return window.length + window.end
+    return film_latent(film, latent_format.process_out, images)
 
 
 def film_model(
@@ -128,7 +120,7 @@ def frame_encoder(vae: comfy.sd.VAE, latent_format: Any) -> Callable[[Tensor], T
     """Frames (T, H, W, 3) in 0..1 -> normalised latents (1, C, F, h, w), by any VAE of the host."""
 
     def encode(frames: Tensor) -> Tensor:
-        latents: Tensor = latent_format.process_in(vae.encode(frames[..., :3]).float())
+        latents: Tensor = latent_format.process_in(encode_frames(vae, frames[..., :3]))
         return latents
 
     return encode

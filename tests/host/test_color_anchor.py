@@ -16,10 +16,8 @@ def graph(strength, **changes):
 
 def windows(latent):
     """The own latents of each window."""
-    seams = latent["skyreels_v2_seams"]
-    ends = [seam.start for seam in seams[1:]] + [latent["samples"].shape[2]]
-    pairs = zip(seams, ends, strict=True)
-    return [latent["samples"][:, :, seam.start : end] for seam, end in pairs]
+    spans = latent["skyreels_v2_film"].spans
+    return [latent["samples"][:, :, span.start : span.stop] for span in spans]
 
 
 def test_meter_alone_changes_nothing_and_tells_every_window(look):

@@ -156,6 +156,128 @@ def test_continued_frames_depend_on_the_overlap_alone(look):
     assert len(end) == 30 and torch.equal(end, long[11:])
 
 
+def with_following(prompt, size=(32, 32), length=20, **inputs):
+    """The film leading up to `length` frames "14" of noise on a picture."""
+    prompt = with_video(prompt, size, length)
+    prompt["13"]["inputs"] = {"schedule": ["5", 0], "prepend_to": ["14", 0], **inputs}
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("frames", "window", "history"),
+    [
+        (5, 17, "pixels"),
+        (16, 17, "latents"),
+        (30, 17, "pixels"),
+        (30, 33, "picture+latents"),
+        (30, 17, "latents"),
+    ],
+)
+def test_film_leads_up_to_another_which_stays_as_it_is(look, history, frames, window):
+    graph = graphs.film(frames=frames, window=window, history=history)
+    prompt = with_following(graph, (64, 48))
+    film, video, preview, plan = look(
+        prompt, film=["7", 0], video=["14", 0], preview=["13", 1], plan=["13", 0]
+    )
+    fitted = torch.stack([fit_image(one, 32, 32, "crop", "bicubic") for one in video])
+    assert len(film) == frames + 20 and plan.following is not None
+    assert torch.equal(film[frames:], fitted) and torch.equal(preview, fitted[:1])
+    # A longer film ends like the shorter one.
+    prompt["5"]["inputs"]["frames"] = frames + 24
+    if frames == 30 and window == 17:
+        longer = look(prompt, film=["7", 0])[0]
+        assert torch.equal(longer[-24:], film[-24:])
+
+
+@pytest.mark.parametrize(
+    ("frames", "start", "sliding"),
+    [
+        (17, "video", False),
+        (18, "start_image", False),
+        (19, "video", True),
+        (20, "video", False),
+        (41, "video", False),
+        (40, "start_image", True),
+    ],
+)
+def test_film_between_two_others(look, frames, start, sliding):
+    rhythm = {"ar_step": 3, "window": 17} if sliding else {}
+    prompt = with_following(graphs.film(frames=frames, sliding=sliding, **rhythm))
+    prompt["13"]["inputs"][start] = ["17", 0]
+    count = 12 if start == "video" else 1
+    prompt["17"] = graphs.node("RepeatImageBatch", image=["11", 0], amount=count)
+    film, first, behind = look(prompt, film=["7", 0], first=["17", 0], behind=["14", 0])
+    made = frames - 9 if start == "video" else frames
+    before = 12 if start == "video" else 0
+    assert len(film) == before + made + 20 and torch.equal(film[before + made :], behind)
+    assert torch.equal(film[:before], first[:before])
+    del prompt["13"]["inputs"]["prepend_to"]
+    other = look(prompt, film=["7", 0])[0]
+    assert not torch.equal(other[before : before + made], film[before : before + made])
+
+
+def test_key_images_of_a_film_that_is_made_backwards(look):
+    def prompt(**inputs):
+        return with_following(graphs.film(frames=40, fps=16), **inputs)
+
+    plain = look(prompt(), film=["7", 0])[0]
+    keyed = look(prompt(key_images=["10", 0], key_seconds="0.5"), film=["7", 0])[0]
+    differs = [i for i in range(60) if not torch.equal(plain[i], keyed[i])]
+    # Made from the end: what lies behind the window with the key image knows nothing of it.
+    assert 8 in differs and max(differs) < 20 and len(keyed) == 60
+
+
+def test_drift_of_a_film_made_backwards_is_told_against_its_end(look):
+    prompt = with_following(graphs.film(frames=40))
+    numbers, latent = look(prompt, numbers=["6", 2], latent=["6", 0])
+    lines = numbers.splitlines()
+    spans = latent["skyreels_v2_film"].spans
+    assert len(lines) == len(spans) + 1 and lines[-2].endswith("shift 0.000, spread 1.000")
+    assert {span.reference for span in spans} == {len(spans) - 1}
+
+
+CONTRADICTIONS = {
+    "video": ({"prepend_to": ["14", 0], "source": ["14", 0]}, "source and prepend_to"),
+    "end": ({"prepend_to": ["14", 0], "end_image": ["10", 0]}, "end_image and prepend_to"),
+    "loop": ({"prepend_to": ["14", 0], "start_image": ["10", 0], "loop": True}, "loop is on"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_what_ends_a_film_excludes_another_end(run_prompt, case):
+    inputs, part = CONTRADICTIONS[case]
+    prompt = with_following(graphs.film())
+    prompt["13"]["inputs"] = {"schedule": ["5", 0], **inputs}
+    prompt["40"] = graphs.node("PreviewImage", images=["7", 0])
+    result = run_prompt(prompt)
+    assert not result.success and part in result.describe(), result.describe()
+
+
+def test_a_film_to_lead_up_to_that_is_too_short_is_refused(run_prompt):
+    prompt = with_following(graphs.film(), length=8)
+    prompt["40"] = graphs.node("PreviewImage", images=["7", 0])
+    result = run_prompt(prompt)
+    assert not result.success
+    assert all(part in result.describe() for part in ("prepend_to has 8", "first 9"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("frames", [46])
+def test_one_sequence_with_pictures(look, way, frames):
+    inputs, _ = WAYS[way]
+    numbers = {"frames": frames, "fps": 24, "sliding": True, "ar_step": 2, "window": 25}
+    (plain,) = look(graphs.film(**numbers), frames=["7", 0])
+    film, through = look(
+        prompt := with_frames(graphs.film(**numbers), **{**inputs, **(
+            {"key_seconds": "0.4, 0.6"} if "key_images" in inputs else {})}),
+        film=["7", 0], through=coded(prompt, ["10", 0]),
+    )  # fmt: skip
+    assert film.shape == plain.shape == (frames, 32, 32, 3)
+    assert (film - plain).abs().max() > 1e-2
+    if "start_image" in inputs:
+        assert (film[0] - through[0]).abs().max() < 1e-3
+
+
 def test_core_vae_decode_shows_the_same_frames(look):
     prompt = with_frames(graphs.film(frames=16), **START, **END)
     prompt["20"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
@@ -247,3 +369,27 @@ def test_unfit_sources_are_refused(run_prompt, prompt, parts):
     result = run_prompt(graph)
     assert not result.success
     assert all(part in result.describe() for part in parts), result.describe()
+
+
+@pytest.mark.parametrize("frames", [1, 5, 18, 20])
+def test_encode_gives_back_as_many_frames_and_is_cores_encoding(look, frames):
+    prompt = with_video(graphs.film(), length=frames)
+    del prompt["6"], prompt["7"], prompt["13"]
+    prompt["50"] = graphs.node("SkyReelsV2Encode", pixels=["14", 0], vae=["3", 0])
+    prompt["51"] = graphs.node("VAEEncode", pixels=["14", 0], vae=["3", 0])
+    prompt["52"] = graphs.node("SkyReelsV2Decode", samples=["50", 0], vae=["3", 0])
+    ours, core, film = look(prompt, ours=["50", 0], core=["51", 0], film=["52", 0])
+    whole = core["samples"].shape[2]
+    assert torch.allclose(ours["samples"][:, :, :whole], core["samples"], atol=1e-4)
+    assert ours["samples"].shape[2] == latent_length(frames) and len(film) == frames
+
+
+def test_encode_names_the_nearest_size(run_prompt):
+    prompt = with_video(graphs.film(), (20, 50))
+    prompt["50"] = graphs.node("SkyReelsV2Encode", pixels=["14", 0], vae=["3", 0])
+    prompt["51"] = graphs.node("SkyReelsV2Decode", samples=["50", 0], vae=["3", 0])
+    prompt["52"] = graphs.node("PreviewImage", images=["51", 0])
+    for name in ("6", "7", "13"):
+        del prompt[name]
+    result = run_prompt(prompt)
+    assert not result.success and "height 50" in result.describe() and "48" in result.describe()

@@ -181,3 +181,51 @@ def test_core_vae_decode_shows_one_shot_as_ours(look):
     prompt["30"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
     ours, core = look(prompt, ours=["7", 0], core=["30", 0])
     assert len(ours) == 15 and (ours - core[:15]).abs().max() < 1e-4
+
+
+SLIDING = {"sliding": True, "ar_step": 2, "window": 17, "steps": 4}
+
+
+def test_one_sequence_gives_each_shot_its_prompt_and_seed(make):
+    """What is long before a shot does not know of it; a cut begins a sequence of its own."""
+    third = {**FIRST, "transition": "cut"}
+    base, frames = make(FIRST, SECOND, third, **SLIDING)
+    assert len(frames) == 82 and base.shape[2] == latent_length(52) + latent_length(30)
+    begin, cut = latent_length(30), latent_length(52)
+    for change in ({"prompt": graphs.PROMPT}, {"seed": 7}, {"ease": 12}):
+        other, _ = make(FIRST, {**SECOND, **change}, third, **SLIDING)
+        apart = (other - base).abs().amax(dim=(0, 1, 3, 4))
+        assert apart[: begin - 4].max() == 0 and apart[cut:].max() == 0
+        assert apart[begin:cut].min() > 0, change
+
+
+def test_one_sequence_of_equal_shots_is_the_sequence_of_their_prompt(look, make):
+    (single,) = look(graphs.film(frames=52, **SLIDING), latent=["6", 0])
+    samples, _ = make(FIRST, {**SECOND, "prompt": graphs.PROMPT, "ease": 20}, **SLIDING)
+    assert torch.equal(samples, single["samples"])
+
+
+def test_models_of_shots_are_refused_in_one_sequence(run_prompt, random_model):
+    prompt = with_shots(FIRST, {**SECOND, "model": ["50", 0]}, **SLIDING)
+    prompt["50"] = graphs.node(
+        "SkyReelsV2ModelLoader",
+        model_name=RANDOM, weight_dtype="default", attention="auto", variant="auto",
+    )  # fmt: skip
+    prompt["60"] = graphs.node("PreviewImage", images=["7", 0])
+    result = run_prompt(prompt)
+    assert not result.success and "turn sliding off" in result.describe()
+
+
+def test_a_fade_costs_one_forward_more_and_not_a_whole_guided_one(make, monkeypatch):
+    import comfy.samplers
+
+    calls = []
+    whole = comfy.samplers.calc_cond_batch
+
+    def counted(model, conds, *args):
+        calls.append(sum(cond is not None for cond in conds))
+        return whole(model, conds, *args)
+
+    monkeypatch.setattr(comfy.samplers, "calc_cond_batch", counted)
+    make({"seconds": seconds(5)}, {"seconds": seconds(12), "ease": 12, "prompt": OTHER})
+    assert sorted(set(calls)) == [1, 2] and calls.count(1) == calls.count(2) / 2

@@ -40,7 +40,7 @@ def made(plan, vae):
     film, seams = Film(plan), []
     for event in generate(velocity, plan, SeededNoise(1), new_history(plan, vae), film=film):
         if isinstance(event, WindowDone) and not film.done:
-            seams.append((film.prefix.clone(), list(film.finished)))
+            seams.append((film.carried.clone(), list(film.finished)))
     assert seams
     return film, seams
 

@@ -5,15 +5,10 @@ import itertools
 import pytest
 import torch
 
-from skyreels_model.plan import (
-    FilmPlan,
-    describe,
-    frames_of_seconds,
-    picture_frame,
-    picture_latent,
-)
+from skyreels_model.plan import FilmPlan, describe, frames_of_seconds
 from skyreels_model.schedule import flow_schedule, window_matrix
 from skyreels_model.shots import Part, Shot, frame_length, latent_length, lay_out
+from skyreels_model.windows import picture_frame, picture_latent
 
 SIZE = {"width": 16, "height": 16}
 
@@ -207,15 +202,16 @@ def test_fade_is_in_the_first_frames_of_a_shot_that_continues():
     shots = (Shot(20), Shot(40, ease=16), Shot(20, cut=True, ease=16))
     plan = FilmPlan(num_frames=80, window=33, overlap=17, shots=shots, **SIZE)
     first = next(w for w in plan.windows() if w.shot == 1)
-    weights = plan.prompt_weights(first)
-    assert weights.shape == (first.length,)
+    (before, none), (own, weights) = plan.prompts(first, 0, first.length)
+    assert (before, own) == (0, 1) and none is None and weights.shape == (first.length,)
     # Latents 0 to 3 of the shot are its first 16 frames: taken at the middle of their four.
     expected = [0.0] * first.repeated + [0.125, 0.375, 0.625, 0.875]
     assert torch.equal(weights, torch.tensor(expected))
     others = [w for w in plan.windows() if w.index != first.index]
     assert {w.shot for w in others} == {0, 1, 2}
-    assert all(plan.prompt_weights(w) is None for w in others)
-    assert FilmPlan(num_frames=80).prompt_weights(plan.window_at(0)) is None
+    assert all(plan.prompts(w, 0, w.length) == [(w.shot, None)] for w in others)
+    alone = FilmPlan(num_frames=80)
+    assert alone.prompts(alone.window_at(0), 0, 21) == [(0, None)]
 
 
 CONTRADICTIONS = [

@@ -2,15 +2,19 @@
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from golden_data import models
 
 from skyreels_model.conditions import Conditions
+from skyreels_model.film import ShotNoise
 from skyreels_model.plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, film_frames, generate
-from skyreels_model.schedule import Staircase, flow_schedule, levels, timestep_matrix
+from skyreels_model.schedule import flow_schedule, levels, timestep_matrix
+from skyreels_model.shots import Shot
+from skyreels_model.staircase import Staircase
 
 SMALL = FilmPlan(
     num_frames=61, width=16, height=16, window=17, overlap=9, steps=6, ar_step=2, sliding=True
@@ -33,22 +37,84 @@ def test_rows_are_those_of_the_references_matrix(case):
     whole = timestep_matrix(frames, timesteps, base, ar_step, ready, block)
     staircase = Staircase(frames, block, base // block, steps, min(ar_step, steps), ready)
     assert staircase.rows == whole.rows
-    for row in range(whole.rows):
-        start, stop = whole.windows[row]
-        assert staircase.view(row) == (start, stop)
-        index = staircase.index(row)
-        assert torch.equal(index, whole.index[row, start:stop])
-        assert torch.equal(levels(timesteps)[index], whole.timesteps[row, start:stop])
-        moved = (index >= 1) & (index <= steps)
-        assert torch.equal(moved, whole.update[row, start:stop])
-        assert not whole.update[row, :start].any() and not whole.update[row, stop:].any()
+    for number, row in enumerate(staircase):
+        start, stop = whole.windows[number]
+        assert (row.start, row.stop) == (start, stop)
+        assert torch.equal(row.index, whole.index[number, start:stop])
+        assert torch.equal(levels(timesteps)[row.index], whole.timesteps[number, start:stop])
+        assert torch.equal(row.update, whole.update[number, start:stop])
+        assert not row.fresh.any()
+        assert not whole.update[number, :start].any() and not whole.update[number, stop:].any()
 
 
 def test_given_frames_longer_than_the_view_do_not_hide_what_moves():
     """Where the reference's view would stay on the given frames."""
     staircase = Staircase(frames=8, block_size=1, base=4, steps=4, lag=4, given=6)
-    assert [staircase.view(row) for row in (0, 3, 4, 7)] == [(3, 7), (3, 7), (4, 8), (4, 8)]
-    assert [staircase.index(row).tolist() for row in (0, 4)] == [[5, 5, 5, 1], [5, 5, 5, 1]]
+    rows = list(staircase)
+    assert [(rows[k].start, rows[k].stop) for k in (0, 3, 4, 7)] == [(3, 7), (3, 7), (4, 8), (4, 8)]
+    assert [rows[k].index.tolist() for k in (0, 4)] == [[5, 5, 5, 1], [5, 5, 5, 1]]
+
+
+# frames, block, base, steps, lag, given, pictures, end, within
+STAIRS = list(
+    itertools.product(
+        (1, 6, 23), (1, 2, 3), (2, 5, 9), (4,), (1, 2, 4), (0, 1, 3),
+        ((), (5,), (1, 2), (4, 9, 10, 11, 22)), ((0, 0), (1, 0), (2, 2)),
+    )
+)  # fmt: skip
+
+
+def test_every_row_moves_something_and_every_latent_takes_every_step_in_view():
+    """With any pictures and end: each latent enters once, and leaves when it is done."""
+    checked = 0
+    for frames, block, base, steps, lag, given, pictures, (end, within) in STAIRS:
+        pictures = tuple(p for p in pictures if max(given, 1) <= p < frames)
+        if base * lag < steps or given + len(pictures) >= frames:
+            continue
+        checked += 1
+        stairs = Staircase(frames, block, base, steps, lag, given, pictures, end, within)
+        case = (stairs, pictures)
+        taken, entered, left = {}, 0, 0
+        rows = list(stairs)
+        assert len(rows) == stairs.rows
+        for row in rows:
+            assert row.update.any(), case
+            assert left <= row.start < row.stop and entered <= row.stop <= frames + end, case
+            left, entered = row.start, row.stop
+            assert not row.update[max(frames - row.start, 0) :].any(), case
+            for place in row.update.nonzero()[:, 0].tolist():
+                taken.setdefault(row.start + place, []).append(int(row.index[place]))
+            for place in row.fresh.nonzero()[:, 0].tolist():
+                latent = row.start + place
+                assert latent in pictures and taken[latent] == [1], case
+                # Its neighbours are done, and shown.
+                for beside in {latent - 1, latent + 1} & set(range(frames)) - set(pictures):
+                    assert row.start <= beside < row.stop, case
+                    assert row.index[beside - row.start] == steps + 1, case
+        assert entered == frames + end, case
+        made = set(range(given, frames))
+        assert taken == {latent: list(range(1, steps + 1)) for latent in made}, case
+        assert rows[-1].stop - rows[-1].start <= base * block + end + block, case
+    assert checked > 400
+
+
+def test_what_is_given_ahead_is_seen_before_the_staircase_gets_there():
+    """Half of the room in view looks ahead: 4 blocks move, 4 are behind them, 4 before them."""
+    numbers = {"frames": 40, "block_size": 1, "base": 12, "steps": 8, "lag": 2, "given": 0}
+    for pictures, end, within, seen, ahead in (
+        ((20,), 0, 0, 20, 4),
+        ((), 2, 2, 40, 3),
+        ((), 1, 0, 40, 5),
+    ):
+        rows = list(Staircase(**numbers, pictures=pictures, end=end, within=within))
+        first = next(k for k, row in enumerate(rows) if row.stop > seen)
+        moving = rows[first].update.nonzero()[:, 0] + rows[first].start
+        assert seen - int(moving.max()) == ahead, (pictures, end, moving)
+        assert rows[first].stop - rows[first].start <= 12 + end
+        plain = list(Staircase(**numbers))
+        same = [(row.start, row.stop) == (other.start, other.stop)
+                for row, other in zip(rows[:first], plain, strict=False)]  # fmt: skip
+        assert all(same)
 
 
 def field(x, t):
@@ -77,12 +143,9 @@ def test_view_is_constant_and_every_frame_takes_every_step():
         return field(x, t)
 
     make(velocity=velocity)
-    staircase = SMALL.staircase()
-    for row in range(staircase.rows):
-        start, _ = staircase.view(row)
-        for place, step in enumerate(staircase.index(row).tolist()):
-            if 1 <= step <= 6:
-                taken.setdefault(start + place, []).append(step)
+    for row in SMALL.staircase(SMALL.window_at(0)):
+        for place in row.update.nonzero()[:, 0].tolist():
+            taken.setdefault(row.start + place, []).append(int(row.index[place]))
     assert seen == {5} and taken == {latent: [1, 2, 3, 4, 5, 6] for latent in range(16)}
 
 
@@ -117,7 +180,8 @@ def test_a_longer_film_begins_like_the_shorter_one():
         make()[0].finished[0],
         make(dataclasses.replace(SMALL, num_frames=121))[0].finished[0],
     )
-    last = SMALL.staircase().view(SMALL.staircase().rows - 1)[0]
+    *_, row = SMALL.staircase(SMALL.window_at(0))
+    last = row.start
     assert torch.equal(short[:, :, :last], long[:, :, :last])
 
 
@@ -154,8 +218,6 @@ def test_decoding_is_one_stream():
         ({"ar_step": 1}, ("ar_step is 1", "6 steps", "5 blocks", "at least 2")),
         ({"ar_step": 0}, ("ar_step is 0", "at least 2")),
         ({"block_size": 6}, ("block_size is 6", "5 latent frames")),
-        ({"pictures": (3,)}, ("sliding is on", "key and end images")),
-        ({"end": True}, ("sliding is on", "key and end images")),
     ],
 )
 def test_what_cannot_slide_is_told(change, parts):
@@ -167,4 +229,117 @@ def test_what_cannot_slide_is_told(change, parts):
 def test_hours_cost_nothing_up_front():
     plan = FilmPlan(num_frames=24 * 3600 * 100, ar_step=5, sliding=True)
     assert plan.total_rows() == 30 + (plan.latent_frames - 1) * 5
-    assert plan.staircase().index(10_000_000).shape == (25,)
+    assert plan.staircase(plan.window_at(0)).row(10_000_000).index.shape == (25,)
+
+
+def picture(seed, latents=1):
+    """Latents (1, 16, n, 2, 2) that are told apart by their numbers."""
+    return torch.randn(1, 16, latents, 2, 2, generator=torch.Generator().manual_seed(seed))
+
+
+GIVEN = Conditions(start=picture(1), pictures={6: picture(2), 11: picture(3)}, end=picture(4))
+LED = Conditions(pictures={5: picture(2)}, following=picture(5, 2))
+
+
+def watched():
+    """A velocity and what it was shown."""
+    shown = []
+
+    def velocity(x, t):
+        shown.append((x.clone(), t[0].clone()))
+        return field(x, t)
+
+    return velocity, shown
+
+
+@pytest.mark.parametrize("given", [GIVEN, LED], ids=["pictures", "film that follows"])
+def test_pictures_and_what_follows_are_shown_clean_and_are_not_in_the_film(given):
+    plan = given.fit(dataclasses.replace(SMALL, window=41))
+    velocity, shown = watched()
+    film, events = make(plan, film=Film(plan, conditions=given), velocity=velocity)
+    assert len(events) == plan.total_rows() + 1 and plan.num_windows == 1
+    latents = film.finished[0]
+    assert latents.shape[2] == plan.latent_frames and latents.isfinite().all()
+    for latent, one in given.pictures.items():
+        as_given = [
+            torch.equal(x[:, :, k], one[:, :, 0]) for x, _ in shown for k in range(x.shape[2])
+        ]
+        assert any(as_given), "never shown"
+        assert not torch.equal(latents[:, :, latent], one[:, :, 0]), "it must be made anew"
+    x, t = shown[-1]
+    if given.end is not None:
+        assert torch.equal(x[:, :, -1:], given.end) and t[-1] == 0
+        assert torch.equal(latents[:, :, :1], given.start)
+    else:
+        noise = (x[:, :, -2:] - 0.98 * given.following) / 0.02
+        assert t[-2:].tolist() == [20, 20] and 0.6 < noise.std() < 1.4
+
+
+def test_each_thing_given_is_felt():
+    films = []
+    for left in (None, "start", "pictures", "end"):
+        given = dataclasses.replace(
+            GIVEN, **({left: {} if left == "pictures" else None} if left else {})
+        )
+        plan = given.fit(SMALL)
+        films.append(make(plan, film=Film(plan, conditions=given))[0].finished[0])
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(films, 2))
+
+
+def test_interrupted_with_pictures_and_cuts_and_resumed_equals_never_interrupted():
+    shots = (Shot(29), Shot(12, ease=8), Shot(20, cut=True))
+    plan = GIVEN.fit(dataclasses.replace(SMALL, shots=shots))
+    whole = Film(plan, conditions=GIVEN)
+    total = len(list(generate(field, plan, SeededNoise(3), film=whole)))
+    assert total == plan.total_rows() + 2 and len(whole.finished) == 2
+    for stop in range(1, total, 7):
+        film = Film(plan, conditions=GIVEN)
+        run = generate(field, plan, SeededNoise(3), film=film)
+        for _ in range(stop):
+            next(run)
+        resumed, _ = make(plan, film=copy.deepcopy(film))
+        assert all(map(torch.equal, resumed.finished, whole.finished))
+
+
+def test_a_cut_is_a_sequence_of_its_own_and_other_shots_are_not():
+    shots = (Shot(29), Shot(12), Shot(20, cut=True))
+    plan = dataclasses.replace(SMALL, shots=shots)
+    assert [(w.start, w.length, w.shot) for w in plan.windows()] == [(0, 11, 0), (11, 6, 2)]
+    film, _ = make(plan)
+    alone, _ = make(dataclasses.replace(SMALL, num_frames=41))
+    assert torch.equal(film.finished[0], alone.finished[0])
+    vae = models.vae()
+    assert torch.cat(list(film_frames(film, vae)), dim=2).shape[2] == 61
+
+
+def test_each_latent_in_view_has_its_own_shots_prompt():
+    shots = (Shot(9), Shot(8), Shot(8, ease=8), Shot(36))
+    plan = dataclasses.replace(SMALL, shots=shots)
+    window = plan.window_at(0)
+    begins = [part.begin for part in plan.parts]
+    assert begins == [0, 3, 5, 7]
+    (first, none), (second, hard), (third, eased) = plan.prompts(window, 1, 6)
+    assert (first, second, third) == (0, 1, 2) and none is None
+    assert hard.tolist() == [0, 0, 1, 1, 1, 1] and eased.tolist() == [0, 0, 0, 0, 0.25, 0.75]
+    # While a prompt fades in, the one before it is still there.
+    assert [shot for shot, _ in plan.prompts(window, 5, 2)] == [1, 2]
+    assert plan.prompts(window, 8, 4) == [(3, None)]
+    assert [plan.shot_at(latent) for latent in (0, 2, 3, 6, 7, 40)] == [0, 0, 1, 2, 3, 3]
+
+
+def test_each_shot_has_its_own_seed():
+    shots = (Shot(29), Shot(32))
+    plan = dataclasses.replace(SMALL, shots=shots)
+    films = []
+    for seeds in ((3, 3), (3, 4), (4, 3)):
+        film = Film(plan)
+        list(generate(field, plan, ShotNoise(plan, seeds), film=film))
+        films.append(film.finished[0])
+    assert torch.equal(films[0], make(plan)[0].finished[0])
+    begin = plan.parts[1].begin
+    # What the first shot's latents see of the second's comes late: they end almost alike.
+    near = (films[0] - films[1]).flatten(3).norm(dim=(1, 3))[0] / films[0].flatten(3).norm(
+        dim=(1, 3)
+    )[0]
+    assert near[: begin - 6].max() < 1e-6 < near[begin:].min()
+    assert not torch.equal(films[0][:, :, 0], films[2][:, :, 0])

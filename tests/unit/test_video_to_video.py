@@ -11,6 +11,7 @@ from skyreels_model.plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, generate
 from skyreels_model.schedule import flow_schedule
 from skyreels_model.shots import Shot
+from skyreels_model.windows import Run
 
 PLAN = FilmPlan(
     num_frames=61, width=16, height=16, window=33, overlap=9, steps=6, denoise=0.4, prefix_noise=0
@@ -84,7 +85,8 @@ def test_a_velocity_towards_the_source_gives_it_back_in_every_window():
 
 def test_sequences_of_a_storyboard_take_their_own_part_of_the_source():
     plan = dataclasses.replace(PLAN, shots=(Shot(30), Shot(31, cut=True)))
-    assert plan.sequences == [(0, 0, 9, 30), (9, 30, 9, 31)] and plan.latent_frames == 18
+    assert list(plan.layout.runs()) == [Run(0, 0, 9, 30), Run(9, 30, 9, 31)]
+    assert plan.latent_frames == 18
 
 
 @pytest.mark.parametrize(

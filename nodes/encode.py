@@ -1,0 +1,38 @@
+"""Frames to latents."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .host.encoding import encode_film
+
+
+class SkyReelsV2Encode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2Encode",
+            display_name="SkyReels-V2 Encode",
+            category="SkyReels-V2/latent",
+            description=(
+                "Encodes frames as a stream, so that the VAE's memory does not grow with the film. "
+                "SkyReels-V2 Decode gives back exactly as many."
+            ),
+            inputs=[
+                io.Image.Input(
+                    "pixels",
+                    tooltip="Frames of a film, any number, or an image; width and height are "
+                    "multiples of 16.",
+                ),
+                io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    tooltip="For ComfyUI's KSampler, or as reference of SkyReels-V2 Color Anchor."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, pixels: io.Image.Type, vae: io.Vae.Type) -> io.NodeOutput:
+        return io.NodeOutput(encode_film(vae, pixels))

@@ -1,0 +1,171 @@
+"""The timestep matrix of an asynchronous film of any length, row by row, in closed form."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StairRow:
+    """One model call: the latents [start, stop) that it is shown, and of each (F,) the following.
+
+    index: its step, 0 = not yet started, N + 1 = done or given. update: whether the solver moves
+    it. fresh: whether it is replaced by noise before.
+    """
+
+    start: int
+    stop: int
+    index: Tensor
+    update: Tensor
+    fresh: Tensor
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """Blocks of latents that start one behind the other, and the view that follows them.
+
+    frames: latents of the film. base: blocks in view at once. lag: rows that a block starts behind
+    the one before it. given: latents given at the start. pictures: latents given as pictures; they
+    are made anew, while all else waits, once their neighbours are done. end: latents shown, clean,
+    behind the film's last; `within` of them take room in the view. What lies ahead and is given is
+    shown as early as half of the room that the moving blocks leave allows, so that they can move
+    towards it. Without pictures and end, equal to `timestep_matrix` with `base_num_frames`, without
+    its memory.
+    """
+
+    frames: int
+    block_size: int
+    base: int
+    steps: int
+    lag: int
+    given: int
+    pictures: tuple[int, ...] = ()
+    end: int = 0
+    within: int = 0
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.frames // self.block_size)
+
+    @property
+    def ready(self) -> int:
+        """Blocks at the start of which all is given."""
+        return self.given // self.block_size
+
+    @cached_property
+    def _pictured(self) -> list[int]:
+        """Blocks in which there is nothing but pictures to make."""
+        found = []
+        for block in sorted({latent // self.block_size for latent in self.pictures}):
+            begin = max(block * self.block_size, self.given)
+            stop = min((block + 1) * self.block_size, self.frames)
+            if set(range(begin, stop)) <= set(self.pictures):
+                found.append(block)
+        return found
+
+    @property
+    def _stairs(self) -> int:
+        """Blocks that take part in the staircase."""
+        return self.blocks - self.ready - len(self._pictured)
+
+    @property
+    def _stair_rows(self) -> int:
+        return self.steps + (self._stairs - 1) * self.lag if self._stairs else 0
+
+    @cached_property
+    def _pauses(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Rows of the staircase before which pictures are made anew, and those pictures."""
+        found: dict[int, tuple[int, ...]] = {}
+        pictures = set(self.pictures)
+        for latent in sorted(pictures):
+            behind = next(i for i in range(latent + 1, self.frames + 1) if i not in pictures)
+            row = self._stair_rows
+            if behind < self.frames:
+                row = self.lag * self._stair(behind // self.block_size) + self.steps
+            found[row] = (*found.get(row, ()), latent)
+        return sorted(found.items())
+
+    @property
+    def rows(self) -> int:
+        return self._stair_rows + self.steps * len(self._pauses)
+
+    def row(self, row: int) -> StairRow:
+        """A row by its number; it costs the same wherever in the film it lies."""
+        begins = [stair + self.steps * k for k, (stair, _) in enumerate(self._pauses)]
+        past = bisect.bisect_right(begins, row)
+        if past and row < begins[past - 1] + self.steps:
+            return self._pause(past - 1, row - begins[past - 1])
+        return self._climb(row - self.steps * past, past)
+
+    def __iter__(self) -> Iterator[StairRow]:
+        return map(self.row, range(self.rows))
+
+    def _climb(self, stair_row: int, past: int) -> StairRow:
+        """A row in which the staircase moves, `past` pauses behind it."""
+        start, stop = self._view(stair_row, past)
+        index = self._index(stair_row, start, stop)
+        update = (index >= 1) & (index <= self.steps)
+        return StairRow(start, stop, index, update, torch.zeros_like(update))
+
+    def _pause(self, pause: int, step: int) -> StairRow:
+        """A row in which only a pause's pictures move."""
+        stair_row, pictures = self._pauses[pause]
+        start, stop = self._view(stair_row, pause)
+        index = self._index(stair_row, start, stop)
+        update = torch.zeros(stop - start, dtype=torch.bool)
+        update[[latent - start for latent in pictures]] = True
+        index[update] = step + 1
+        return StairRow(start, stop, index, update, update & (step == 0))
+
+    def _view(self, stair_row: int, past: int) -> tuple[int, int]:
+        """The latents shown before a row of the staircase, `past` pauses behind it."""
+        if not self._stairs:
+            return 0, self.frames + self.end
+        newest = min(stair_row // self.lag, self._stairs - 1)
+        oldest = max(0, -(-(stair_row - self.steps + 1) // self.lag))
+        oldest = min(oldest, newest)
+        stop = self._block(newest) + 1
+        room = max(self.base - -(-self.steps // self.lag), 0)
+        limit = self._block(oldest) + self.base - (room - room // 2)
+        ahead = [latent // self.block_size + 1 for latent in self.pictures]
+        stop = max([self.base, stop, *(block for block in ahead if block <= limit)])
+        entered = newest == self._stairs - 1
+        stop = self.blocks if entered else min(stop, self.blocks)
+        start = max(stop - self.base, 0) * self.block_size
+        shown = 0
+        if self.end and (entered or self.frames + self.within <= limit * self.block_size):
+            stop, shown = self.blocks, self.end
+            start = max(start, self.frames + self.within - self.base * self.block_size)
+        # What still moves, or waits to be made anew between its neighbours, stays in view.
+        pending = [latents[0] - 1 for _, latents in self._pauses[past:]]
+        start = min([start, self._block(oldest) * self.block_size, *pending[:1]])
+        return max(start, 0), min(stop * self.block_size, self.frames) + shown
+
+    def _index(self, stair_row: int, start: int, stop: int) -> Tensor:
+        """Step of each latent in [start, stop) in a row of the staircase, (F,)."""
+        latents = torch.arange(start, stop)
+        blocks = latents // self.block_size
+        pictured = torch.tensor(self._pictured, dtype=torch.int64)
+        stairs = blocks - self.ready - torch.bucketize(blocks, pictured)
+        index = (stair_row + 1 - self.lag * stairs).clamp(0, self.steps + 1)
+        given = (latents < self.given) | (latents >= self.frames)
+        if self.pictures:
+            given |= torch.isin(latents, torch.tensor(self.pictures))
+        return torch.where(given, self.steps + 1, index)
+
+    def _stair(self, block: int) -> int:
+        """Which step of the staircase a block is."""
+        return block - self.ready - bisect.bisect_left(self._pictured, block)
+
+    def _block(self, stair: int) -> int:
+        """The block that is a step of the staircase."""
+        block = self.ready + stair
+        for pictured in self._pictured:
+            block += pictured <= block
+        return block
