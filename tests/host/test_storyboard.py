@@ -90,8 +90,9 @@ def test_ease_goes_from_the_prompt_before_to_its_own(make):
         return make(FIRST, {**SECOND, "prompt": prompt, "ease": ease})[0][:, :, border:]
 
     same, other = shot(graphs.PROMPT, 0), shot(OTHER, 0)
-    # Between a prompt and itself there is nothing to fade.
-    assert torch.equal(shot(graphs.PROMPT, 12), same)
+    # Between a prompt and itself there is nothing to fade; but alone it is computed in a batch of
+    # one, which rounds otherwise than beside the negative one.
+    assert float((shot(graphs.PROMPT, 12) - same).norm()) < 1e-4 * float(same.norm())
     distances = [float((shot(OTHER, ease) - same).norm()) for ease in (1000, 60, 12)]
     assert distances == sorted(distances) and distances[0] < 0.1 * float((other - same).norm())
 
@@ -202,7 +203,8 @@ def test_one_sequence_gives_each_shot_its_prompt_and_seed(make):
 def test_one_sequence_of_equal_shots_is_the_sequence_of_their_prompt(look, make):
     (single,) = look(graphs.film(frames=52, **SLIDING), latent=["6", 0])
     samples, _ = make(FIRST, {**SECOND, "prompt": graphs.PROMPT, "ease": 20}, **SLIDING)
-    assert torch.equal(samples, single["samples"])
+    difference = (samples - single["samples"]).norm() / samples.norm()
+    assert float(difference) < 1e-4
 
 
 def test_models_of_shots_are_refused_in_one_sequence(run_prompt, random_model):
