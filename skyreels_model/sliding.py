@@ -67,7 +67,8 @@ def _move_view(film: Film, window: Window, start: int, stop: int, noise: NoiseSo
     coming = [_entering(film, window, latent, noise) for latent in range(end, stop)]
     if not coming and not leaving:
         return
-    entered = torch.cat([film.latents[:, :, :0].cpu(), *coming], dim=2).to(film.latents)
+    nothing = torch.zeros(1, CHANNELS, 0, *film.plan.latent_size)
+    entered = torch.cat([nothing, *coming], dim=2).to(film.latents)
     latents = torch.cat([film.latents, entered], dim=2)
     history = film.solver_state.history
     for name, past in history.items():
