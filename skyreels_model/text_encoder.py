@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .quantized import QuantizedWeight, Weights, gather_scaled
 from .recognise import looks_like
 
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
@@ -36,7 +37,6 @@ _TOP_NAMES = {
     "encoder.final_layer_norm.weight": "norm.weight",
 }
 _NOT_OF_THE_ENCODER = re.compile(r"spiece_model$|decoder\.|lm_head\.|model_type\.")
-_QUANTISED = re.compile(r"scaled_fp8$|.*\.(scale_weight|scale_input|weight_scale|comfy_quant)$")
 _EMBEDDINGS = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
 
 
@@ -63,7 +63,7 @@ class UMT5Config:
             )
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "UMT5Config":
+    def from_state_dict(cls, state_dict: Weights) -> "UMT5Config":
         """Read the sizes from the shapes of a checkpoint with the original names.
 
         `max_distance` and `eps` leave no trace in a file and keep their published values.
@@ -97,35 +97,30 @@ def hf_to_original(key: str) -> str | None:
     return None
 
 
-def to_original_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors under their original names, from either published layout.
+def to_original_names(
+    state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> dict[str, Tensor | QuantizedWeight]:
+    """The encoder's weights under their original names, from either published layout.
 
-    Left out: the embedded tokenizer `spiece_model` (give it to `tokenizer.Tokenizer`), a decoder
-    and its head, repackagers' `model_type.*` markers. Any other unknown key stays under its own
-    name, so that a strict load reports it.
-    Raises ValueError for another kind of model and for quantised files with scales.
+    Weights with scales are put together with them (`quantized.gather_scaled`). Left out: the
+    embedded tokenizer `spiece_model` (give it to `tokenizer.Tokenizer`), a decoder and its head,
+    repackagers' `model_type.*` markers. Any other unknown key stays under its own name, so that a
+    strict load reports it. Raises ValueError for another kind of model.
     """
     _refuse_other_files(state_dict)
-    renamed = {}
-    for key, value in state_dict.items():
-        tied = key == "encoder.embed_tokens.weight" and "shared.weight" in state_dict
-        if not tied and not _NOT_OF_THE_ENCODER.match(key):
-            renamed[hf_to_original(key) or key] = value
-    return renamed
+    own = {k: v for k, v in state_dict.items() if not _NOT_OF_THE_ENCODER.match(k)}
+    if "shared.weight" in own:
+        own.pop("encoder.embed_tokens.weight", None)  # the same, tied
+    weights = gather_scaled(own, metadata or {})
+    return {hf_to_original(key) or key: value for key, value in weights.items()}
 
 
 def _refuse_other_files(keys: Collection[str]) -> None:
-    """Raise ValueError if these are the keys of a model, or of a storage, that is not read here."""
+    """Raise ValueError if these are the keys of another kind of model."""
     if not any(name in keys for name in _EMBEDDINGS):
         raise ValueError(
             f"text encoder: the file looks like {looks_like(keys)}; a UMT5 encoder is needed, such "
             "as models_t5_umt5-xxl-enc-bf16.pth"
-        )
-    quantised = [key for key in keys if _QUANTISED.match(key)]
-    if quantised:
-        raise ValueError(
-            f"text encoder: the file is quantised with scales (it has '{quantised[0]}'), which is "
-            "not supported; use umt5_xxl_fp16, umt5-xxl-enc-bf16 or the unscaled fp8_e4m3fn file"
         )
 
 
@@ -134,7 +129,7 @@ def _count_blocks(keys: Iterable[str]) -> int:
     return max((int(match[1]) + 1 for match in matches if match), default=0)
 
 
-def _refuse_incomplete(keys: Mapping[str, Tensor]) -> None:
+def _refuse_incomplete(keys: Weights) -> None:
     """Raise ValueError unless every tensor of a UMT5 encoder is there under its original name."""
     if any(hf_to_original(key) for key in keys):
         raise ValueError(

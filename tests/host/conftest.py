@@ -71,7 +71,7 @@ def look(host):
 def models_folder(host, tmp_path_factory):
     """An empty models folder that the host searches, with the categories our loaders list."""
     folder = tmp_path_factory.mktemp("models")
-    for category in ("diffusion_models", "text_encoders", "vae", "loras"):
+    for category in ("diffusion_models", "text_encoders", "vae", "clip_vision", "loras"):
         (folder / category).mkdir()
     inprocess.add_models(folder)
     return folder
