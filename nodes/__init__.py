@@ -16,6 +16,7 @@ from .loader import (
     SkyReelsV2TextEncoderLoader,
     SkyReelsV2VAELoader,
 )
+from .lora import SkyReelsV2LoraLoader
 from .sampler import SkyReelsV2Sampler
 from .schedule import SkyReelsV2Schedule
 from .storyboard import SkyReelsV2Storyboard, SkyReelsV2StoryboardText
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2Storyboard,
     SkyReelsV2StoryboardText,
     SkyReelsV2ColorAnchor,
+    SkyReelsV2LoraLoader,
 ]
 
 

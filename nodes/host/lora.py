@@ -1,0 +1,45 @@
+"""LoRA files onto a MODEL, by the host's own patches."""
+
+from __future__ import annotations
+
+import pathlib
+
+import comfy.lora
+import comfy.model_patcher
+from torch import nn
+
+from ...skyreels_model import checkpoint
+from ...skyreels_model.lora import match_lora, peft_alpha
+
+
+def apply_lora(
+    model: comfy.model_patcher.ModelPatcher, path: pathlib.Path, strength: float
+) -> tuple[comfy.model_patcher.ModelPatcher, str]:
+    """A copy of the patcher with the LoRA on it, and a line about what matched.
+
+    The model itself is shared: its weights are neither read nor copied again.
+    """
+    module = model.get_model_object("diffusion_model")
+    file = checkpoint.read(path)
+    matched = match_lora(file, layer_shapes(module), peft_alpha(path, file.metadata))
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    patches = comfy.lora.load_lora(matched.tensors, names)
+    patched = model.clone()
+    patched.add_patches(patches, strength)
+    report = str(matched)
+    if matched.for_images and getattr(model.model, "image_to_video", None) is False:
+        report += ". Caution: an I2V LoRA on a model without image layers; it may do harm"
+    return patched, report
+
+
+def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The logical shapes of a transformer's weights by layer, whatever they are stored as."""
+    shapes = {}
+    for key, value in module.state_dict().items():
+        layer = key.removesuffix(".weight")
+        if key.endswith(".weight") or key.endswith("modulation"):
+            shapes[layer] = tuple(value.shape)
+    for name, layer in module.named_modules():
+        if isinstance(getattr(layer, "in_features", None), int):
+            shapes[name] = (layer.out_features, layer.in_features)
+    return shapes
