@@ -31,9 +31,9 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=files.listed("diffusion_models"),
-                    tooltip="File in models/diffusion_models. Of a sharded checkpoint choose the "
-                    "first shard; the others are read from beside it. Films longer than a window "
-                    "need a DF checkpoint.",
+                    tooltip="File in models/diffusion_models, .gguf too. Of a sharded checkpoint "
+                    "choose the first shard; the others are read from beside it. Films longer "
+                    "than a window need a DF checkpoint.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",

@@ -7,10 +7,12 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .gguf_file import read_gguf, require_wan
 from .key_maps import rename_diffusers_transformer
 from .quantized import QuantizedWeight, Weights, gather_scaled
 
@@ -21,14 +23,18 @@ SHARD = re.compile(
 )
 SAFETENSORS = (".safetensors", ".sft")
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+GGUF = ".gguf"
 _HIGHEST_FINITE = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors of a file or of a set of shards, by name, with the file's own metadata."""
+    """Tensors of a file or of a set of shards, by name, with the file's own metadata.
 
-    tensors: dict[str, Tensor]
+    Of a GGUF file some are quantised (`QuantizedWeight`).
+    """
+
+    tensors: dict[str, Any]
     metadata: dict[str, str]
 
 
@@ -58,9 +64,11 @@ def read(path: str | pathlib.Path) -> Checkpoint:
         raise FileNotFoundError(f"no such file: {path}")
     if path.suffix in SAFETENSORS + PICKLED:
         return _read_shards(shard_files(path))
+    if path.suffix.lower() == GGUF:
+        return Checkpoint(*read_gguf(path))
     raise ValueError(
         f"{path.name}: files of type {path.suffix!r} cannot be read; legal are "
-        f"{', '.join(SAFETENSORS + PICKLED)}"
+        f"{', '.join((*SAFETENSORS, *PICKLED, GGUF))}"
     )
 
 
@@ -159,13 +167,15 @@ def _read_pickled(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def transformer_tensors(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    tensors: Weights, metadata: Mapping[str, str] | None = None
 ) -> dict[str, Tensor | QuantizedWeight]:
     """A diffusion model's weights under their original names, from every published layout.
 
     Prefixes and markers are removed, diffusers' names translated, and weights with scales put
-    together with them. Raises ValueError for scales that cannot be read.
+    together with them. Raises ValueError for scales that cannot be read, and for a GGUF file of
+    another architecture.
     """
+    require_wan(metadata or {})
     prefix = next((p for p in PREFIXES if f"{p}patch_embedding.weight" in tensors), "")
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}

@@ -90,7 +90,7 @@ class ScaledWeight:
 
 
 def gather_scaled(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], prefix: str = ""
+    tensors: Weights, metadata: Mapping[str, str], prefix: str = ""
 ) -> dict[str, Tensor | QuantizedWeight]:
     """A file's tensors with each scaled weight and its scales in one object.
 
@@ -106,7 +106,9 @@ def gather_scaled(
     for key, value in tensors.items():
         layer, _, leaf = key.rpartition(".")
         leaf = _OLD_NAMES.get(leaf, leaf)
-        if leaf == _SETTINGS:
+        if not isinstance(value, Tensor):
+            kept[key] = value
+        elif leaf == _SETTINGS:
             layers[layer] = _settings(layer, value)
         elif leaf in _SCALES and layer:
             scales.setdefault(layer, {})[leaf] = value
@@ -117,7 +119,7 @@ def gather_scaled(
         if not isinstance(weight, Tensor):
             raise ValueError(f"the file has scales for {layer}, but not {layer}.weight")
         # The older convention's mark has two elements where fp8 products are too coarse.
-        coarse = marker is not None and marker.numel() == 2
+        coarse = isinstance(marker, Tensor) and marker.numel() == 2
         kept[f"{layer}.weight"] = _scaled(weight, layers.get(layer), scales.get(layer, {}), coarse)
     return kept
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import folder_paths
 
-from ...skyreels_model.checkpoint import SHARD
+from ...skyreels_model.checkpoint import GGUF, SHARD
 
 TOY_WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "toy" / "weights"
+GGUF_CATEGORY = "skyreels_v2_gguf"
 CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision")
 
 
@@ -22,9 +23,26 @@ def register_toy_weights() -> None:
             folder_paths.add_model_folder_path(category, str(folder))
 
 
+def register_gguf() -> None:
+    """Let the host list GGUF files, too, which it does not know, of the diffusion models' folders.
+
+    The list of folders is the host's own, so that folders added later are in it.
+    """
+    folders = folder_paths.folder_names_and_paths["diffusion_models"][0]
+    folder_paths.folder_names_and_paths[GGUF_CATEGORY] = (folders, {GGUF})
+
+
 def listed(category: str) -> list[str]:
-    """The host's files of a category; of a set of shards only the first."""
-    return [name for name in folder_paths.get_filename_list(category) if not _later_shard(name)]
+    """The files of a category; of a set of shards only the first, and GGUF files last."""
+    return [name for name, _ in _categories_of(category) if not _later_shard(name)]
+
+
+def _categories_of(category: str) -> list[tuple[str, str]]:
+    """Each file that the host has in a category, with the host's own category for it."""
+    known = [category]
+    if category == "diffusion_models" and GGUF_CATEGORY in folder_paths.folder_names_and_paths:
+        known.append(GGUF_CATEGORY)
+    return [(name, one) for one in known for name in folder_paths.get_filename_list(one)]
 
 
 def _later_shard(name: str) -> bool:
@@ -34,8 +52,9 @@ def _later_shard(name: str) -> bool:
 
 def located(category: str, name: str) -> pathlib.Path:
     """The path of a listed file; ValueError if the host does not list it (any longer)."""
-    path = folder_paths.get_full_path(category, name)
-    if path is None or name not in folder_paths.get_filename_list(category):
+    own = dict(_categories_of(category)).get(name)
+    path = None if own is None else folder_paths.get_full_path(own, name)
+    if path is None:
         some = ", ".join(listed(category)[:5]) or "none"
         raise ValueError(f"{name!r} is not among ComfyUI's {category} files (there are: {some})")
     return pathlib.Path(path)

@@ -21,6 +21,7 @@ from ...skyreels_model.config import ModelConfig
 from ...skyreels_model.model import SkyReelsModel
 from ...skyreels_model.quantized import Weights
 from . import quantized
+from .gguf import GGUFPatcher
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -204,7 +205,8 @@ def load_model(
     report = checkpoint.load_weights(module, weights, layout, kept)
     model.device = comfy.model_management.unet_offload_device()
     model.to(model.device)
-    patcher = patcher_type(disable_dynamic)(
+    made = GGUFPatcher if quantized.is_gguf(weights) else patcher_type(disable_dynamic)
+    patcher = made(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=model.device,
@@ -235,7 +237,7 @@ def _host_config(
         if asked is None or asked.itemsize == 1:
             asked = management.unet_manual_cast(None, device, dtypes)
         config.set_inference_dtype(asked, asked)
-        config.custom_operations = quantized.operations(asked)
+        config.custom_operations = quantized.operations(weights, asked)
         return config
     stored, parameters = checkpoint.stored_dtype(weights), describe.parameters(weights)
     dtype = asked or management.unet_dtype(

@@ -10,13 +10,12 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
+from ...skyreels_model.gguf_file import GGUFWeight
 from ...skyreels_model.quantized import FP8_FORMATS, QuantizedWeight, ScaledWeight, Weights
+from .gguf import GGUFLinear
+from .keeps_quantized import KeepsQuantized
 
 HOST_FORMATS = frozenset(getattr(comfy.ops, "QUANT_ALGOS", ()))
-
-
-class KeepsQuantized:
-    """Marks a layer that loads what `QuantizedWeight.entries` gives."""
 
 
 def scaled_linear(compute_dtype: torch.dtype, exact: bool = False) -> type[nn.Module]:
@@ -52,10 +51,15 @@ def scaled_linear(compute_dtype: torch.dtype, exact: bool = False) -> type[nn.Mo
     return ScaledLinear
 
 
-def operations(compute_dtype: torch.dtype) -> Any:
+def operations(weights: Weights, compute_dtype: torch.dtype) -> Any:
     """A namespace of the host's layers in which a transformer's blocks keep quantised weights."""
-    namespace = {"BlockLinear": scaled_linear(compute_dtype)}
-    return type("Operations", (comfy.ops.manual_cast,), namespace)
+    packed = is_gguf(weights)
+    made = GGUFLinear if packed else scaled_linear(compute_dtype)
+    return type("Operations", (comfy.ops.manual_cast,), {"BlockLinear": made})
+
+
+def is_gguf(weights: Weights) -> bool:
+    return any(isinstance(weight, GGUFWeight) for weight in weights.values())
 
 
 def keeps_quantized(module: nn.Module) -> Callable[[str], bool]:
