@@ -233,7 +233,8 @@ def _check(named: Weights, wanted: Mapping[str, Tensor]) -> None:
                 f"{key} has shape {tuple(value.shape)} in the file; the model needs "
                 f"{tuple(want.shape)}"
             )
-        if isinstance(value, Tensor) and not is_finite(value):
+        parts = [value] if isinstance(value, Tensor) else value.entries(key).values()
+        if not all(map(is_finite, parts)):
             raise ValueError(
                 f"{key} holds numbers that are infinite or not a number (NaN); the file was "
                 f"converted wrongly: get another one, or convert it anew, to bf16"
