@@ -8,7 +8,7 @@ from .color_anchor import SkyReelsV2ColorAnchor
 from .conditioning import SkyReelsV2PromptEncode
 from .decode import SkyReelsV2Decode
 from .frames import SkyReelsV2Frames
-from .host.files import register_gguf, register_toy_weights
+from .host.files import register_more_files, register_toy_weights
 from .image_to_video import SkyReelsV2ImageToVideo
 from .loader import (
     SkyReelsV2ImageEncoderLoader,
@@ -42,5 +42,5 @@ NODES: list[type[io.ComfyNode]] = [
 class SkyReelsV2Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_toy_weights()
-        register_gguf()
+        register_more_files()
         return NODES

@@ -253,6 +253,8 @@ def is_finite(tensor: Tensor) -> bool:
         return int(torch.aminmax(positive)[1]) <= limit and (
             int(torch.aminmax(signed)[1]) <= limit | 0x80
         )
+    if tensor.element_size() == 1:
+        return True  # a host's formats of scales, which have no reductions either
     lowest, highest = torch.aminmax(tensor)
     return bool(torch.isfinite(lowest) & torch.isfinite(highest))
 

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 from collections.abc import Iterator
 
 import folder_paths
 
-from ...skyreels_model.checkpoint import GGUF, SHARD
+from ...skyreels_model.checkpoint import GGUF, PICKLED, SAFETENSORS, SHARD
 
 TOY_WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "toy" / "weights"
-GGUF_CATEGORY = "skyreels_v2_gguf"
+GGUF_CATEGORY, DIFFUSERS_CATEGORY = "skyreels_v2_gguf", "skyreels_v2_diffusers"
+# Where a whole repository, original or -Diffusers, has what a category is for.
+PARTS = {
+    category: re.compile(rf"(^|[/\\\\]){pattern}$")
+    for category, pattern in (
+        ("diffusion_models", r"transformer[/\\][^/\\]+\.(safetensors|bin)"),
+        ("text_encoders", r"(models_t5_[^/\\]+\.pth|text_encoder[/\\][^/\\]+\.(safetensors|bin))"),
+        ("vae", r"(Wan2\.1_VAE\.pth|vae[/\\][^/\\]+\.(safetensors|bin))"),
+        ("clip_vision", r"(models_clip_[^/\\]+\.pth|image_encoder[/\\][^/\\]+\.(safetensors|bin))"),
+    )
+}
 CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision")
 
 
@@ -23,26 +34,36 @@ def register_toy_weights() -> None:
             folder_paths.add_model_folder_path(category, str(folder))
 
 
-def register_gguf() -> None:
-    """Let the host list GGUF files, too, which it does not know, of the diffusion models' folders.
+def register_more_files() -> None:
+    """Let the host list GGUF files and whole -Diffusers repositories, of which it knows neither.
 
-    The list of folders is the host's own, so that folders added later are in it.
+    The lists of folders are the host's own, so that folders added later are in them.
     """
-    folders = folder_paths.folder_names_and_paths["diffusion_models"][0]
-    folder_paths.folder_names_and_paths[GGUF_CATEGORY] = (folders, {GGUF})
+    known = folder_paths.folder_names_and_paths
+    known[GGUF_CATEGORY] = (known["diffusion_models"][0], {GGUF})
+    known[DIFFUSERS_CATEGORY] = (known["diffusers"][0], set(SAFETENSORS + PICKLED))
 
 
 def listed(category: str) -> list[str]:
-    """The files of a category; of a set of shards only the first, and GGUF files last."""
-    return [name for name, _ in _categories_of(category) if not _later_shard(name)]
+    """The files for a category, its own first; of a set of shards only the first."""
+    names = dict.fromkeys(name for name, _ in _categories_of(category))
+    return [name for name in names if not _later_shard(name)]
 
 
 def _categories_of(category: str) -> list[tuple[str, str]]:
-    """Each file that the host has in a category, with the host's own category for it."""
-    known = [category]
-    if category == "diffusion_models" and GGUF_CATEGORY in folder_paths.folder_names_and_paths:
-        known.append(GGUF_CATEGORY)
-    return [(name, one) for one in known for name in folder_paths.get_filename_list(one)]
+    """Each file that the host has for a category, with the host's own category for it."""
+    found = [(name, category) for name in folder_paths.get_filename_list(category)]
+    known = folder_paths.folder_names_and_paths
+    if category == "diffusion_models" and GGUF_CATEGORY in known:
+        found += [(name, GGUF_CATEGORY) for name in folder_paths.get_filename_list(GGUF_CATEGORY)]
+    part = PARTS.get(category)
+    if part is None:
+        return found
+    for other in ("diffusion_models", DIFFUSERS_CATEGORY):
+        if other in known and other != category:
+            names = folder_paths.get_filename_list(other)
+            found += [(name, other) for name in names if part.search(name)]
+    return found
 
 
 def _later_shard(name: str) -> bool:
@@ -52,7 +73,8 @@ def _later_shard(name: str) -> bool:
 
 def located(category: str, name: str) -> pathlib.Path:
     """The path of a listed file; ValueError if the host does not list it (any longer)."""
-    own = dict(_categories_of(category)).get(name)
+    # Of equal names the first: what is in the category's own folder.
+    own = dict(reversed(_categories_of(category))).get(name)
     path = None if own is None else folder_paths.get_full_path(own, name)
     if path is None:
         some = ", ".join(listed(category)[:5]) or "none"

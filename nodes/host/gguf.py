@@ -124,7 +124,8 @@ class GGUFPatcher(comfy.model_patcher.ModelPatcher):
             return layer.numbers(layer.weight, layer.dtype)
         if layer is None or kwargs.get("return_weight") or not patched:
             return super().patch_weight_to_device(key, device_to, *args, **kwargs)
-        layer.weight_function = [comfy.model_patcher.LowVramPatch(key, self.patches)]
+        layer.weight_function.append(comfy.model_patcher.LowVramPatch(key, self.patches))
+        _patched_once(layer)
         return None
 
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
@@ -137,7 +138,7 @@ class GGUFPatcher(comfy.model_patcher.ModelPatcher):
         freed = super().partially_unload(*args, **kwargs)
         for layer in self._layers():
             # The host adds a patch to what it unloads, which here was patched already.
-            layer.weight_function = layer.weight_function[-1:]
+            _patched_once(layer)
         return freed
 
     def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> dict[str, Any]:
@@ -160,3 +161,10 @@ class GGUFPatcher(comfy.model_patcher.ModelPatcher):
         layer = comfy.utils.get_attr(self.model, name) if leaf == "weight" and name else None
         packed = isinstance(layer, GGUFLinear) and layer.weight.dtype == torch.uint8
         return layer if packed else None
+
+
+def _patched_once(layer: GGUFLinear) -> None:
+    """Keep of the patches on a layer the last, which has all of a patcher's, before the rest."""
+    functions, kind = layer.weight_function, comfy.model_patcher.LowVramPatch
+    patches = [f for f in functions if isinstance(f, kind)]
+    layer.weight_function = patches[-1:] + [f for f in functions if not isinstance(f, kind)]

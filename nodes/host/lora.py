@@ -33,12 +33,13 @@ def apply_lora(
 
 
 def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The logical shapes of a transformer's weights by layer, whatever they are stored as."""
-    shapes = {}
-    for key, value in module.state_dict().items():
-        layer = key.removesuffix(".weight")
-        if key.endswith(".weight") or key.endswith("modulation"):
-            shapes[layer] = tuple(value.shape)
+    """The logical shapes of a transformer's weights by layer, whatever they are stored as.
+
+    Without parameters that lie beside child modules, as the modulations of the host's own Wan do:
+    the host accepts patches for them and never applies them.
+    """
+    state = module.state_dict().items()
+    shapes = {k.removesuffix(".weight"): tuple(v.shape) for k, v in state if k.endswith(".weight")}
     for name, layer in module.named_modules():
         if isinstance(getattr(layer, "in_features", None), int):
             shapes[name] = (layer.out_features, layer.in_features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -239,10 +240,17 @@ def _host_config(
         config.set_inference_dtype(asked, asked)
         config.custom_operations = quantized.operations(weights, asked)
         return config
-    stored, parameters = checkpoint.stored_dtype(weights), describe.parameters(weights)
-    dtype = asked or management.unet_dtype(
-        model_params=parameters, supported_dtypes=dtypes, weight_dtype=stored
+    choose = functools.partial(
+        management.unet_dtype, model_params=describe.parameters(weights), supported_dtypes=dtypes
     )
+    dtype = asked or choose(weight_dtype=checkpoint.stored_dtype(weights))
+    if not management.supports_cast(device, dtype):
+        if asked is not None:
+            raise ValueError(
+                f"weight_dtype is {weight_dtype!r}, which this machine's device ({device}) cannot "
+                f"hold; choose default, bf16, fp16 or fp32"
+            )
+        dtype = choose()
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
     return config
 

@@ -80,9 +80,12 @@ def _readable(key: str, weight: Tensor | QuantizedWeight) -> Tensor | QuantizedW
         return weight
     name = weight.settings["format"]
     if name in FP8_FORMATS.values():
-        # The host's layers have one scale for a whole weight.
+        # The host's layers have one scale for a whole weight, and not every device has fp8.
         scalar = weight.scales["weight_scale"].numel() == 1
-        return weight if scalar and name in HOST_FORMATS else weight.dequantize(torch.bfloat16)
+        management = comfy.model_management
+        fp8 = management.supports_cast(management.get_torch_device(), weight.data.dtype)
+        held = scalar and fp8 and name in HOST_FORMATS
+        return weight if held else weight.dequantize(torch.bfloat16)
     if name not in HOST_FORMATS:
         raise ValueError(
             f"{key} is stored as {name!r}, which this ComfyUI does not know; update ComfyUI, or "

@@ -87,7 +87,7 @@ def test_text_encoder_as_transformers_saves_it(encoded, models_folder, layout):
 def decoded(look):
     """`decoded(name)` -> frames that our loader's VAE decodes from a fixed latent, its report."""
     torch.manual_seed(1)
-    latent = torch.randn(1, 16, 3, 4, 4)
+    latent = torch.randn(1, 16, 2, 2, 2)
 
     def run(name):
         prompt = {"3": graphs.node("SkyReelsV2VAELoader", vae_name=name)}
@@ -106,7 +106,7 @@ def test_vae_as_diffusers_saves_it(decoded, models_folder):
     frames, report = decoded(f"{folder.parent.name}/vae/diffusion_pytorch_model.safetensors")
     assert "194 tensors matched, 0 missing, 0 unexpected" in report
     torch.manual_seed(1)
-    expected = theirs.decode(torch.randn(1, 16, 3, 4, 4)).sample  # (1, 3, 9, 32, 32)
+    expected = theirs.decode(torch.randn(1, 16, 2, 2, 2)).sample  # (1, 3, 5, 16, 16)
     expected = (expected.clamp(-1, 1) + 1) / 2
     assert relative(frames, expected.movedim(1, -1)) < 1e-5
 
@@ -114,7 +114,7 @@ def test_vae_as_diffusers_saves_it(decoded, models_folder):
 def test_vae_files_of_others(decoded, models_folder):
     original = torch.load(VAE, weights_only=True)
     expected, _ = decoded(graphs.TOY["vae"])
-    for name, prefix in (("wan_2.1_vae", ""), ("prefixed", "first_stage_model."), ("vae", "vae.")):
+    for name, prefix in (("wan_2.1_vae", ""), ("prefixed", "first_stage_model.")):
         state = {prefix + key: value.contiguous() for key, value in original.items()}
         state["model_type.Wan2.1-VAE"] = torch.zeros(1)
         save_file(state, models_folder / "vae" / f"{name}.safetensors")
@@ -188,3 +188,40 @@ def test_published_key_lists_at_full_size(size):
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in VideoVAE(device="meta").state_dict().items()
     }
+
+
+@pytest.mark.parametrize("category", ["diffusion_models", "diffusers"])
+def test_a_whole_repository_in_one_place(host, models_folder, category):
+    """Each loader offers its own part of it, and only that."""
+    import sys
+    from pathlib import Path
+
+    import folder_paths
+
+    module = next(name for name in sys.modules if name.endswith("nodes.host.files"))
+    files = sys.modules[module]
+    root = Path(folder_paths.folder_names_and_paths[category][0][0])
+    name = f"whole-{category}"
+    parts = {
+        "diffusion_models": "transformer/model-00001-of-00002.safetensors",
+        "text_encoders": "text_encoder/model-00001-of-00003.safetensors",
+        "vae": "vae/diffusion_pytorch_model.safetensors",
+        "clip_vision": "image_encoder/model.safetensors",
+    }
+    originals = {
+        "text_encoders": "models_t5_umt5-xxl-enc-bf16.pth",
+        "vae": "Wan2.1_VAE.pth",
+        "clip_vision": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    }
+    for part in (*parts.values(), *originals.values()):
+        file = root / name / part
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    for kind, part in parts.items():
+        own = [one for one in files.listed(kind) if one.startswith(name)]
+        expected = {f"{name}/{part}"}
+        if kind in originals:
+            expected.add(f"{name}/{originals[kind]}")
+        if kind != category:
+            assert set(own) == expected
+        assert files.located(kind, f"{name}/{part}") == root / name / part

@@ -138,3 +138,18 @@ def test_gguf_files_are_offered_and_others_are_not_shadowed(host, models_folder,
     assert not [one for one in files.listed("vae") if one.endswith(".gguf")]
     with pytest.raises(ValueError, match="not among ComfyUI's diffusion_models files"):
         files.located("diffusion_models", "../vae/x.gguf")
+
+
+def test_merging_with_a_plain_model(packed, open_model, velocity, reference, models_folder, plain):
+    """Either way round, by core's node: packed weights become numbers where they are needed."""
+    import nodes
+
+    torch.manual_seed(9)
+    other = {k: v + 0.05 * torch.randn_like(v) * v.abs().mean() for k, v in plain.items()}
+    save_file(other, models_folder / "diffusion_models" / "to_merge.safetensors")
+    merge = nodes.NODE_CLASS_MAPPINGS["ModelMergeSimple"]().merge
+    model, _, meant = packed("Q4_0")
+    second, _ = open_model("to_merge.safetensors")
+    expected = reference({k: 0.25 * v + 0.75 * other[k] for k, v in meant.items()})
+    for first, then, ratio in ((model, second, 0.25), (second, model, 0.75)):
+        assert relative(velocity(merge(first, then, ratio)[0]), expected) < 1e-4

@@ -3,7 +3,10 @@
 import graphs
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
+
+from toy.toyset import transformer_path
 
 FACTORS = ("lora_A.weight", "lora_B.weight")
 
@@ -199,3 +202,24 @@ def test_files_that_are_refused(run_prompt, models_folder, state, says):
     prompt["9"] = graphs.node("PreviewImage", images=["7", 0])
     text = run_prompt(prompt).describe()
     assert says in text and "lora_name 'wrong.safetensors'" in text, text
+
+
+def test_our_node_with_cores_model_says_what_the_host_would_drop(
+    look, velocity, models_folder, plain, changes
+):
+    """The host accepts patches for the modulations of its own Wan, and never applies them."""
+    state = {k: v for k, v in plain.items() if not k.startswith("fps_")}
+    with safe_open(transformer_path(), framework="pt") as opened:
+        sizes = opened.metadata()  # which core cannot read from this small model's tensors
+    save_file(state, models_folder / "diffusion_models" / "for_core.safetensors", sizes)
+    lora = named(changes, "bare") | {"blocks.0.diff_m": torch.ones(1, 6, 128)}
+    save_file(lora, models_folder / "loras" / "for_core.safetensors")
+    prompt = {
+        "1": graphs.node("UNETLoader", unet_name="for_core.safetensors", weight_dtype="default"),
+        "2": graphs.node(
+            "SkyReelsV2LoraLoader", model=["1", 0], lora_name="for_core.safetensors", strength=0.7
+        ),
+    }
+    model, report = look(prompt, model=["2", 0], report=["2", 1])
+    assert "8 of 9 keys matched" in report and "1 did not match: blocks.0.diff_m" in report
+    assert relative(velocity(model), velocity(look(prompt, model=["1", 0])[0])) > 1e-2

@@ -175,3 +175,90 @@ def test_the_line_that_says_what_a_file_is(name, family, profile):
     assert line.startswith(f"{family}, 14B, {profile}: 1")
     assert "B parameters (40 blocks of 5120), stored float16, used bfloat16, quantised none" in line
     assert f"{len(weights)} tensors matched, 0 missing, 0 unexpected" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("kind", ["t2v 1.3B", "t2v 14B", "i2v 14B"])
+def test_wan_files_at_full_size_by_cores_own_model(host, kind):
+    """Names and shapes of ComfyUI's Wan 2.1, on the meta device: ours has the same."""
+    import comfy.ldm.wan.model
+    import comfy.ops
+
+    from skyreels_model import checkpoint
+    from skyreels_model.config import ModelConfig
+    from skyreels_model.model import SkyReelsModel
+
+    model_type, size = kind.split()
+    wide = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
+    narrow = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30}
+    theirs = comfy.ldm.wan.model.WanModel(
+        model_type=model_type,
+        in_dim=36 if model_type == "i2v" else 16,
+        **(wide if size == "14B" else narrow),
+        device="meta",
+        dtype=torch.float16,
+        operations=comfy.ops.disable_weight_init,
+    ).state_dict()
+    weights = checkpoint.transformer_tensors({f"model.{k}": v for k, v in theirs.items()})
+    model = SkyReelsModel(ModelConfig.from_state_dict(weights), torch.nn, torch.float16, "meta")
+    report = checkpoint.load_weights(model, weights)
+    assert report.matched == len(theirs) and report.unexpected == []
+
+
+@pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-720P", "I2V-14B-540P"])
+def test_diffusers_files_at_full_size_by_diffusers_own_model(name):
+    diffusers = pytest.importorskip("diffusers")
+    from skyreels_model import checkpoint
+    from skyreels_model.config import ModelConfig
+    from toy.random_weights import PUBLISHED, dit_shapes
+
+    config = PUBLISHED[name]
+    image = config.model_type == "i2v"
+    with torch.device("meta"):
+        theirs = diffusers.SkyReelsV2Transformer3DModel(
+            num_attention_heads=config.num_heads,
+            in_channels=config.in_dim,
+            ffn_dim=config.ffn_dim,
+            num_layers=config.num_layers,
+            image_dim=1280 if image else None,
+            added_kv_proj_dim=config.dim if image else None,
+            inject_sample_info=config.fps_embedding,
+        )
+    weights = checkpoint.transformer_tensors(theirs.state_dict())
+    assert ModelConfig.from_state_dict(weights) == config
+    assert {k: tuple(v.shape) for k, v in weights.items()} == dit_shapes(config)
+
+
+def test_quantised_files_where_the_host_gives_layers_their_weights_late(
+    open_model, velocity, models_folder, plain, monkeypatch
+):
+    """With dynamic VRAM, the host's default on NVIDIA."""
+    import comfy.memory_management
+
+    stored, _ = older_fp8(plain, torch.float8_e4m3fn, fine=True)
+    save_file(stored, models_folder / "diffusion_models" / "late.safetensors")
+    before = velocity(open_model("late.safetensors")[0])
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    assert torch.equal(velocity(open_model("late.safetensors")[0]), before)
+
+
+def test_fp8_on_a_device_that_has_none(
+    open_model, velocity, reference, models_folder, plain, monkeypatch
+):
+    """Converted while loading, as the report says; where asked for by name, refused."""
+    import comfy.model_management
+
+    fp8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+    monkeypatch.setattr(comfy.model_management, "supports_cast", lambda _, dtype: dtype not in fp8)
+    folder = models_folder / "diffusion_models"
+    stored = {k: v.to(fp8[0]) if v.ndim == 2 else v for k, v in plain.items()}
+    save_file(stored, folder / "plain_fp8.safetensors")
+    model, report = open_model("plain_fp8.safetensors", "default")
+    assert "stored float8_e4m3fn, used bfloat16" in report or "used float32" in report
+    assert model.model.diffusion_model.blocks[0].ffn[0].weight.dtype not in fp8
+    stored, meant = older_fp8(plain, fp8[0])
+    save_file(stored, folder / "scaled_fp8.safetensors")
+    model, report = open_model("scaled_fp8.safetensors")
+    assert "quantised none" in report
+    assert relative(velocity(model), reference(meant)) < 1e-2
+    with pytest.raises(AssertionError, match="weight_dtype is 'fp8_e5m2', which this machine"):
+        open_model("plain_fp8.safetensors", "fp8_e5m2")
