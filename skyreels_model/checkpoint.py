@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .gguf_file import read_gguf, require_wan
+from .gguf_file import read_gguf, require_architecture
 from .key_maps import rename_diffusers_transformer
 from .quantized import QuantizedWeight, Weights, gather_scaled
 
@@ -175,7 +175,7 @@ def transformer_tensors(
     together with them. Raises ValueError for scales that cannot be read, and for a GGUF file of
     another architecture.
     """
-    require_wan(metadata or {})
+    require_architecture(metadata or {}, "wan")
     prefix = next((p for p in PREFIXES if f"{p}patch_embedding.weight" in tensors), "")
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}

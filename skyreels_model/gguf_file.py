@@ -89,11 +89,11 @@ def _weight(gguf: Any, reader: Any, tensor: Any) -> Tensor | QuantizedWeight:
     return torch.from_numpy(numbers).to(torch.bfloat16).reshape(shape)
 
 
-def require_wan(metadata: Mapping[str, str]) -> None:
-    """Raise ValueError if a file says that it is a GGUF of another kind of model."""
-    found = metadata.get(ARCHITECTURE, "wan")
-    if found != "wan":
+def require_architecture(metadata: Mapping[str, str], *names: str) -> None:
+    """Raise ValueError if a file says that it is a GGUF of another kind of model than `names`."""
+    found = metadata.get(ARCHITECTURE, names[0])
+    if found not in names:
         raise ValueError(
-            f"this is a GGUF file of the architecture {found!r}; SkyReels-V2 and Wan 2.1 files "
-            f"have 'wan': get a GGUF of one of these models"
+            f"this is a GGUF file of the architecture {found!r}; needed is one that has "
+            f"{names[0]!r}: get a GGUF of that model"
         )

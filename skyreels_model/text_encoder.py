@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .gguf_file import require_architecture
 from .quantized import QuantizedWeight, Weights, gather_scaled
 from .recognise import looks_like
 
@@ -31,13 +32,30 @@ _BLOCK_NAMES = {
     "layer.1.DenseReluDense.wi_1": "ffn.fc1",
     "layer.1.DenseReluDense.wo": "ffn.fc2",
 }
+# Names in GGUF files (llama.cpp's, of its architecture "t5encoder").
+_GGUF_BLOCK_NAMES = {
+    "attn_norm": "norm1",
+    "attn_q": "attn.q",
+    "attn_k": "attn.k",
+    "attn_v": "attn.v",
+    "attn_o": "attn.o",
+    "attn_rel_b": "pos_embedding.embedding",
+    "ffn_norm": "norm2",
+    "ffn_gate": "ffn.gate.0",
+    "ffn_up": "ffn.fc1",
+    "ffn_down": "ffn.fc2",
+}
 _TOP_NAMES = {
+    "token_embd.weight": "token_embedding.weight",
+    "enc.output_norm.weight": "norm.weight",
     "shared.weight": "token_embedding.weight",
     "encoder.embed_tokens.weight": "token_embedding.weight",
     "encoder.final_layer_norm.weight": "norm.weight",
 }
 _NOT_OF_THE_ENCODER = re.compile(r"spiece_model$|decoder\.|lm_head\.|model_type\.")
-_EMBEDDINGS = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
+_EMBEDDINGS = tuple(key for key, name in _TOP_NAMES.items() if "embed" in name)
+_EMBEDDINGS += ("token_embedding.weight",)
+_ARCHITECTURES = ("t5encoder", "t5")
 
 
 @dataclass(frozen=True)
@@ -85,28 +103,33 @@ class UMT5Config:
 
 
 def hf_to_original(key: str) -> str | None:
-    """The original `.pth` name of a transformers (= ComfyUI) UMT5 encoder key, None if it has none.
+    """The original `.pth` name of a key in transformers' (= ComfyUI's) or GGUF's naming, or None.
 
     `shared.weight` and the tied `encoder.embed_tokens.weight` have the same original name.
     """
     if key in _TOP_NAMES:
         return _TOP_NAMES[key]
-    match = re.fullmatch(r"encoder\.block\.(\d+)\.(.+)\.weight", key)
-    if match and match[2] in _BLOCK_NAMES:
-        return f"blocks.{match[1]}.{_BLOCK_NAMES[match[2]]}.weight"
+    for pattern, names in (
+        (r"encoder\.block\.(\d+)\.(.+)\.weight", _BLOCK_NAMES),
+        (r"enc\.blk\.(\d+)\.(.+)\.weight", _GGUF_BLOCK_NAMES),
+    ):
+        match = re.fullmatch(pattern, key)
+        if match and match[2] in names:
+            return f"blocks.{match[1]}.{names[match[2]]}.weight"
     return None
 
 
 def to_original_names(
-    state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    state_dict: Weights, metadata: Mapping[str, str] | None = None
 ) -> dict[str, Tensor | QuantizedWeight]:
-    """The encoder's weights under their original names, from either published layout.
+    """The encoder's weights under their original names, from every published layout.
 
     Weights with scales are put together with them (`quantized.gather_scaled`). Left out: the
     embedded tokenizer `spiece_model` (give it to `tokenizer.Tokenizer`), a decoder and its head,
     repackagers' `model_type.*` markers. Any other unknown key stays under its own name, so that a
     strict load reports it. Raises ValueError for another kind of model.
     """
+    require_architecture(metadata or {}, *_ARCHITECTURES)
     _refuse_other_files(state_dict)
     own = {k: v for k, v in state_dict.items() if not _NOT_OF_THE_ENCODER.match(k)}
     if "shared.weight" in own:

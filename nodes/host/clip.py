@@ -20,6 +20,7 @@ from ...skyreels_model.quantized import Weights
 from ...skyreels_model.text_encoder import UMT5Config, UMT5Encoder, to_original_names
 from ...skyreels_model.tokenizer import MAX_LENGTH, PAD_ID, Tokenizer, clean_text
 from . import quantized
+from .gguf import GGUFLinear
 
 NAME = "umt5xxl"
 # The last one is where a -Diffusers repository has it, beside the folder of the encoder.
@@ -68,12 +69,12 @@ class HostTokenizer:
 class HostTextEncoder(nn.Module):
     """What the host's CLIP calls: weighted tokens to (1, 512, dim), zero rows behind the text."""
 
-    def __init__(self, config: UMT5Config, dtype: torch.dtype, quantised: bool) -> None:
+    def __init__(
+        self, config: UMT5Config, dtype: torch.dtype, linear: type[nn.Module] | None
+    ) -> None:
         super().__init__()
         operations: Any = comfy.ops.manual_cast
-        if quantised:
-            # Exact: T5's activations have outliers that products of fp8 numbers would lose.
-            linear = quantized.scaled_linear(dtype, exact=True)
+        if linear is not None:
             operations = type("Operations", (operations,), {"Linear": linear})
         self.transformer = UMT5Encoder(config, operations, dtype=dtype, device="meta")
         self.dtype, self.dtypes = dtype, {dtype}
@@ -117,20 +118,26 @@ def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.
     file = checkpoint.read(path)
     weights = quantized.readable(to_original_names(file.tensors, file.metadata))
     config, stored = UMT5Config.from_state_dict(weights), checkpoint.stored_dtype(weights)
-    quantised = any(not isinstance(weight, Tensor) for weight in weights.values())
+    packed, linear = quantized.is_gguf(weights), None
+    if packed:
+        # Its embedding, a third of it, becomes numbers.
+        stored, linear = torch.bfloat16, GGUFLinear
+    elif any(not isinstance(weight, Tensor) for weight in weights.values()):
+        # Exact: T5's activations have outliers that products of fp8 numbers would lose.
+        linear = quantized.scaled_linear(stored, exact=True)
     tokenizer = find_tokenizer(path, file.tensors)
 
     def encoder(
         device: Any = None, dtype: Any = stored, model_options: Any = None
     ) -> HostTextEncoder:
-        return HostTextEncoder(config, stored, quantised)
+        return HostTextEncoder(config, stored, linear)
 
     clip = comfy.sd.CLIP(
         ClipTarget(lambda **_kwargs: HostTokenizer(tokenizer), encoder),
         parameters=describe.parameters(weights),
         state_dict=[weights],
         model_options={"dtype": stored},
-        disable_dynamic=disable_dynamic,
+        disable_dynamic=disable_dynamic or packed,
     )
     clip.patcher.cached_patcher_init = (load_patcher, (path,))
     return clip, (
@@ -148,7 +155,7 @@ def load_patcher(
 
 def find_tokenizer(path: pathlib.Path, tensors: dict[str, Tensor]) -> Tokenizer:
     """The tokenizer inside the file, or in one of the published folders beside it."""
-    if "spiece_model" in tensors:
+    if isinstance(tensors.get("spiece_model"), Tensor):
         return Tokenizer(tensors["spiece_model"].numpy().tobytes())
     for folder in [path.parent / name for name in TOKENIZER_FOLDERS]:
         if (folder / "spiece.model").is_file():

@@ -12,7 +12,11 @@ import folder_paths
 from ...skyreels_model.checkpoint import GGUF, PICKLED, SAFETENSORS, SHARD
 
 TOY_WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "toy" / "weights"
-GGUF_CATEGORY, DIFFUSERS_CATEGORY = "skyreels_v2_gguf", "skyreels_v2_diffusers"
+DIFFUSERS_CATEGORY = "skyreels_v2_diffusers"
+GGUF_CATEGORIES = {
+    "diffusion_models": "skyreels_v2_gguf",
+    "text_encoders": "skyreels_v2_gguf_text_encoders",
+}
 # Where a whole repository, original or -Diffusers, has what a category is for.
 PARTS = {
     category: re.compile(rf"(^|[/\\\\]){pattern}$")
@@ -40,7 +44,8 @@ def register_more_files() -> None:
     The lists of folders are the host's own, so that folders added later are in them.
     """
     known = folder_paths.folder_names_and_paths
-    known[GGUF_CATEGORY] = (known["diffusion_models"][0], {GGUF})
+    for category, packed in GGUF_CATEGORIES.items():
+        known[packed] = (known[category][0], {GGUF})
     known[DIFFUSERS_CATEGORY] = (known["diffusers"][0], set(SAFETENSORS + PICKLED))
 
 
@@ -54,8 +59,9 @@ def _categories_of(category: str) -> list[tuple[str, str]]:
     """Each file that the host has for a category, with the host's own category for it."""
     found = [(name, category) for name in folder_paths.get_filename_list(category)]
     known = folder_paths.folder_names_and_paths
-    if category == "diffusion_models" and GGUF_CATEGORY in known:
-        found += [(name, GGUF_CATEGORY) for name in folder_paths.get_filename_list(GGUF_CATEGORY)]
+    packed = GGUF_CATEGORIES.get(category)
+    if packed in known:
+        found += [(name, packed) for name in folder_paths.get_filename_list(packed)]
     part = PARTS.get(category)
     if part is None:
         return found

@@ -225,3 +225,37 @@ def test_a_whole_repository_in_one_place(host, models_folder, category):
         if kind != category:
             assert set(own) == expected
         assert files.located(kind, f"{name}/{part}") == root / name / part
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
+def test_text_encoder_in_gguf(encoded, models_folder, name):
+    """With the names that the package's own map gives transformers' tensors; tokenizer beside."""
+    gguf = pytest.importorskip("gguf")
+    plain, kind = load_file(REPACKED), gguf.GGMLQuantizationType[name]
+    layers = sum(key.endswith("SelfAttention.q.weight") for key in plain)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, layers)
+    folder = models_folder / "text_encoders" / f"umt5-{name}"
+    (folder / "google" / "umt5-xxl").mkdir(parents=True, exist_ok=True)
+    (folder / "google" / "umt5-xxl" / "spiece.model").write_bytes(SPIECE.read_bytes())
+    writer, meant = gguf.GGUFWriter(folder / "umt5.gguf", "t5encoder"), {}
+    for key, value in plain.items():
+        if key == "spiece_model":
+            continue
+        theirs, value = names.get_name(key, try_suffixes=(".weight",)), value.float()
+        if value.ndim == 2 and value.shape[1] % 32 == 0:
+            packed = gguf.quants.quantize(value.numpy(), kind)
+            writer.add_tensor(theirs, packed, raw_dtype=kind)
+            meant[key] = torch.from_numpy(gguf.quants.dequantize(packed, kind))
+        else:
+            writer.add_tensor(theirs, value.numpy())
+            meant[key] = value
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    # The loader holds the embedding in bfloat16.
+    meant["shared.weight"] = meant["shared.weight"].bfloat16().float()
+    save_file({**meant, "spiece_model": plain["spiece_model"]}, folder / "meant.safetensors")
+    text, report = encoded(f"umt5-{name}/umt5.gguf")
+    assert relative(text, encoded(f"umt5-{name}/meant.safetensors")[0]) < 3e-3
+    assert f"GGUF {name}" in report and "0 missing, 0 unexpected" in report

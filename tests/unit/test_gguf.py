@@ -125,7 +125,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
         checkpoint.read(file)
     write(file, {"double_blocks.0.x": torch.zeros(2, 2)}, "flux")
     read = checkpoint.read(file)
-    with pytest.raises(ValueError, match="architecture 'flux'.*have 'wan'"):
+    with pytest.raises(ValueError, match="architecture 'flux'.*has 'wan'"):
         checkpoint.transformer_tensors(read.tensors, read.metadata)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match="install the package gguf.*or use a safetensors"):
