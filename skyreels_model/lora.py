@@ -35,6 +35,7 @@ _PART = re.compile(
     r"|alpha|dora_scale|diff|diff_b|diff_m|set_weight|reshape_weight|w_norm|b_norm"
     r"|lokr_\w+|hada_\w+|oft_blocks|rescale|[ab][12]\.weight)$"
 )
+_FACTORS = ("lora_", "lokr_", "hada_")
 _OF_IMAGES = re.compile(r"k_img|v_img|img_emb|add_k_proj|add_v_proj|image_embedder")
 _SHOWN = 5
 
@@ -66,12 +67,32 @@ class MatchedLora:
         return text
 
 
-def match_lora(file: Checkpoint, layers: Shapes, alpha: float | None = None) -> MatchedLora:
+@dataclass(frozen=True)
+class PeftSettings:
+    """How strongly PEFT's adapters act: `alpha`, and by the end of a layer's name another one."""
+
+    alpha: float
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_stabilised: bool = False
+
+    def alpha_of(self, name: str, rank: int | None) -> float:
+        """What ComfyUI, which divides by the rank, is to take for the layer `name`."""
+        fitting = (p for p in self.alpha_pattern if re.fullmatch(rf"(.*\.)?({p})", name))
+        pattern = next(fitting, None)
+        alpha = self.alpha if pattern is None else self.alpha_pattern[pattern]
+        # Rank-stabilised LoRA divides by the root of the rank.
+        return alpha * (rank or 1) ** 0.5 if self.rank_stabilised else alpha
+
+
+def match_lora(
+    file: Checkpoint, layers: Shapes, settings: PeftSettings | None = None
+) -> MatchedLora:
     """Find the model's layer of each key of a LoRA file.
 
     `layers` are the shapes of the model's weights by their original names, without `.weight`;
-    `alpha` is for a file that does not hold its own (`peft_alpha`). Raises ValueError when it is
-    no LoRA, is broken (two ranks in one layer, half a pair, NaN), or fits no layer of the model.
+    `settings` are for a file that does not hold its own alphas (`peft_settings`). Raises
+    ValueError when it is no LoRA, is broken (two ranks in one layer, half a pair, NaN), or fits
+    no layer of the model.
     """
     names = _every_name(layers)
     found: dict[str, dict[str, tuple[str, Tensor]]] = {}
@@ -96,8 +117,9 @@ def match_lora(file: Checkpoint, layers: Shapes, alpha: float | None = None) -> 
             continue
         if rank is not None:
             ranks.append(rank)
-            if alpha is not None:
-                tensors.setdefault("alpha", torch.tensor(alpha))
+        if settings is not None and any(part.startswith(_FACTORS) for part in tensors):
+            name = _PART.sub("", next(iter(parts.values()))[0])
+            tensors.setdefault("alpha", torch.tensor(settings.alpha_of(name, rank)))
         kept |= {f"{PREFIX}{layer}.{part}": tensor for part, tensor in tensors.items()}
         changed += 1
     if not kept:
@@ -107,11 +129,11 @@ def match_lora(file: Checkpoint, layers: Shapes, alpha: float | None = None) -> 
     return MatchedLora(kept, changed, for_images, span, misfits, unmatched)
 
 
-def peft_alpha(path: str | pathlib.Path, metadata: Mapping[str, str]) -> float | None:
-    """The `lora_alpha` that PEFT and diffusers write beside the tensors, not among them.
+def peft_settings(path: str | pathlib.Path, metadata: Mapping[str, str]) -> PeftSettings | None:
+    """What PEFT and diffusers write beside the tensors, not among them; None if nothing.
 
-    It is in the file's own metadata (diffusers), or in `adapter_config.json` (PEFT). None if
-    neither is there. Raises ValueError when they cannot be read.
+    It is in the file's own metadata (diffusers), or in `adapter_config.json` (PEFT).
+    Raises ValueError when that cannot be read.
     """
     path = pathlib.Path(path)
     beside = path.with_name("adapter_config.json")
@@ -121,13 +143,12 @@ def peft_alpha(path: str | pathlib.Path, metadata: Mapping[str, str]) -> float |
     if text is None:
         return None
     try:
-        settings = json.loads(text)
-        settings = {key.removeprefix("transformer."): value for key, value in settings.items()}
-        alpha, rank = settings.get("lora_alpha"), settings.get("r", 1)
+        found = {k.removeprefix("transformer."): v for k, v in json.loads(text).items()}
+        alpha = found.get("lora_alpha", found.get("alpha"))
+        pattern = {name: float(one) for name, one in (found.get("alpha_pattern") or {}).items()}
         if alpha is None:
             return None
-        # Rank-stabilised LoRA divides by the root of the rank, ComfyUI by the rank.
-        return float(alpha) * (float(rank) ** 0.5 if settings.get("use_rslora") else 1.0)
+        return PeftSettings(float(alpha), pattern, bool(found.get("use_rslora")))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the LoRA's settings beside {path.name} cannot be read: {error}"

@@ -9,7 +9,7 @@ import comfy.model_patcher
 from torch import nn
 
 from ...skyreels_model import checkpoint
-from ...skyreels_model.lora import match_lora, peft_alpha
+from ...skyreels_model.lora import match_lora, peft_settings
 
 
 def apply_lora(
@@ -21,7 +21,7 @@ def apply_lora(
     """
     module = model.get_model_object("diffusion_model")
     file = checkpoint.read(path)
-    matched = match_lora(file, layer_shapes(module), peft_alpha(path, file.metadata))
+    matched = match_lora(file, layer_shapes(module), peft_settings(path, file.metadata))
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(matched.tensors, names)
     patched = model.clone()

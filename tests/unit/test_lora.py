@@ -7,7 +7,7 @@ import torch
 
 from skyreels_model.checkpoint import Checkpoint
 from skyreels_model.config import ModelConfig
-from skyreels_model.lora import match_lora, peft_alpha
+from skyreels_model.lora import PeftSettings, match_lora, peft_settings
 from toy.random_weights import PUBLISHED, dit_shapes
 
 SMALL = ModelConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
@@ -25,8 +25,8 @@ def pair(rank=4, rows=128, columns=128):
     return torch.randn(rank, columns), torch.randn(rows, rank)
 
 
-def match(tensors, config=SMALL, alpha=None):
-    return match_lora(Checkpoint(tensors, {}), layers(config), alpha)
+def match(tensors, config=SMALL, settings=None):
+    return match_lora(Checkpoint(tensors, {}), layers(config), settings)
 
 
 Q = "blocks.1.self_attn.q"
@@ -176,23 +176,30 @@ def test_files_that_cannot_be_used(state, says):
         match(state)
 
 
-def test_alpha_beside_the_tensors(tmp_path):
+def test_settings_beside_the_tensors(tmp_path):
     file = tmp_path / "adapter_model.safetensors"
-    assert peft_alpha(file, {}) is None
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 16, "r": 4}))
-    assert peft_alpha(file, {}) == 16
-    assert peft_alpha(tmp_path / "other.safetensors", {}) is None
+    beside = tmp_path / "adapter_config.json"
+    assert peft_settings(file, {}) is None
+    beside.write_text(json.dumps({"lora_alpha": 16, "r": 4}))
+    assert peft_settings(file, {}) == PeftSettings(16)
+    assert peft_settings(tmp_path / "other.safetensors", {}) is None
     text = json.dumps({"transformer.lora_alpha": 8, "transformer.r": 16})
-    assert peft_alpha(file, {"lora_adapter_metadata": text}) == 8
-    rank_stabilised = {"lora_alpha": 8, "r": 16, "use_rslora": True}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(rank_stabilised))
-    assert peft_alpha(file, {}) == 32
-    (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
-        peft_alpha(file, {})
-    down, up = pair()
-    found = match({f"{Q}.lora_A.weight": down, f"{Q}.lora_B.weight": up}, alpha=16)
-    assert found.tensors[f"diffusion_model.{Q}.alpha"] == 16
+    assert peft_settings(file, {"lora_adapter_metadata": text}) == PeftSettings(8)
+    beside.write_text(json.dumps({"alpha": 2, "alpha_pattern": {"self_attn.q": 32}}))
+    settings = peft_settings(file, {})
+    state = {}
+    for layer in (Q, "blocks.0.ffn.0"):
+        rows = 96 if "ffn" in layer else 128
+        state[f"{layer}.lora_A.weight"], state[f"{layer}.lora_B.weight"] = pair(4, rows)
+    found = match(state, settings=settings)
+    assert found.tensors[f"diffusion_model.{Q}.alpha"] == 32
+    assert found.tensors["diffusion_model.blocks.0.ffn.0.alpha"] == 2
+    beside.write_text(json.dumps({"lora_alpha": 8, "use_rslora": True}))
+    assert peft_settings(file, {}).alpha_of(Q, 16) == 32
+    for text in ("{", "[]", '{"lora_alpha": "much"}'):
+        beside.write_text(text)
+        with pytest.raises(ValueError, match="cannot be read"):
+            peft_settings(file, {})
 
 
 def test_published_sizes_on_the_meta_device():
