@@ -148,8 +148,11 @@ def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _read_pickled(file: pathlib.Path) -> dict[str, Tensor]:
+    with file.open("rb") as opened:
+        # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped.
+        mapped = opened.read(1) != pickle.PROTO
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file.name} holds more than tensors (it would run code when loaded) and is refused; "

@@ -117,8 +117,11 @@ def test_other_kinds_of_files(tmp_path):
         checkpoint.read(tmp_path / "list.pth")
 
 
-def test_state_dict_inside_a_pth(state, tmp_path):
-    torch.save({"state_dict": state}, tmp_path / "model.pth")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_state_dict_inside_a_pth(state, tmp_path, zipped):
+    """Also as PyTorch before 1.6 wrote it."""
+    nested = {"state_dict": state}
+    torch.save(nested, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
     assert checkpoint.read(tmp_path / "model.pth").tensors.keys() == state.keys()
 
 
