@@ -262,3 +262,35 @@ def test_fp8_on_a_device_that_has_none(
     assert relative(velocity(model), reference(meant)) < 1e-2
     with pytest.raises(AssertionError, match="weight_dtype is 'fp8_e5m2', which this machine"):
         open_model("plain_fp8.safetensors", "fp8_e5m2")
+
+
+FOLDERS = [
+    ("SkyReels-V2-DF-14B-540P", "model{suffix}.safetensors", torch.float32, "540P"),
+    ("SkyReels-V2-DF-14B-720P", "diffusion_pytorch_model{suffix}.safetensors", torch.bfloat16,
+     "720P"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shards", [1, 5])
+@pytest.mark.parametrize(("name", "pattern", "dtype", "profile"), FOLDERS)
+def test_original_folder(
+    open_model, velocity, reference, models_folder, plain, name, pattern, dtype, profile, shards
+):
+    """As Hugging Face's own writer cuts it: an index, config.json and the VAE beside the shards."""
+    hub = pytest.importorskip("huggingface_hub")
+    state = {k: v.to(dtype) for k, v in plain.items()}
+    total = sum(v.nbytes for v in state.values())
+    folder = models_folder / "diffusion_models" / f"{name} in {shards}" / name
+    folder.mkdir(parents=True)
+    size = total if shards == 1 else total // shards + total // 20
+    hub.save_torch_state_dict(state, folder, filename_pattern=pattern, max_shard_size=size)
+    (folder / "config.json").write_text('{"model_type": "t2v"}')
+    files = sorted(folder.glob("*.safetensors"))
+    assert (len(files) > 1) == (shards > 1)
+    assert (folder / f"{pattern.format(suffix='')}.index.json").is_file() == (shards > 1)
+    model, report = open_model(f"{folder.parent.name}/{name}/{files[0].name}")
+    assert report.startswith(f"SkyReels-V2 DF, another size, {profile}: ")
+    assert f"stored {str(dtype)[6:]}, used float32, quantised none, fps embedding yes; " in report
+    assert f"{len(plain)} tensors matched, 0 missing, 0 unexpected" in report
+    meant = {k: v.float() for k, v in state.items()}
+    assert relative(velocity(model), reference(meant)) < 1e-6
