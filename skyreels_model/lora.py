@@ -37,6 +37,7 @@ _PART = re.compile(
 )
 _FACTORS = ("lora_", "lokr_", "hada_")
 _OF_IMAGES = re.compile(r"k_img|v_img|img_emb|add_k_proj|add_v_proj|image_embedder")
+_MAGNITUDE = re.compile(r"lora_magnitude_vector")
 _SHOWN = 5
 
 
@@ -44,21 +45,24 @@ _SHOWN = 5
 class MatchedLora:
     """A LoRA's tensors under ComfyUI's names for one model, and what was not used.
 
-    `layers` counts those it changes; `misfits` are keys of layers that this model has with
-    another shape, `unmatched` those of layers it does not have.
+    `matched` counts keys of the file and `layers` the layers they change; `misfits` are keys of
+    layers that this model has with another shape, `unmatched` those of layers it does not have.
+    `decomposed` are layers with a magnitude by PEFT (DoRA), which `magnitude_for_host` converts.
     """
 
     tensors: dict[str, Tensor]
+    matched: int
     layers: int
     for_images: bool
     ranks: tuple[int, int] | None
     misfits: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
+    decomposed: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         kind = "I2V LoRA" if self.for_images else "T2V LoRA (no image layers: it fits both kinds)"
-        total = len(self.tensors) + len(self.misfits) + len(self.unmatched)
-        text = f"{kind}, {_ranks(self.ranks)}: {len(self.tensors)} of {total} keys matched, "
+        total = self.matched + len(self.misfits) + len(self.unmatched)
+        text = f"{kind}, {_ranks(self.ranks)}: {self.matched} of {total} keys matched, "
         text += f"{self.layers} layers changed"
         if self.misfits:
             text += f"; {len(self.misfits)} have another shape here: {_some(self.misfits)}"
@@ -108,7 +112,7 @@ def match_lora(
     kept: dict[str, Tensor] = {}
     misfits: list[str] = []
     ranks: list[int] = []
-    changed = 0
+    used: dict[str, list[str]] = {}
     for layer, parts in found.items():
         tensors = {part: tensor for part, (_, tensor) in parts.items()}
         rank = _checked_rank(layer, tensors)
@@ -121,12 +125,33 @@ def match_lora(
             name = _PART.sub("", next(iter(parts.values()))[0])
             tensors.setdefault("alpha", torch.tensor(settings.alpha_of(name, rank)))
         kept |= {f"{PREFIX}{layer}.{part}": tensor for part, tensor in tensors.items()}
-        changed += 1
+        used[layer] = [key for key, _ in parts.values()]
     if not kept:
         raise ValueError(_another_size(misfits[0], file.tensors, found, layers))
     for_images = any(_OF_IMAGES.search(key) for key in file.tensors)
     span = (min(ranks), max(ranks)) if ranks else None
-    return MatchedLora(kept, changed, for_images, span, misfits, unmatched)
+    count = sum(map(len, used.values()))
+    decomposed = [layer for layer, keys in used.items() if any(map(_MAGNITUDE.search, keys))]
+    return MatchedLora(kept, count, len(used), for_images, span, misfits, unmatched, decomposed)
+
+
+def magnitude_for_host(weight: Tensor, lora: MatchedLora, layer: str) -> Tensor:
+    """What ComfyUI is to take for a PEFT magnitude, so that the layer is PEFT's at strength 1.
+
+    PEFT scales the rows of weight + change to the magnitude; ComfyUI multiplies them by magnitude
+    over the norm of the weight alone. weight (rows, columns) -> (rows, 1). Source: Liu et al.,
+    arXiv:2402.09353.
+    """
+    parts = {
+        part: lora.tensors[f"{PREFIX}{layer}.{part}"].float()
+        for part in ("lora_A.weight", "lora_B.weight", "dora_scale")
+    }
+    rank = parts["lora_A.weight"].shape[0]
+    alpha = float(lora.tensors.get(f"{PREFIX}{layer}.alpha", torch.tensor(float(rank))))
+    wide = weight.float()
+    change = parts["lora_B.weight"] @ parts["lora_A.weight"] * (alpha / rank)
+    norms = [x.norm(dim=1, keepdim=True) for x in (wide, wide + change)]
+    return parts["dora_scale"] * norms[0] / norms[1]
 
 
 def peft_settings(path: str | pathlib.Path, metadata: Mapping[str, str]) -> PeftSettings | None:

@@ -6,10 +6,11 @@ import pathlib
 
 import comfy.lora
 import comfy.model_patcher
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...skyreels_model import checkpoint
-from ...skyreels_model.lora import match_lora, peft_settings
+from ...skyreels_model.lora import PREFIX, magnitude_for_host, match_lora, peft_settings
 
 
 def apply_lora(
@@ -22,6 +23,9 @@ def apply_lora(
     module = model.get_model_object("diffusion_model")
     file = checkpoint.read(path)
     matched = match_lora(file, layer_shapes(module), peft_settings(path, file.metadata))
+    for layer in matched.decomposed:
+        weight = original_weight(model, layer)
+        matched.tensors[f"{PREFIX}{layer}.dora_scale"] = magnitude_for_host(weight, matched, layer)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(matched.tensors, names)
     patched = model.clone()
@@ -30,6 +34,13 @@ def apply_lora(
     if matched.for_images and getattr(model.model, "image_to_video", None) is False:
         report += ". Caution: an I2V LoRA on a model without image layers; it may do harm"
     return patched, report
+
+
+def original_weight(model: comfy.model_patcher.ModelPatcher, layer: str) -> Tensor:
+    """A layer's weight in float32 and without patches, on the CPU, whatever it is stored as."""
+    key = f"{PREFIX}{layer}.weight"
+    weight, convert = model.get_key_patches(key)[key][0]
+    return convert(weight.to("cpu", torch.float32))
 
 
 def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
