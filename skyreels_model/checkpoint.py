@@ -94,7 +94,7 @@ def shard_files(path: pathlib.Path) -> list[pathlib.Path]:
 def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
-    dtypes: dict[str, tuple[torch.dtype, str]] = {}
+    dtypes: dict[str, tuple[torch.dtype | None, str]] = {}
     for file in files:
         part, part_metadata = _read_file(file)
         twice = tensors.keys() & part.keys()
@@ -114,22 +114,27 @@ def _read_file(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _refuse_another_precision(
-    name: str, part: Mapping[str, Tensor], seen: dict[str, tuple[torch.dtype, str]]
+    name: str, part: Mapping[str, Tensor], seen: dict[str, tuple[torch.dtype | None, str]]
 ) -> None:
     """Raise ValueError if a shard stores a weight otherwise than another shard in another block.
 
-    `seen` has the dtype of each weight, its block's number left out, and the shard it was in.
+    `seen` has the dtype of each weight, its block's number left out, and the shard it was in;
+    None where one shard has several, as files have that keep some blocks finer on purpose.
     """
+    found: dict[str, set[torch.dtype]] = {}
     for key, tensor in part.items():
-        if tensor.ndim < 2 or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            continue
-        role = re.sub(r"\d+", "#", key, count=1)
-        dtype, other = seen.setdefault(role, (tensor.dtype, name))
-        if dtype != tensor.dtype and other != name:
+        if tensor.ndim >= 2 and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16):
+            found.setdefault(re.sub(r"\d+", "#", key, count=1), set()).add(tensor.dtype)
+    for role, dtypes in found.items():
+        dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
+        before, other = seen.setdefault(role, (dtype, name))
+        if dtype is None:
+            seen[role] = (None, name)
+        elif before not in (None, dtype):
             raise ValueError(
-                f"{name} stores {key} as {str(tensor.dtype)[6:]}, {other} stores the like as "
-                f"{str(dtype)[6:]}: these are shards of two downloads in different precision; "
-                f"delete one of the two and fetch what is then missing"
+                f"{name} stores {role} as {str(dtype)[6:]}, {other} as {str(before)[6:]}: these "
+                f"are shards of two downloads in different precision; delete one of the two and "
+                f"fetch what is then missing"
             )
 
 

@@ -183,6 +183,19 @@ def test_lora_on_a_quantised_model(with_lora, velocity, reference, models_folder
     assert relative(reference(meant), expected) > 0.1
 
 
+def test_an_image_lora_on_a_model_without_image_layers_is_pointed_out(
+    with_lora, models_folder, changes
+):
+    state = named(changes, "transformer")
+    state["transformer.blocks.0.attn2.add_k_proj.lora_A.weight"] = torch.ones(4, 128)
+    state["transformer.blocks.0.attn2.add_k_proj.lora_B.weight"] = torch.ones(128, 4)
+    save_file(state, models_folder / "loras" / "image.safetensors")
+    _, report = with_lora(graphs.TOY["model"], "image.safetensors")
+    assert report.startswith("I2V LoRA, ranks 2 to 8: 8 of 10 keys matched")
+    assert "2 did not match: transformer.blocks.0.attn2.add_k_proj" in report
+    assert "Caution: an I2V LoRA on a model without image layers" in report
+
+
 WRONG = [
     ({"blocks.0.self_attn.q.lora_A.weight": torch.ones(4, 64),
       "blocks.0.self_attn.q.lora_B.weight": torch.ones(64, 4)}, "fits no layer of this model"),

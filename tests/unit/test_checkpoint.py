@@ -134,6 +134,17 @@ def test_shards_of_two_precisions(state, tmp_path):
         checkpoint.read(files[0])
 
 
+def test_shards_that_keep_some_blocks_finer(state, tmp_path):
+    """Mixed within a shard, hence on purpose."""
+    kept = {k: v if k.startswith("blocks.0.") else v.half() for k, v in state.items()}
+    parts = [[k for k in state if k.startswith("blocks.")], []]
+    parts[1] = [k for k in state if k not in parts[0]]
+    for i, keys in enumerate(parts):
+        save_file({k: kept[k] for k in keys}, tmp_path / f"model-0000{i + 1}-of-00002.safetensors")
+    read = checkpoint.read(tmp_path / "model-00001-of-00002.safetensors").tensors
+    assert {k: v.dtype for k, v in read.items()} == {k: v.dtype for k, v in kept.items()}
+
+
 def test_a_folder_with_both_precisions_gives_the_chosen_one(state, tmp_path):
     keys = sorted(state)
     for stem, count, dtype in (("model", 2, torch.float32), ("model.fp16", 3, torch.float16)):
