@@ -95,9 +95,9 @@ SERVER = Group(
 )
 TEST = Group(
     "test",
-    ("pytest>=8", "ruff==0.17.6", "mypy==2.4.1", "diffusers==0.39.0"),
-    ("pytest", "ruff", "mypy", "diffusers"),
-    "the checkers, and diffusers as an independent judge",
+    ("pytest>=8", "ruff==0.17.6", "mypy==2.4.1", "diffusers==0.39.0", "gguf>=0.13", "peft>=0.17"),
+    ("pytest", "ruff", "mypy", "diffusers", "gguf", "peft"),
+    "the checkers, and diffusers, gguf and peft as independent judges",
     "40 MB",
 )
 # Without their media packages (380 MB), which the page does not need.

@@ -9,7 +9,7 @@ from .conditioning import SkyReelsV2PromptEncode
 from .decode import SkyReelsV2Decode
 from .encode import SkyReelsV2Encode
 from .frames import SkyReelsV2Frames
-from .host.files import register_toy_weights
+from .host.files import register_more_files, register_toy_weights
 from .image_to_video import SkyReelsV2ImageToVideo
 from .loader import (
     SkyReelsV2ImageEncoderLoader,
@@ -17,6 +17,7 @@ from .loader import (
     SkyReelsV2TextEncoderLoader,
     SkyReelsV2VAELoader,
 )
+from .lora import SkyReelsV2LoraLoader
 from .sampler import SkyReelsV2Sampler
 from .schedule import SkyReelsV2Schedule
 from .storyboard import SkyReelsV2Storyboard, SkyReelsV2StoryboardText
@@ -36,10 +37,12 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2StoryboardText,
     SkyReelsV2ColorAnchor,
     SkyReelsV2Encode,
+    SkyReelsV2LoraLoader,
 ]
 
 
 class SkyReelsV2Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_toy_weights()
+        register_more_files()
         return NODES

@@ -31,9 +31,9 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=files.listed("diffusion_models"),
-                    tooltip="File in models/diffusion_models. Of a sharded checkpoint choose the "
-                    "first shard; the others are read from beside it. Films longer than a window "
-                    "need a DF checkpoint.",
+                    tooltip="File in models/diffusion_models, .gguf too. Of a sharded checkpoint "
+                    "choose the first shard; the others are read from beside it. Films longer "
+                    "than a window need a DF checkpoint.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -41,7 +41,8 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
                     default="default",
                     tooltip="Number format of the weights in memory. default: ComfyUI's choice "
                     "for this machine. bf16 and fp16 take 2 bytes a weight (14B: 28 GB), fp8 takes "
-                    "one and costs some quality, fp32 takes four.",
+                    "one and costs some quality, fp32 takes four. A quantised file's weights stay "
+                    "quantised, and are computed in this.",
                 ),
                 io.Combo.Input(
                     "attention",
@@ -63,7 +64,8 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
                 io.Model.Output(tooltip="Works with ComfyUI's LoRA, sampling and patch nodes."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Type, size, number formats and how many tensors matched.",
+                    tooltip="One line: type, size, resolution, number formats, quantisation, "
+                    "and how many tensors matched.",
                 ),
             ],
         )
@@ -86,19 +88,25 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
             node_id="SkyReelsV2TextEncoderLoader",
             display_name="SkyReels-V2 Text Encoder Loader",
             category=CATEGORY,
-            description="Loads the UMT5 text encoder from its original or its ComfyUI file.",
+            description=(
+                "Loads the UMT5 text encoder from its original file, one repackaged for ComfyUI "
+                "(scaled fp8, too), or a -Diffusers folder."
+            ),
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
                     options=files.listed("text_encoders"),
-                    tooltip="File in models/text_encoders: umt5_xxl_fp16.safetensors, or the "
-                    "original models_t5_umt5-xxl-enc-bf16.pth with the folder google/umt5-xxl "
-                    "(its tokenizer) beside it.",
+                    tooltip="File in models/text_encoders: umt5_xxl_fp16.safetensors, "
+                    "umt5_xxl_fp8_e4m3fn_scaled.safetensors, or the original "
+                    "models_t5_umt5-xxl-enc-bf16.pth with the folder google/umt5-xxl (its "
+                    "tokenizer) beside it.",
                 ),
             ],
             outputs=[
                 io.Clip.Output(tooltip="Works with CLIP Text Encode and our Prompt node."),
-                io.String.Output(display_name="report", tooltip="Width, layers, number format."),
+                io.String.Output(
+                    display_name="report", tooltip="Width, layers, number format, tensors matched."
+                ),
             ],
         )
 
@@ -123,8 +131,8 @@ class SkyReelsV2VAELoader(io.ComfyNode):
                 io.Combo.Input(
                     "vae_name",
                     options=files.listed("vae"),
-                    tooltip="File in models/vae: wan_2.1_vae.safetensors or the original "
-                    "Wan2.1_VAE.pth.",
+                    tooltip="File in models/vae: wan_2.1_vae.safetensors, the original "
+                    "Wan2.1_VAE.pth, or the file in the folder vae of a -Diffusers repository.",
                 ),
             ],
             outputs=[

@@ -5,24 +5,36 @@ from __future__ import annotations
 import pathlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .gguf_file import read_gguf, require_architecture
+from .key_maps import rename_diffusers_transformer
+from .quantized import QuantizedWeight, Weights, gather_scaled
+
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 MARKER = "model_type."
-SHARD = re.compile(r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors$")
+SHARD = re.compile(
+    r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$"
+)
 SAFETENSORS = (".safetensors", ".sft")
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+GGUF = ".gguf"
+_HIGHEST_FINITE = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors of a file or of a set of shards, by name, with the file's own metadata."""
+    """Tensors of a file or of a set of shards, by name, with the file's own metadata.
 
-    tensors: dict[str, Tensor]
+    Of a GGUF file some are quantised (`QuantizedWeight`).
+    """
+
+    tensors: dict[str, Any]
     metadata: dict[str, str]
 
 
@@ -50,13 +62,13 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    if path.suffix in SAFETENSORS:
+    if path.suffix in SAFETENSORS + PICKLED:
         return _read_shards(shard_files(path))
-    if path.suffix in PICKLED:
-        return Checkpoint(_read_pickled(path), {})
+    if path.suffix.lower() == GGUF:
+        return Checkpoint(*read_gguf(path))
     raise ValueError(
         f"{path.name}: files of type {path.suffix!r} cannot be read; legal are "
-        f"{', '.join(SAFETENSORS + PICKLED)}"
+        f"{', '.join((*SAFETENSORS, *PICKLED, GGUF))}"
     )
 
 
@@ -67,7 +79,7 @@ def shard_files(path: pathlib.Path) -> list[pathlib.Path]:
         return [path]
     count = int(match["count"])
     files = [
-        path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}.safetensors")
+        path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}{match['suffix']}")
         for i in range(1, count + 1)
     ]
     absent = [f.name for f in files if not f.is_file()]
@@ -82,14 +94,48 @@ def shard_files(path: pathlib.Path) -> list[pathlib.Path]:
 def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
+    dtypes: dict[str, tuple[torch.dtype | None, str]] = {}
     for file in files:
-        part, part_metadata = _read_safetensors(file)
+        part, part_metadata = _read_file(file)
         twice = tensors.keys() & part.keys()
         if twice:
             raise ValueError(f"{file.name}: {min(twice)!r} is in another shard, too")
+        if len(files) > 1:
+            _refuse_another_precision(file.name, part, dtypes)
         tensors.update(part)
         metadata.update(part_metadata)
     return Checkpoint(tensors, metadata)
+
+
+def _read_file(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if file.suffix in SAFETENSORS:
+        return _read_safetensors(file)
+    return _read_pickled(file), {}
+
+
+def _refuse_another_precision(
+    name: str, part: Mapping[str, Tensor], seen: dict[str, tuple[torch.dtype | None, str]]
+) -> None:
+    """Raise ValueError if a shard stores a weight otherwise than another shard in another block.
+
+    `seen` has the dtype of each weight, its block's number left out, and the shard it was in;
+    None where one shard has several, as files have that keep some blocks finer on purpose.
+    """
+    found: dict[str, set[torch.dtype]] = {}
+    for key, tensor in part.items():
+        if tensor.ndim >= 2 and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16):
+            found.setdefault(re.sub(r"\d+", "#", key, count=1), set()).add(tensor.dtype)
+    for role, dtypes in found.items():
+        dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
+        before, other = seen.setdefault(role, (dtype, name))
+        if dtype is None:
+            seen[role] = (None, name)
+        elif before not in (None, dtype):
+            raise ValueError(
+                f"{name} stores {role} as {str(dtype)[6:]}, {other} as {str(before)[6:]}: these "
+                f"are shards of two downloads in different precision; delete one of the two and "
+                f"fetch what is then missing"
+            )
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,8 +153,11 @@ def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _read_pickled(file: pathlib.Path) -> dict[str, Tensor]:
+    with file.open("rb") as opened:
+        # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped.
+        mapped = opened.read(1) != pickle.PROTO
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file.name} holds more than tensors (it would run code when loaded) and is refused; "
@@ -125,23 +174,20 @@ def _read_pickled(file: pathlib.Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def transformer_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A diffusion model's tensors under their original names: prefixes and markers removed.
+def transformer_tensors(
+    tensors: Weights, metadata: Mapping[str, str] | None = None
+) -> dict[str, Tensor | QuantizedWeight]:
+    """A diffusion model's weights under their original names, from every published layout.
 
-    Raises ValueError for scaled or quantised fp8 files, whose scales would be lost here.
+    Prefixes and markers are removed, diffusers' names translated, and weights with scales put
+    together with them. Raises ValueError for scales that cannot be read, and for a GGUF file of
+    another architecture.
     """
+    require_architecture(metadata or {}, "wan")
     prefix = next((p for p in PREFIXES if f"{p}patch_embedding.weight" in tensors), "")
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}
-    scaled = [
-        k for k in own if k.endswith(("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant"))
-    ]
-    if scaled:
-        raise ValueError(
-            f"this is a scaled fp8 file ({scaled[0]!r}), which this loader cannot read yet; use "
-            f"ComfyUI's own 'Load Diffusion Model' for it, or an fp16, bf16, fp32 or plain fp8 file"
-        )
-    return own
+    return rename_diffusers_transformer(gather_scaled(own, metadata or {}, prefix))
 
 
 def published_name(path: str | pathlib.Path) -> str:
@@ -151,17 +197,37 @@ def published_name(path: str | pathlib.Path) -> str:
 
 
 def load_weights(
-    module: nn.Module, tensors: Mapping[str, Tensor], layout: nn.Module | None = None
+    module: nn.Module,
+    weights: Weights,
+    layout: nn.Module | None = None,
+    keeps_quantized: Callable[[str], bool] = lambda key: False,
 ) -> LoadReport:
-    """Put a checkpoint's tensors in a module built on the meta device, without a second copy.
+    """Put a checkpoint's weights in a module built on the meta device, without a second copy.
 
     A tensor is converted only where the module asks for another dtype. `layout` is a twin of the
     module with plain PyTorch layers, needed where a host's layers have no weights before they are
-    loaded. Raises ValueError, before anything is put in place, if a weight is missing or of
-    another shape.
+    loaded; `keeps_quantized` says which of them take a quantised weight as it is, all others get
+    its numbers. Raises ValueError, before anything is put in place, if a weight is missing, of
+    another shape or not a number.
     """
     wanted = (layout or module).state_dict()
-    named = {_module_name(key, wanted): value for key, value in tensors.items()}
+    named = {_module_name(key, wanted): value for key, value in weights.items()}
+    _check(named, wanted)
+    ready: dict[str, Tensor] = {}
+    for key, want in wanted.items():
+        value = named[key]
+        if isinstance(value, Tensor):
+            ready[key] = value.to(want.dtype)
+        elif keeps_quantized(key):
+            ready.update(value.entries(key))
+        else:
+            ready[key] = value.dequantize(want.dtype)
+    module.load_state_dict(ready, assign=True)
+    module.requires_grad_(False)
+    return LoadReport(len(wanted), sorted(named.keys() - wanted.keys()))
+
+
+def _check(named: Weights, wanted: Mapping[str, Tensor]) -> None:
     missing = [key for key in wanted if key not in named]
     if missing:
         raise ValueError(
@@ -169,15 +235,36 @@ def load_weights(
             f"(is a shard missing, or is this the file of another model?)"
         )
     for key, want in wanted.items():
-        if named[key].shape != want.shape:
+        value = named[key]
+        if value.shape != want.shape:
             raise ValueError(
-                f"{key} has shape {tuple(named[key].shape)} in the file; the model needs "
+                f"{key} has shape {tuple(value.shape)} in the file; the model needs "
                 f"{tuple(want.shape)}"
             )
-    ready = {key: named[key].to(want.dtype) for key, want in wanted.items()}
-    module.load_state_dict(ready, assign=True)
-    module.requires_grad_(False)
-    return LoadReport(len(wanted), sorted(named.keys() - wanted.keys()))
+        parts = [value] if isinstance(value, Tensor) else value.entries(key).values()
+        if not all(map(is_finite, parts)):
+            raise ValueError(
+                f"{key} holds numbers that are infinite or not a number (NaN); the file was "
+                f"converted wrongly: get another one, or convert it anew, to bf16"
+            )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite; reads the tensor once and allocates nothing of its size."""
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    if tensor.dtype in _HIGHEST_FINITE:
+        # 8-bit floats have no reductions. Read as integers, those that are not finite are the
+        # highest positive ones, and with a sign the highest of all.
+        limit = _HIGHEST_FINITE[tensor.dtype]
+        positive, signed = tensor.view(torch.int8), tensor.view(torch.uint8)
+        return int(torch.aminmax(positive)[1]) <= limit and (
+            int(torch.aminmax(signed)[1]) <= limit | 0x80
+        )
+    if tensor.element_size() == 1:
+        return True  # a host's formats of scales, which have no reductions either
+    lowest, highest = torch.aminmax(tensor)
+    return bool(torch.isfinite(lowest) & torch.isfinite(highest))
 
 
 def _module_name(key: str, wanted: Mapping[str, Tensor]) -> str:
@@ -186,12 +273,25 @@ def _module_name(key: str, wanted: Mapping[str, Tensor]) -> str:
     return leaf if key not in wanted and leaf in wanted else key
 
 
-def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The dtype in which most of a checkpoint's numbers are stored."""
+def stored_dtype(weights: Weights) -> torch.dtype:
+    """The dtype in which most of a checkpoint's plain numbers are stored.
+
+    Raises ValueError where there are none.
+    """
     sizes: dict[torch.dtype, int] = {}
-    for tensor in tensors.values():
-        if tensor.is_floating_point():
+    for tensor in weights.values():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
     if not sizes:
         raise ValueError("the file holds no floating-point tensors")
     return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def quantization(weights: Weights) -> str:
+    """How a checkpoint is quantised, such as "280 of 1095 scaled float8_e4m3fn"; "none" if not."""
+    kinds = [w.kind for w in weights.values() if not isinstance(w, Tensor)]
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    named = [f"{count} of {len(weights)} {kind}" for kind, count in counts.items()]
+    plain = sorted({str(w.dtype)[6:] for w in weights.values() if isinstance(w, Tensor)})
+    named += [f"plain {name}" for name in plain if name.startswith("float8")]
+    return ", ".join(named) or "none"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
+from .quantized import Weights
 from .recognise import looks_like
 
 HEAD_DIM = 128
@@ -52,9 +50,7 @@ class ModelConfig:
         return self.dim // self.num_heads
 
     @classmethod
-    def from_state_dict(
-        cls, state_dict: Mapping[str, torch.Tensor], head_dim: int = HEAD_DIM
-    ) -> ModelConfig:
+    def from_state_dict(cls, state_dict: Weights, head_dim: int = HEAD_DIM) -> ModelConfig:
         """Read the sizes from tensor shapes (original key names, no prefix).
 
         Raises ValueError, saying what the file looks like instead, when it is not a Wan 2.1
@@ -94,7 +90,7 @@ REQUIRED = (
 )
 
 
-def require_transformer(state_dict: Mapping[str, torch.Tensor]) -> None:
+def require_transformer(state_dict: Weights) -> None:
     """Raise ValueError unless these are a Wan 2.1 diffusion transformer's tensors."""
     absent = [key for key in REQUIRED if key not in state_dict]
     if absent:
@@ -108,7 +104,7 @@ def require_transformer(state_dict: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"patch_embedding.weight has shape {shape}; expected five dimensions")
 
 
-def count_blocks(state_dict: Mapping[str, torch.Tensor]) -> int:
+def count_blocks(state_dict: Weights) -> int:
     """Number of transformer blocks; raises ValueError if one in between is missing."""
     found = {int(m.group(1)) for key in state_dict if (m := re.match(r"blocks\.(\d+)\.", key))}
     absent = sorted(set(range(max(found) + 1)) - found)

@@ -4,10 +4,12 @@
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 _Rename = str | Callable[[re.Match[str]], str]
 _Rules = tuple[tuple[str, str], ...]
+_T = TypeVar("_T")
 
 
 def _middle(found: re.Match[str]) -> str:
@@ -125,3 +127,51 @@ def transformer_key_to_original(diffusers_key: str) -> str:
     raise ValueError(
         f"diffusers_key: {diffusers_key!r} is not a tensor of SkyReelsV2Transformer3DModel"
     )
+
+
+def transformer_key_to_diffusers(original_key: str) -> str:
+    """The inverse of `transformer_key_to_original`; ValueError for a name that has none."""
+    place, rest, rules = "", original_key, _TRANSFORMER
+    block = re.match(r"blocks\.\d+\.", original_key)
+    if block:
+        place, rest, rules = block[0], original_key[block.end() :], _TRANSFORMER_BLOCK
+        attention = re.match(r"(self_attn|cross_attn)\.", rest)
+        if attention:
+            place += {"self_attn": "attn1.", "cross_attn": "attn2."}[attention[1]]
+            rest, rules = rest[attention.end() :], _TRANSFORMER_ATTENTION
+    for new, old in rules:
+        if rest.startswith(old):
+            return place + new + rest[len(old) :]
+    raise ValueError(f"original_key: {original_key!r} is not a tensor of SkyReels-V2's transformer")
+
+
+def rename_diffusers_transformer(weights: Mapping[str, _T]) -> dict[str, _T]:
+    """A transformer's weights under their original names, if they have diffusers'; else as is.
+
+    A name that neither has stays, so that loading reports it. Left out is `norm_added_q`, which
+    some of diffusers' I2V files hold, and no model uses.
+    """
+    if not any(key.startswith("condition_embedder.") for key in weights):
+        return dict(weights)
+    renamed = {}
+    for key, value in weights.items():
+        if ".norm_added_q." in key:
+            continue
+        try:
+            renamed[transformer_key_to_original(key)] = value
+        except ValueError:
+            renamed[key] = value
+    return renamed
+
+
+def rename_diffusers_vae(weights: Mapping[str, _T]) -> dict[str, _T]:
+    """A VAE's weights under the names of `Wan2.1_VAE.pth`, if they have diffusers'; else as is."""
+    if "quant_conv.weight" not in weights:
+        return dict(weights)
+    renamed = {}
+    for key, value in weights.items():
+        try:
+            renamed[vae_key_to_original(key)] = value
+        except ValueError:
+            renamed[key] = value
+    return renamed

@@ -91,7 +91,8 @@ class Factory:
     """Makes layers of one dtype on one device from an `operations` namespace.
 
     `operations` is `torch.nn`, or a namespace of the same names whose layers cast their weights
-    on the fly (ComfyUI's). A namespace may bring its own `Modulation`.
+    on the fly (ComfyUI's). A namespace may bring its own `Modulation`, and a `BlockLinear` for the
+    blocks' large layers, the only ones whose weights may be held quantised.
     """
 
     def __init__(
@@ -105,6 +106,10 @@ class Factory:
 
     def linear(self, n_in: int, n_out: int, dtype: torch.dtype | None = None) -> nn.Module:
         return self.operations.Linear(n_in, n_out, **self._with(dtype))
+
+    def block_linear(self, n_in: int, n_out: int) -> nn.Module:
+        made = getattr(self.operations, "BlockLinear", self.operations.Linear)
+        return made(n_in, n_out, **self.settings)
 
     def fine_linear(self, n_in: int, n_out: int) -> nn.Module:
         return self.operations.Linear(n_in, n_out, **self.fine)
@@ -135,7 +140,7 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, eps: float, make: Factory) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.o = (make.linear(dim, dim) for _ in range(4))
+        self.q, self.k, self.v, self.o = (make.block_linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
 
     def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
@@ -154,10 +159,10 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int, eps: float, image: bool, make: Factory) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.o = (make.linear(dim, dim) for _ in range(4))
+        self.q, self.k, self.v, self.o = (make.block_linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
         if image:
-            self.k_img, self.v_img = make.linear(dim, dim), make.linear(dim, dim)
+            self.k_img, self.v_img = make.block_linear(dim, dim), make.block_linear(dim, dim)
             self.norm_k_img = make.rms_norm(dim, eps)
 
     def forward(self, x: Tensor, context: Tensor, image_tokens: int, attend: Attend) -> Tensor:
@@ -185,7 +190,9 @@ class Block(nn.Module):
         self.norm3 = make.layer_norm(dim, eps)
         self.cross_attn = CrossAttention(dim, heads, eps, image, make)
         self.ffn = nn.Sequential(
-            make.linear(dim, ffn_dim), nn.GELU(approximate="tanh"), make.linear(ffn_dim, dim)
+            make.block_linear(dim, ffn_dim),
+            nn.GELU(approximate="tanh"),
+            make.block_linear(ffn_dim, dim),
         )
 
     def forward(

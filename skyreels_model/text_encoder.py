@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .gguf_file import require_architecture
+from .quantized import QuantizedWeight, Weights, gather_scaled
 from .recognise import looks_like
 
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
@@ -30,14 +32,30 @@ _BLOCK_NAMES = {
     "layer.1.DenseReluDense.wi_1": "ffn.fc1",
     "layer.1.DenseReluDense.wo": "ffn.fc2",
 }
+# Names in GGUF files (llama.cpp's, of its architecture "t5encoder").
+_GGUF_BLOCK_NAMES = {
+    "attn_norm": "norm1",
+    "attn_q": "attn.q",
+    "attn_k": "attn.k",
+    "attn_v": "attn.v",
+    "attn_o": "attn.o",
+    "attn_rel_b": "pos_embedding.embedding",
+    "ffn_norm": "norm2",
+    "ffn_gate": "ffn.gate.0",
+    "ffn_up": "ffn.fc1",
+    "ffn_down": "ffn.fc2",
+}
 _TOP_NAMES = {
+    "token_embd.weight": "token_embedding.weight",
+    "enc.output_norm.weight": "norm.weight",
     "shared.weight": "token_embedding.weight",
     "encoder.embed_tokens.weight": "token_embedding.weight",
     "encoder.final_layer_norm.weight": "norm.weight",
 }
 _NOT_OF_THE_ENCODER = re.compile(r"spiece_model$|decoder\.|lm_head\.|model_type\.")
-_QUANTISED = re.compile(r"scaled_fp8$|.*\.(scale_weight|scale_input|weight_scale|comfy_quant)$")
-_EMBEDDINGS = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
+_EMBEDDINGS = tuple(key for key, name in _TOP_NAMES.items() if "embed" in name)
+_EMBEDDINGS += ("token_embedding.weight",)
+_ARCHITECTURES = ("t5encoder", "t5")
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,7 @@ class UMT5Config:
             )
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "UMT5Config":
+    def from_state_dict(cls, state_dict: Weights) -> "UMT5Config":
         """Read the sizes from the shapes of a checkpoint with the original names.
 
         `max_distance` and `eps` leave no trace in a file and keep their published values.
@@ -85,47 +103,47 @@ class UMT5Config:
 
 
 def hf_to_original(key: str) -> str | None:
-    """The original `.pth` name of a transformers (= ComfyUI) UMT5 encoder key, None if it has none.
+    """The original `.pth` name of a key in transformers' (= ComfyUI's) or GGUF's naming, or None.
 
     `shared.weight` and the tied `encoder.embed_tokens.weight` have the same original name.
     """
     if key in _TOP_NAMES:
         return _TOP_NAMES[key]
-    match = re.fullmatch(r"encoder\.block\.(\d+)\.(.+)\.weight", key)
-    if match and match[2] in _BLOCK_NAMES:
-        return f"blocks.{match[1]}.{_BLOCK_NAMES[match[2]]}.weight"
+    for pattern, names in (
+        (r"encoder\.block\.(\d+)\.(.+)\.weight", _BLOCK_NAMES),
+        (r"enc\.blk\.(\d+)\.(.+)\.weight", _GGUF_BLOCK_NAMES),
+    ):
+        match = re.fullmatch(pattern, key)
+        if match and match[2] in names:
+            return f"blocks.{match[1]}.{names[match[2]]}.weight"
     return None
 
 
-def to_original_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors under their original names, from either published layout.
+def to_original_names(
+    state_dict: Weights, metadata: Mapping[str, str] | None = None
+) -> dict[str, Tensor | QuantizedWeight]:
+    """The encoder's weights under their original names, from every published layout.
 
-    Left out: the embedded tokenizer `spiece_model` (give it to `tokenizer.Tokenizer`), a decoder
-    and its head, repackagers' `model_type.*` markers. Any other unknown key stays under its own
-    name, so that a strict load reports it.
-    Raises ValueError for another kind of model and for quantised files with scales.
+    Weights with scales are put together with them (`quantized.gather_scaled`). Left out: the
+    embedded tokenizer `spiece_model` (give it to `tokenizer.Tokenizer`), a decoder and its head,
+    repackagers' `model_type.*` markers. Any other unknown key stays under its own name, so that a
+    strict load reports it. Raises ValueError for another kind of model.
     """
+    require_architecture(metadata or {}, *_ARCHITECTURES)
     _refuse_other_files(state_dict)
-    renamed = {}
-    for key, value in state_dict.items():
-        tied = key == "encoder.embed_tokens.weight" and "shared.weight" in state_dict
-        if not tied and not _NOT_OF_THE_ENCODER.match(key):
-            renamed[hf_to_original(key) or key] = value
-    return renamed
+    own = {k: v for k, v in state_dict.items() if not _NOT_OF_THE_ENCODER.match(k)}
+    if "shared.weight" in own:
+        own.pop("encoder.embed_tokens.weight", None)  # the same, tied
+    weights = gather_scaled(own, metadata or {})
+    return {hf_to_original(key) or key: value for key, value in weights.items()}
 
 
 def _refuse_other_files(keys: Collection[str]) -> None:
-    """Raise ValueError if these are the keys of a model, or of a storage, that is not read here."""
+    """Raise ValueError if these are the keys of another kind of model."""
     if not any(name in keys for name in _EMBEDDINGS):
         raise ValueError(
             f"text encoder: the file looks like {looks_like(keys)}; a UMT5 encoder is needed, such "
             "as models_t5_umt5-xxl-enc-bf16.pth"
-        )
-    quantised = [key for key in keys if _QUANTISED.match(key)]
-    if quantised:
-        raise ValueError(
-            f"text encoder: the file is quantised with scales (it has '{quantised[0]}'), which is "
-            "not supported; use umt5_xxl_fp16, umt5-xxl-enc-bf16 or the unscaled fp8_e4m3fn file"
         )
 
 
@@ -134,7 +152,7 @@ def _count_blocks(keys: Iterable[str]) -> int:
     return max((int(match[1]) + 1 for match in matches if match), default=0)
 
 
-def _refuse_incomplete(keys: Mapping[str, Tensor]) -> None:
+def _refuse_incomplete(keys: Weights) -> None:
     """Raise ValueError unless every tensor of a UMT5 encoder is there under its original name."""
     if any(hf_to_original(key) for key in keys):
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .key_maps import rename_diffusers_vae
 from .recognise import WAN22_VAE_MARK, looks_like
 
 EXPECTED = "expected is a Wan 2.1 VAE (Wan2.1_VAE.pth or wan_2.1_vae.safetensors)"
@@ -19,6 +20,22 @@ REQUIRED = (
     "decoder.head.0.gamma",
     "decoder.head.2.weight",
 )
+
+
+_PREFIXES = ("first_stage_model.", "vae.", "model.")
+
+
+def to_original_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A VAE's tensors under the names of `Wan2.1_VAE.pth`, from every published layout.
+
+    Those layouts are the original's, diffusers', and either with a prefix. A name that none of
+    them has stays, so that loading reports it.
+    """
+    has = [p for p in _PREFIXES if f"{p}encoder.conv1.weight" in state_dict]
+    has += [p for p in _PREFIXES if f"{p}encoder.conv_in.weight" in state_dict]
+    prefix = has[0] if has else ""
+    own = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    return rename_diffusers_vae({k: v for k, v in own.items() if not k.startswith("model_type.")})
 
 
 def vae_config_from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -15,12 +15,16 @@ from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
-from ...skyreels_model import checkpoint
+from ...skyreels_model import checkpoint, describe
+from ...skyreels_model.quantized import Weights
 from ...skyreels_model.text_encoder import UMT5Config, UMT5Encoder, to_original_names
 from ...skyreels_model.tokenizer import MAX_LENGTH, PAD_ID, Tokenizer, clean_text
+from . import quantized
+from .gguf import GGUFLinear
 
 NAME = "umt5xxl"
-TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".")
+# The last one is where a -Diffusers repository has it, beside the folder of the encoder.
+TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".", "../tokenizer")
 
 LOG = logging.getLogger("skyreels_v2")
 
@@ -65,9 +69,14 @@ class HostTokenizer:
 class HostTextEncoder(nn.Module):
     """What the host's CLIP calls: weighted tokens to (1, 512, dim), zero rows behind the text."""
 
-    def __init__(self, config: UMT5Config, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: UMT5Config, dtype: torch.dtype, linear: type[nn.Module] | None
+    ) -> None:
         super().__init__()
-        self.transformer = UMT5Encoder(config, comfy.ops.manual_cast, dtype=dtype, device="meta")
+        operations: Any = comfy.ops.manual_cast
+        if linear is not None:
+            operations = type("Operations", (operations,), {"Linear": linear})
+        self.transformer = UMT5Encoder(config, operations, dtype=dtype, device="meta")
         self.dtype, self.dtypes = dtype, {dtype}
         self.execution_device: torch.device | None = None
 
@@ -97,33 +106,44 @@ class HostTextEncoder(nn.Module):
         # float32: T5's activations overflow half precision.
         return self.transformer(padded.to(device), mask.to(device), dtype=torch.float32)
 
-    def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    def load_sd(self, weights: Weights) -> tuple[list[str], list[str]]:
         layout = UMT5Encoder(self.transformer.config, dtype=self.dtype, device="meta")
-        report = checkpoint.load_weights(self.transformer, state_dict, layout)
-        return [], report.unexpected
+        kept = quantized.keeps_quantized(self.transformer)
+        self.report = checkpoint.load_weights(self.transformer, weights, layout, kept)
+        return [], self.report.unexpected
 
 
 def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.sd.CLIP, str]:
     """A text encoder file as the host's CLIP, and one line that says what it is."""
-    tensors = checkpoint.read(path).tensors
-    names = to_original_names(tensors)
-    config, dtype = UMT5Config.from_state_dict(names), checkpoint.stored_dtype(names)
-    tokenizer = find_tokenizer(path, tensors)
+    file = checkpoint.read(path)
+    weights = quantized.readable(to_original_names(file.tensors, file.metadata))
+    config, stored = UMT5Config.from_state_dict(weights), checkpoint.stored_dtype(weights)
+    packed, linear = quantized.is_gguf(weights), None
+    if packed:
+        # Its embedding, a third of it, becomes numbers.
+        stored, linear = torch.bfloat16, GGUFLinear
+    elif any(not isinstance(weight, Tensor) for weight in weights.values()):
+        # Exact: T5's activations have outliers that products of fp8 numbers would lose.
+        linear = quantized.scaled_linear(stored, exact=True)
+    tokenizer = find_tokenizer(path, file.tensors)
 
     def encoder(
-        device: Any = None, dtype: Any = dtype, model_options: Any = None
+        device: Any = None, dtype: Any = stored, model_options: Any = None
     ) -> HostTextEncoder:
-        return HostTextEncoder(config, dtype)
+        return HostTextEncoder(config, stored, linear)
 
     clip = comfy.sd.CLIP(
         ClipTarget(lambda **_kwargs: HostTokenizer(tokenizer), encoder),
-        parameters=sum(t.numel() for t in names.values()),
-        state_dict=[names],
-        model_options={"dtype": dtype},
-        disable_dynamic=disable_dynamic,
+        parameters=describe.parameters(weights),
+        state_dict=[weights],
+        model_options={"dtype": stored},
+        disable_dynamic=disable_dynamic or packed,
     )
     clip.patcher.cached_patcher_init = (load_patcher, (path,))
-    return clip, f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(dtype)[6:]}"
+    return clip, (
+        f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(stored)[6:]}, "
+        f"quantised {checkpoint.quantization(weights)}; {clip.cond_stage_model.report}"
+    )
 
 
 def load_patcher(
@@ -135,11 +155,11 @@ def load_patcher(
 
 def find_tokenizer(path: pathlib.Path, tensors: dict[str, Tensor]) -> Tokenizer:
     """The tokenizer inside the file, or in one of the published folders beside it."""
-    if "spiece_model" in tensors:
+    if isinstance(tensors.get("spiece_model"), Tensor):
         return Tokenizer(tensors["spiece_model"].numpy().tobytes())
-    for name in TOKENIZER_FOLDERS:
-        if (path.parent / name / "spiece.model").is_file():
-            return Tokenizer.from_folder(path.parent / name)
+    for folder in [path.parent / name for name in TOKENIZER_FOLDERS]:
+        if (folder / "spiece.model").is_file():
+            return Tokenizer.from_folder(folder)
     raise ValueError(
         f"{path.name} has no tokenizer inside and none beside it; put the checkpoint's folder "
         f"google/umt5-xxl (with spiece.model) into {path.parent}, or use umt5_xxl_fp16.safetensors"

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 from collections.abc import Iterator
 
 import folder_paths
 
-from ...skyreels_model.checkpoint import SHARD
+from ...skyreels_model.checkpoint import GGUF, PICKLED, SAFETENSORS, SHARD
 
 TOY_WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "toy" / "weights"
+DIFFUSERS_CATEGORY = "skyreels_v2_diffusers"
+GGUF_CATEGORIES = {
+    "diffusion_models": "skyreels_v2_gguf",
+    "text_encoders": "skyreels_v2_gguf_text_encoders",
+}
+# Where a whole repository, original or -Diffusers, has what a category is for.
+PARTS = {
+    category: re.compile(rf"(^|[/\\\\]){pattern}$")
+    for category, pattern in (
+        ("diffusion_models", r"transformer[/\\][^/\\]+\.(safetensors|bin)"),
+        ("text_encoders", r"(models_t5_[^/\\]+\.pth|text_encoder[/\\][^/\\]+\.(safetensors|bin))"),
+        ("vae", r"(Wan2\.1_VAE\.pth|vae[/\\][^/\\]+\.(safetensors|bin))"),
+        ("clip_vision", r"(models_clip_[^/\\]+\.pth|image_encoder[/\\][^/\\]+\.(safetensors|bin))"),
+    )
+}
 CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision")
 
 
@@ -22,9 +38,38 @@ def register_toy_weights() -> None:
             folder_paths.add_model_folder_path(category, str(folder))
 
 
+def register_more_files() -> None:
+    """Let the host list GGUF files and whole -Diffusers repositories, of which it knows neither.
+
+    The lists of folders are the host's own, so that folders added later are in them.
+    """
+    known = folder_paths.folder_names_and_paths
+    for category, packed in GGUF_CATEGORIES.items():
+        known[packed] = (known[category][0], {GGUF})
+    known[DIFFUSERS_CATEGORY] = (known["diffusers"][0], set(SAFETENSORS + PICKLED))
+
+
 def listed(category: str) -> list[str]:
-    """The host's files of a category; of a set of shards only the first."""
-    return [name for name in folder_paths.get_filename_list(category) if not _later_shard(name)]
+    """The files for a category, its own first; of a set of shards only the first."""
+    names = dict.fromkeys(name for name, _ in _categories_of(category))
+    return [name for name in names if not _later_shard(name)]
+
+
+def _categories_of(category: str) -> list[tuple[str, str]]:
+    """Each file that the host has for a category, with the host's own category for it."""
+    found = [(name, category) for name in folder_paths.get_filename_list(category)]
+    known = folder_paths.folder_names_and_paths
+    packed = GGUF_CATEGORIES.get(category)
+    if packed in known:
+        found += [(name, packed) for name in folder_paths.get_filename_list(packed)]
+    part = PARTS.get(category)
+    if part is None:
+        return found
+    for other in ("diffusion_models", DIFFUSERS_CATEGORY):
+        if other in known and other != category:
+            names = folder_paths.get_filename_list(other)
+            found += [(name, other) for name in names if part.search(name)]
+    return found
 
 
 def _later_shard(name: str) -> bool:
@@ -34,8 +79,10 @@ def _later_shard(name: str) -> bool:
 
 def located(category: str, name: str) -> pathlib.Path:
     """The path of a listed file; ValueError if the host does not list it (any longer)."""
-    path = folder_paths.get_full_path(category, name)
-    if path is None or name not in folder_paths.get_filename_list(category):
+    # Of equal names the first: what is in the category's own folder.
+    own = dict(reversed(_categories_of(category))).get(name)
+    path = None if own is None else folder_paths.get_full_path(own, name)
+    if path is None:
         some = ", ".join(listed(category)[:5]) or "none"
         raise ValueError(f"{name!r} is not among ComfyUI's {category} files (there are: {some})")
     return pathlib.Path(path)

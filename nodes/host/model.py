@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -16,9 +17,12 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from torch import Tensor
 
-from ...skyreels_model import checkpoint, layers
+from ...skyreels_model import checkpoint, describe, layers
 from ...skyreels_model.config import ModelConfig
 from ...skyreels_model.model import SkyReelsModel
+from ...skyreels_model.quantized import Weights
+from . import quantized
+from .gguf import GGUFPatcher
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -190,12 +194,34 @@ def load_model(
     disable_dynamic: bool = False,
 ) -> tuple[comfy.model_patcher.ModelPatcher, str]:
     """A checkpoint as a patcher, and one line that says what it is."""
-    tensors = checkpoint.transformer_tensors(checkpoint.read(path).tensors)
-    skyreels = ModelConfig.from_state_dict(tensors)
-    stored = checkpoint.stored_dtype(tensors)
-    parameters = sum(t.numel() for t in tensors.values())
-    management = comfy.model_management
-    load_device = management.get_torch_device()
+    file = checkpoint.read(path)
+    weights = quantized.readable(checkpoint.transformer_tensors(file.tensors, file.metadata))
+    skyreels = ModelConfig.from_state_dict(weights)
+    config = _host_config(skyreels, weights, weight_dtype, attention)
+    dtype = config.unet_config["dtype"]
+    model = config.get_model(device="meta")
+    layout = SkyReelsModel(skyreels, dtype=dtype, device="meta")
+    module = model.diffusion_model
+    kept = quantized.keeps_quantized(module)
+    report = checkpoint.load_weights(module, weights, layout, kept)
+    model.device = comfy.model_management.unet_offload_device()
+    model.to(model.device)
+    made = GGUFPatcher if quantized.is_gguf(weights) else patcher_type(disable_dynamic)
+    patcher = made(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=model.device,
+    )
+    found = describe.variant(skyreels, path, variant)
+    patcher.model_options["transformer_options"][VARIANT_KEY] = found
+    patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
+    return patcher, describe.transformer(skyreels, weights, path, found, dtype, report)
+
+
+def _host_config(
+    skyreels: ModelConfig, weights: Weights, weight_dtype: str, attention: str
+) -> HostConfig:
+    """The host's description of a model: sizes, number formats, and the layers it is made of."""
     config = HostConfig(
         {
             "image_model": "wan2.1",
@@ -205,28 +231,28 @@ def load_model(
             "attention": attention,
         }
     )
-    dtypes = config.supported_inference_dtypes
-    dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
-        model_params=parameters, supported_dtypes=dtypes, weight_dtype=stored
+    management, dtypes = comfy.model_management, config.supported_inference_dtypes
+    device, asked = management.get_torch_device(), WEIGHT_DTYPES[weight_dtype]
+    if any(not isinstance(weight, Tensor) for weight in weights.values()):
+        # What is quantised stays so; `weight_dtype` is for the rest, and what it is computed in.
+        if asked is None or asked.itemsize == 1:
+            asked = management.unet_manual_cast(None, device, dtypes)
+        config.set_inference_dtype(asked, asked)
+        config.custom_operations = quantized.operations(weights, asked)
+        return config
+    choose = functools.partial(
+        management.unet_dtype, model_params=describe.parameters(weights), supported_dtypes=dtypes
     )
-    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, load_device, dtypes))
-    model = config.get_model(device="meta")
-    layout = SkyReelsModel(skyreels, dtype=dtype, device="meta")
-    report = checkpoint.load_weights(model.diffusion_model, tensors, layout)
-    model.device = management.unet_offload_device()
-    model.to(model.device)
-    patcher = patcher_type(disable_dynamic)(
-        model, load_device=load_device, offload_device=model.device
-    )
-    found = _variant(skyreels, path, variant)
-    patcher.model_options["transformer_options"][VARIANT_KEY] = found
-    patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
-    summary = (
-        f"SkyReels-V2 {found}, {parameters / 1e9:.2f} B parameters "
-        f"({skyreels.num_layers} blocks of {skyreels.dim}), stored {_name(stored)}, used "
-        f"{_name(dtype)}, fps embedding {'yes' if skyreels.fps_embedding else 'no'}; {report}"
-    )
-    return patcher, summary
+    dtype = asked or choose(weight_dtype=checkpoint.stored_dtype(weights))
+    if not management.supports_cast(device, dtype):
+        if asked is not None:
+            raise ValueError(
+                f"weight_dtype is {weight_dtype!r}, which this machine's device ({device}) cannot "
+                f"hold; choose default, bf16, fp16 or fp32"
+            )
+        dtype = choose()
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
+    return config
 
 
 def load_patcher(*args: Any, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
@@ -238,17 +264,3 @@ def patcher_type(disable_dynamic: bool) -> type[comfy.model_patcher.ModelPatcher
     """The host's patcher class; looked up at each call, since the host swaps it at start-up."""
     plain = comfy.model_patcher.ModelPatcher
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
-
-
-def _variant(config: ModelConfig, path: pathlib.Path, override: str) -> str:
-    """DF and T2V files hold the same keys at 14B: then only the name tells, or the user."""
-    if override != "auto":
-        return override
-    if config.model_type == "i2v":
-        return "I2V"
-    name = checkpoint.published_name(path).upper()
-    return "T2V" if "T2V" in name and not config.fps_embedding else "DF"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

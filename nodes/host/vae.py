@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...skyreels_model import checkpoint
 from ...skyreels_model.vae import VideoVAE
+from ...skyreels_model.vae_config import to_original_names
 from .model import patcher_type
 
 LOG = logging.getLogger("skyreels_v2")
@@ -68,7 +69,7 @@ def _memory(per_position: int, shape: tuple[int, ...], dtype: torch.dtype) -> in
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:
     """A VAE file as the host's VAE, and one line that says what it is."""
-    tensors = checkpoint.read(path).tensors
+    tensors = to_original_names(checkpoint.read(path).tensors)
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
     dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
     operations = comfy.ops.disable_weight_init
@@ -80,7 +81,8 @@ def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE
         archive(model)
     vae = HostVAE(model, dtype, disable_dynamic)
     vae.patcher.cached_patcher_init = (load_patcher, (path,))
-    return vae, f"Wan 2.1 video VAE, used {str(dtype)[6:]}; {report}"
+    stored = checkpoint.stored_dtype(tensors)
+    return vae, (f"Wan 2.1 video VAE, stored {str(stored)[6:]}, used {str(dtype)[6:]}; {report}")
 
 
 def load_patcher(

@@ -4,9 +4,13 @@ import os
 import sys
 from pathlib import Path
 
+import graphs
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from devtools import inprocess, serving
+from toy.toyset import transformer_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +75,60 @@ def look(host):
 def models_folder(host, tmp_path_factory):
     """An empty models folder that the host searches, with the categories our loaders list."""
     folder = tmp_path_factory.mktemp("models")
-    for category in ("diffusion_models", "text_encoders", "vae", "loras"):
+    for category in ("diffusion_models", "text_encoders", "vae", "clip_vision", "loras"):
         (folder / category).mkdir()
     inprocess.add_models(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def open_model(look):
+    """`open_model(name)` -> our loader's MODEL, computing in fp32, and its report."""
+
+    def run(name, weight_dtype="fp32"):
+        prompt = {
+            "1": graphs.node(
+                "SkyReelsV2ModelLoader",
+                model_name=name,
+                weight_dtype=weight_dtype,
+                attention="pytorch",
+                variant="auto",
+            )
+        }
+        return look(prompt, model=["1", 0], report=["1", 1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def velocity():
+    """`velocity(model)`: what a MODEL makes of fixed inputs, after loading it as the host does."""
+    torch.manual_seed(0)
+    x, t = torch.randn(1, 16, 3, 4, 4), torch.tensor([[20.0, 500.0, 999.0]])
+    context = torch.randn(1, 512, 64)
+
+    def run(model):
+        import comfy.model_management
+
+        comfy.model_management.load_models_gpu([model])
+        with torch.inference_mode():
+            return model.model.diffusion_model(x, t, context).clone()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """The toy model's tensors in float32."""
+    return {k: v.float() for k, v in load_file(transformer_path()).items()}
+
+
+@pytest.fixture(scope="session")
+def reference(open_model, velocity, models_folder):
+    """`reference(state)`: the velocity of a plain float32 file with these tensors."""
+
+    def run(state):
+        save_file(state, models_folder / "diffusion_models" / "meant.safetensors")
+        return velocity(open_model("meant.safetensors")[0])
+
+    return run

@@ -89,23 +89,69 @@ def test_shards(state, tmp_path):
         checkpoint.read(files[0])
 
 
-def test_scaled_fp8_is_refused(state):
-    state["blocks.0.ffn.0.scale_weight"] = torch.ones(1)
-    with pytest.raises(ValueError, match="scaled fp8"):
-        checkpoint.transformer_tensors(state)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2])
+def test_numbers_that_are_none_are_refused(state, value, dtype):
+    key = "blocks.1.ffn.0.weight"
+    state[key][5, 7] = value
+    state[key] = state[key].to(dtype)
+    with pytest.raises(ValueError, match=r"blocks\.1\.ffn\.0\.weight holds numbers"):
+        build(state)
+
+
+def test_every_8_bit_number_is_judged_rightly():
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        for pattern in range(256):
+            one = torch.tensor([0x3A, pattern], dtype=torch.uint8).view(dtype)
+            assert checkpoint.is_finite(one) == bool(one.float().isfinite().all()), pattern
 
 
 def test_other_kinds_of_files(tmp_path):
     with pytest.raises(FileNotFoundError):
         checkpoint.read(tmp_path / "absent.safetensors")
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ValueError, match=r"'\.gguf'.*\.safetensors"):
-        checkpoint.read(tmp_path / "model.gguf")
+    (tmp_path / "model.onnx").write_bytes(b"1")
+    with pytest.raises(ValueError, match=r"'\.onnx'.*\.safetensors"):
+        checkpoint.read(tmp_path / "model.onnx")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="not a file of named tensors"):
         checkpoint.read(tmp_path / "list.pth")
 
 
-def test_state_dict_inside_a_pth(state, tmp_path):
-    torch.save({"state_dict": state}, tmp_path / "model.pth")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_state_dict_inside_a_pth(state, tmp_path, zipped):
+    """Also as PyTorch before 1.6 wrote it."""
+    nested = {"state_dict": state}
+    torch.save(nested, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
     assert checkpoint.read(tmp_path / "model.pth").tensors.keys() == state.keys()
+
+
+def test_shards_of_two_precisions(state, tmp_path):
+    half = [k for k in state if k.startswith("blocks.1.")]
+    files = [tmp_path / f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    save_file({k: v for k, v in state.items() if k not in half}, files[0])
+    save_file({k: state[k].bfloat16() for k in half}, files[1])
+    with pytest.raises(ValueError, match=r"00002-of.*as bfloat16.*00001-of.*as float32.*delete"):
+        checkpoint.read(files[0])
+
+
+def test_shards_that_keep_some_blocks_finer(state, tmp_path):
+    """Mixed within a shard, hence on purpose."""
+    kept = {k: v if k.startswith("blocks.0.") else v.half() for k, v in state.items()}
+    parts = [[k for k in state if k.startswith("blocks.")], []]
+    parts[1] = [k for k in state if k not in parts[0]]
+    for i, keys in enumerate(parts):
+        save_file({k: kept[k] for k in keys}, tmp_path / f"model-0000{i + 1}-of-00002.safetensors")
+    read = checkpoint.read(tmp_path / "model-00001-of-00002.safetensors").tensors
+    assert {k: v.dtype for k, v in read.items()} == {k: v.dtype for k, v in kept.items()}
+
+
+def test_a_folder_with_both_precisions_gives_the_chosen_one(state, tmp_path):
+    keys = sorted(state)
+    for stem, count, dtype in (("model", 2, torch.float32), ("model.fp16", 3, torch.float16)):
+        for i in range(count):
+            part = {k: state[k].to(dtype) for k in keys[i::count]}
+            save_file(part, tmp_path / f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors")
+    for stem, count, dtype in (("model", 2, torch.float32), ("model.fp16", 3, torch.float16)):
+        read = checkpoint.read(tmp_path / f"{stem}-00001-of-{count:05d}.safetensors").tensors
+        assert read.keys() == state.keys()
+        assert {tensor.dtype for tensor in read.values()} == {dtype}

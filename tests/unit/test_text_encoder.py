@@ -240,16 +240,6 @@ def test_other_files_are_named(read, key, said):
         read({key: torch.zeros(1)})
 
 
-@pytest.mark.parametrize("read", [to_original_names, UMT5Config.from_state_dict])
-@pytest.mark.parametrize(
-    "key", ["scaled_fp8", "encoder.block.0.layer.0.SelfAttention.q.scale_weight"]
-)
-def test_files_with_scales_are_refused(read, key):
-    state = {**random_encoder().state_dict(), key: torch.zeros(1)}
-    with pytest.raises(ValueError, match="quantised with scales"):
-        read(state)
-
-
 def test_plain_t5_is_named():
     state = dict(random_encoder().state_dict())
     del state["blocks.1.pos_embedding.embedding.weight"]

@@ -1,0 +1,64 @@
+"""What a checkpoint is, in one line. Names decide only where tensors cannot tell."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import torch
+
+from .checkpoint import LoadReport, published_name, quantization, stored_dtype
+from .config import ModelConfig
+from .quantized import Weights
+
+# Width -> what the published models of that width are called.
+SIZES = {1536: "1.3B", 5120: "14B"}
+
+
+def variant(config: ModelConfig, path: str | pathlib.Path, override: str = "auto") -> str:
+    """ "DF", "T2V" or "I2V". DF and T2V files hold the same keys at 14B: there the name tells."""
+    if override != "auto":
+        return override
+    if config.model_type == "i2v":
+        return "I2V"
+    name = published_name(path).upper()
+    return "T2V" if "T2V" in name and not config.fps_embedding else "DF"
+
+
+def profile(path: str | pathlib.Path) -> str:
+    """The resolution a model was trained for, which only the name tells: "540P", "720P", …"""
+    found = re.search(r"(?<!\d)(480|540|720)_?P", published_name(path).upper())
+    return f"{found[1]}P" if found else "resolution not in its name"
+
+
+def family(path: str | pathlib.Path) -> str:
+    """SkyReels-V2, or Wan 2.1 where the name says so: the tensors are the same."""
+    name = published_name(path).lower()
+    wan = re.search(r"wan[._-]?2[._]?1", name) and "skyreels" not in name
+    return "Wan 2.1" if wan else "SkyReels-V2"
+
+
+def parameters(weights: Weights) -> int:
+    return sum(weight.shape.numel() for weight in weights.values())
+
+
+def transformer(
+    config: ModelConfig,
+    weights: Weights,
+    path: str | pathlib.Path,
+    found: str,
+    used: torch.dtype,
+    report: LoadReport,
+) -> str:
+    """One line: type, size, resolution, number formats, quantisation and what matched."""
+    size = SIZES.get(config.dim, "another size")
+    return (
+        f"{family(path)} {found}, {size}, {profile(path)}: {parameters(weights) / 1e9:.2f} B "
+        f"parameters ({config.num_layers} blocks of {config.dim}), stored "
+        f"{_name(stored_dtype(weights))}, used {_name(used)}, quantised {quantization(weights)}, "
+        f"fps embedding {'yes' if config.fps_embedding else 'no'}; {report}"
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,165 @@
+"""Weights in 8 or fewer bits with scales beside them, as files hold them.
+
+Known are the older convention (a root tensor `scaled_fp8`, `X.scale_weight`, `X.scale_input`) and
+ComfyUI's per-layer one (`X.comfy_quant`, `X.weight_scale`, `X.input_scale`, or the same in the
+file's metadata). Both become a `ScaledWeight` under the name of the weight.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+FP8_FORMATS = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
+# Formats with two numbers in a byte, along the columns.
+_PACKED_IN_PAIRS = ("nvfp4", "convrot_w4a4")
+_MARK, _SETTINGS, _METADATA = "scaled_fp8", "comfy_quant", "_quantization_metadata"
+_OLD_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
+_SCALES = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
+
+
+class QuantizedWeight(Protocol):
+    """What a checkpoint may hold in a weight's place until a layer asks for its numbers."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def kind(self) -> str:
+        """The format's name, for reports."""
+        ...
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`; ValueError where only a host knows how."""
+        ...
+
+    def entries(self, key: str) -> dict[str, Tensor]:
+        """What a host's layer that keeps it quantised loads for the weight named `key`."""
+        ...
+
+
+Weights = Mapping[str, "Tensor | QuantizedWeight"]
+
+
+@dataclass(frozen=True)
+class ScaledWeight:
+    """Numbers in few bits, the scales that belong to them, and how to read them.
+
+    `settings` is ComfyUI's description of a layer: its `format` and, where products of fp8 numbers
+    are too coarse for it, `full_precision_matrix_mult`. `scales` are named as in its files.
+    """
+
+    data: Tensor
+    settings: dict[str, Any]
+    scales: dict[str, Tensor]
+
+    @property
+    def kind(self) -> str:
+        return f"scaled {self.settings['format']}"
+
+    @property
+    def shape(self) -> torch.Size:
+        rows, *columns = self.data.shape
+        pairs = 2 if self.settings["format"] in _PACKED_IN_PAIRS else 1
+        return torch.Size([rows, *(pairs * c for c in columns)])
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        if self.settings["format"] not in FP8_FORMATS.values():
+            raise ValueError(
+                f"weights in the format {self.settings['format']!r} are only read inside ComfyUI; "
+                f"use an fp8, bf16, fp16 or fp32 file"
+            )
+        scale = self.scales["weight_scale"].float()
+        if scale.numel() > 1:
+            scale = scale.reshape(-1, *[1] * (self.data.ndim - 1))  # one for each row
+        return (self.data.float() * scale).to(dtype)
+
+    def entries(self, key: str) -> dict[str, Tensor]:
+        layer = key.removesuffix("weight")
+        described = json.dumps(self.settings).encode()
+        return {
+            key: self.data,
+            f"{layer}{_SETTINGS}": torch.tensor(list(described), dtype=torch.uint8),
+            **{f"{layer}{name}": scale for name, scale in self.scales.items()},
+        }
+
+
+def gather_scaled(
+    tensors: Weights, metadata: Mapping[str, str], prefix: str = ""
+) -> dict[str, Tensor | QuantizedWeight]:
+    """A file's tensors with each scaled weight and its scales in one object.
+
+    `prefix` is one that the metadata's layers have and the tensors do not. Tensors without scales
+    stay as they are. Raises ValueError where scales have no weight, or where a layer's description
+    cannot be read.
+    """
+    described = _described_in(metadata).items()
+    layers = {k.removeprefix(prefix): v for k, v in described if k.startswith(prefix)}
+    marker = tensors.get(_MARK)
+    kept: dict[str, Tensor | QuantizedWeight] = {}
+    scales: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        layer, _, leaf = key.rpartition(".")
+        leaf = _OLD_NAMES.get(leaf, leaf)
+        if not isinstance(value, Tensor):
+            kept[key] = value
+        elif leaf == _SETTINGS:
+            layers[layer] = _settings(layer, value)
+        elif leaf in _SCALES and layer:
+            scales.setdefault(layer, {})[leaf] = value
+        elif key != _MARK:
+            kept[key] = value
+    for layer in layers.keys() | scales.keys():
+        weight = kept.get(f"{layer}.weight")
+        if not isinstance(weight, Tensor):
+            raise ValueError(f"the file has scales for {layer}, but not {layer}.weight")
+        # The older convention's mark has two elements where fp8 products are too coarse.
+        coarse = isinstance(marker, Tensor) and marker.numel() == 2
+        kept[f"{layer}.weight"] = _scaled(weight, layers.get(layer), scales.get(layer, {}), coarse)
+    return kept
+
+
+def _scaled(
+    weight: Tensor, settings: dict[str, Any] | None, scales: dict[str, Tensor], coarse: bool
+) -> Tensor | ScaledWeight:
+    """The weight with its scales; plain if it only looks scaled."""
+    if settings is None:
+        if weight.dtype not in FP8_FORMATS:
+            # Some converters write scales beside the layers, too, that they left alone.
+            scale = scales.get("weight_scale", torch.ones(()))
+            return weight if (scale == 1).all() else (weight.float() * scale).to(weight.dtype)
+        settings = {"format": FP8_FORMATS[weight.dtype]}
+        if coarse:
+            settings["full_precision_matrix_mult"] = True
+    if settings["format"] in FP8_FORMATS.values():
+        scales = {"weight_scale": torch.ones(()), **scales}
+    return ScaledWeight(weight, settings, scales)
+
+
+def _described_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    text = metadata.get(_METADATA)
+    if text is None:
+        return {}
+    try:
+        layers = json.loads(text)["layers"]
+        return {str(name): _checked(name, settings) for name, settings in layers.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the file's {_METADATA} cannot be read: {error}") from error
+
+
+def _settings(layer: str, value: Tensor) -> dict[str, Any]:
+    try:
+        return _checked(layer, json.loads(bytes(value.tolist())))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{layer}.{_SETTINGS} cannot be read: {error}") from error
+
+
+def _checked(layer: str, settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict) or not isinstance(settings.get("format"), str):
+        raise ValueError(f"{layer} has no format, but {settings!r}")
+    return settings

@@ -1,0 +1,116 @@
+"""Weights with scales: both conventions of files, and what contradicts them."""
+
+import json
+
+import pytest
+import torch
+
+from skyreels_model import checkpoint
+from skyreels_model.config import ModelConfig
+from skyreels_model.model import SkyReelsModel
+from skyreels_model.quantized import ScaledWeight, gather_scaled
+from toy.random_weights import dit_shapes
+
+SMALL = ModelConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
+E4M3 = torch.float8_e4m3fn
+
+
+def quantise(weight, dtype=E4M3):
+    """By the largest magnitude, as ComfyUI's guide to quantisation describes it."""
+    scale = weight.abs().max() / torch.finfo(dtype).max
+    return (weight / scale).to(dtype), scale
+
+
+def files(dtype=E4M3):
+    """Plain tensors, the same in fp8 with scales, and the numbers that these stand for."""
+    torch.manual_seed(0)
+    plain = {k: torch.randn(shape) for k, shape in dit_shapes(SMALL).items()}
+    scaled, meant = {}, dict(plain)
+    for key, value in plain.items():
+        scaled[key] = value
+        if key.startswith("blocks.") and value.ndim == 2:
+            scaled[key], scale = quantise(value, dtype)
+            scaled[key.replace("weight", "scale_weight")] = scale
+            meant[key] = scaled[key].float() * scale
+    return plain, scaled, meant
+
+
+def loaded(tensors, metadata=None):
+    weights = checkpoint.transformer_tensors(tensors, metadata)
+    model = SkyReelsModel(ModelConfig.from_state_dict(weights), device="meta")
+    report = checkpoint.load_weights(model, weights)
+    assert report.unexpected == []
+    state = model.state_dict()
+    return {k.replace("modulation.weight", "modulation"): v for k, v in state.items()}, weights
+
+
+@pytest.mark.parametrize("dtype", [E4M3, torch.float8_e5m2])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_the_older_convention(dtype, prefix):
+    _, scaled, meant = files(dtype)
+    scaled["scaled_fp8"] = torch.zeros(2, dtype=dtype)
+    scaled["blocks.0.ffn.0.scale_input"] = torch.ones(())
+    state, weights = loaded({prefix + k: v for k, v in scaled.items()})
+    assert all(torch.equal(state[key], meant[key]) for key in meant)
+    held = weights["blocks.0.ffn.0.weight"]
+    assert held.settings == {
+        "format": str(dtype)[6:],
+        "full_precision_matrix_mult": True,
+    }
+    assert held.scales.keys() == {"weight_scale", "input_scale"}
+    assert checkpoint.quantization(weights) == f"20 of {len(meant)} scaled {str(dtype)[6:]}"
+
+
+@pytest.mark.parametrize("in_metadata", [False, True])
+def test_the_hosts_convention(in_metadata):
+    _, scaled, meant = files()
+    scaled = {k.replace("scale_weight", "weight_scale"): v for k, v in scaled.items()}
+    layers = [k.removesuffix(".weight_scale") for k in scaled if k.endswith(".weight_scale")]
+    settings, metadata, prefix = {"format": "float8_e4m3fn"}, {}, "model.diffusion_model."
+    if in_metadata:
+        described = {prefix + layer: settings for layer in layers} | {"clip.x": settings}
+        metadata["_quantization_metadata"] = json.dumps({"layers": described})
+    else:
+        text = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+        scaled |= {f"{layer}.comfy_quant": text for layer in layers}
+    state, weights = loaded({prefix + k: v for k, v in scaled.items()}, metadata)
+    assert all(torch.equal(state[key], meant[key]) for key in meant)
+    assert weights["blocks.1.ffn.2.weight"].settings == settings
+
+
+def test_a_scale_for_each_row_and_scales_beside_plain_weights():
+    weight = torch.randn(4, 6)
+    scale = weight.abs().amax(1) / 448
+    rows = (weight / scale[:, None]).to(E4M3)
+    tensors = {
+        "a.weight": rows,
+        "a.weight_scale": scale,
+        "b.weight": weight,
+        "b.scale_weight": torch.ones(1),
+        "c.weight": weight,
+        "c.scale_weight": torch.tensor(2.0),
+    }
+    kept = gather_scaled(tensors, {})
+    assert torch.equal(kept["a.weight"].dequantize(torch.float32), rows.float() * scale[:, None])
+    assert kept["b.weight"] is weight and torch.equal(kept["c.weight"], 2 * weight)
+
+
+def test_packed_formats_have_their_logical_shape_and_are_the_hosts():
+    packed = ScaledWeight(torch.zeros(8, 16, dtype=torch.uint8), {"format": "nvfp4"}, {})
+    assert packed.shape == (8, 32)
+    with pytest.raises(ValueError, match=r"'nvfp4' are only read inside ComfyUI"):
+        packed.dequantize(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "metadata", "says"),
+    [
+        ({"x.weight_scale": torch.ones(())}, {}, "scales for x, but not x.weight"),
+        ({"x.comfy_quant": torch.zeros(3, dtype=torch.uint8)}, {}, "x.comfy_quant cannot be read"),
+        ({}, {"_quantization_metadata": "{"}, "_quantization_metadata cannot be read"),
+        ({}, {"_quantization_metadata": '{"layers": {"x": {}}}'}, "x has no format"),
+    ],
+)
+def test_descriptions_that_cannot_be(change, metadata, says):
+    with pytest.raises(ValueError, match=says):
+        gather_scaled({"y.weight": torch.ones(2, 2), **change}, metadata)
