@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..skyreels_model.image_prep import FITS
+from ..skyreels_model.picture import draw_plan
 from ..skyreels_model.plan import FilmPlan
+from ..skyreels_model.summary import describe
 from .host.film_images import collect_images
 from .schedule import Schedule
 
@@ -33,6 +35,12 @@ class SkyReelsV2Frames(io.ComfyNode):
                     tooltip="The images as the model sees them, in the film's order; of a video "
                     "its last frame, of what follows its first.",
                 ),
+                io.Image.Output(
+                    display_name="picture",
+                    tooltip="The plan with what is given in its place: noise levels of the first "
+                    "windows, as SkyReels-V2 Schedule draws them.",
+                ),
+                io.String.Output(display_name="summary", tooltip="The same plan in numbers."),
             ],
         )
 
@@ -46,7 +54,8 @@ class SkyReelsV2Frames(io.ComfyNode):
         **given: io.Image.Type | None,
     ) -> io.NodeOutput:
         images = collect_images(schedule, given, key_seconds, fit, loop)
-        return io.NodeOutput(images, images.shown)
+        plan = images.plan(schedule)
+        return io.NodeOutput(images, images.shown, draw_plan(plan), describe(plan))
 
 
 def _image_inputs() -> list[io.Input]:

@@ -11,10 +11,10 @@ from ..skyreels_model.plan import (
     HISTORIES,
     MAX_PREFIX_NOISE,
     FilmPlan,
-    describe,
     frames_of_seconds,
 )
 from ..skyreels_model.schedule import custom_schedule
+from ..skyreels_model.summary import describe
 
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 

@@ -358,29 +358,3 @@ def _require_multiple(name: str, value: int, multiple: int) -> None:
 def frames_of_seconds(seconds: float, fps: int) -> int:
     """The number of frames of a length in seconds, at least 1."""
     return max(round(seconds * fps), 1)
-
-
-def describe(plan: FilmPlan) -> str:
-    """The numbers of a plan in a few lines, for people."""
-    last = plan.window_at(plan.num_windows - 1)
-    mode = f"asynchronous, ar_step {plan.ar_step}" if plan.ar_step else "synchronous"
-    rows = plan.total_rows()
-    if plan.sliding:
-        made = f"in one sequence, {latent_length(plan.window)} of them in view"
-    elif plan.num_windows > 1:
-        made = (
-            f"in {plan.num_windows} windows of {latent_length(plan.window)} (the last "
-            f"{last.length}), {latent_length(plan.overlap)} of them continued through "
-            f"{plan.history}, at noise {plan.prefix_noise}"
-        )
-    else:
-        made = "in 1 window"
-    lines = [
-        f"{plan.num_frames} frames = {plan.seconds:.2f} s at {plan.fps} fps, "
-        f"{plan.width} x {plan.height}",
-        f"{plan.latent_frames} latent frames {made}",
-        f"{mode}, blocks of {plan.block_size}, {plan.steps} steps, "
-        + ("sigmas as given" if plan.sigmas else f"shift {plan.shift:g}"),
-        f"{rows} rows: {2 * rows} forwards with guidance, {rows} without",
-    ]
-    return "\n".join(lines)
