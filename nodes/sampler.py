@@ -116,7 +116,7 @@ def _film_inputs() -> list[io.Input]:
         Frames.Input(
             "frames",
             optional=True,
-            tooltip="Start, end and key images, or a film to go on from.",
+            tooltip="Start, end and key images, films to go on from or to lead up to.",
         ),
         Storyboard.Input(
             "storyboard",

@@ -123,6 +123,25 @@ class ToySet:
         image: np.ndarray | None = None,
     ) -> np.ndarray:
         """Frames (T, H, W, 3), float32 in 0..1. `image` (H, W, 3) is an I2V model's start."""
+        return self.frames(self.make(prompt, plan, seed, solver, conditions, guidance, image))
+
+    @torch.inference_mode()
+    def frames(self, film: Film) -> np.ndarray:
+        """The frames of a finished film (T, H, W, 3), float32 in 0..1."""
+        return _frames(torch.cat(list(film_frames(film, self.vae)), dim=2))
+
+    @torch.inference_mode()
+    def make(
+        self,
+        prompt: str,
+        plan: FilmPlan,
+        seed: int,
+        solver: str = "unipc",
+        conditions: Conditions | None = None,
+        guidance: float = GUIDANCE,
+        image: np.ndarray | None = None,
+    ) -> Film:
+        """As `film`, in latents."""
         conditions = conditions or Conditions()
         plan = conditions.fit(plan)
         given = {} if image is None else self._image_inputs(image, plan)
@@ -131,7 +150,7 @@ class ToySet:
         history = new_history(plan, self.vae)
         for _ in generate(velocity, plan, SeededNoise(seed), history, film=film):
             pass
-        return _frames(torch.cat(list(film_frames(film, self.vae)), dim=2))
+        return film
 
     def _image_inputs(self, image: np.ndarray, plan: FilmPlan) -> dict[str, Tensor]:
         """What an I2V model is given of its start image, as the reference prepares it."""
