@@ -61,9 +61,8 @@ def main() -> None:
     toy = ToySet.load()
     frames = round(options.seconds * FPS)
     print(f"{frames} frames, {options.scenes} scenes\n")
-    print(
-        "| way | meter | drift | slope a window | least sharpness | windows right | seam (inside), px |"
-    )
+    columns = "way, meter, drift, slope a window, least sharpness, windows right, seam (inside) in px"
+    print(f"| {' | '.join(columns.split(', '))} |")
     print("|---|---|---|---|---|---|---|")
     for way, (changes, solver) in WAYS.items():
         plan = dataclasses.replace(toy_plan(), num_frames=frames, **changes)

@@ -43,8 +43,8 @@ class SkyReelsV2Schedule(io.ComfyNode):
                 io.Image.Output(
                     display_name="picture",
                     tooltip="Noise levels of the first windows: a row per model call, a column per "
-                    "latent frame; bright is noise, green is given, rimmed is being denoised, framed is a "
-                    "window.",
+                    "latent frame; bright is noise, green is given, rimmed is being denoised; each "
+                    "window has a frame around it.",
                 ),
                 io.String.Output(display_name="summary", tooltip="The numbers that were chosen."),
                 io.Int.Output(display_name="frames", tooltip="Frames of the film."),
