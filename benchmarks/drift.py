@@ -61,7 +61,7 @@ def main() -> None:
     toy = ToySet.load()
     frames = round(options.seconds * FPS)
     print(f"{frames} frames, {options.scenes} scenes\n")
-    columns = "way, meter, drift, slope a window, least sharpness, windows right, seam (inside) in px"
+    columns = "way, meter, drift, slope a window, least sharpness, windows right, seam (inside) px"
     print(f"| {' | '.join(columns.split(', '))} |")
     print("|---|---|---|---|---|---|---|")
     for way, (changes, solver) in WAYS.items():

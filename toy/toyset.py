@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,19 +112,9 @@ class ToySet:
 
         return guided
 
-    @torch.inference_mode()
-    def film(
-        self,
-        prompt: str,
-        plan: FilmPlan,
-        seed: int,
-        solver: str = "unipc",
-        conditions: Conditions | None = None,
-        guidance: float = GUIDANCE,
-        image: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Frames (T, H, W, 3), float32 in 0..1. `image` (H, W, 3) is an I2V model's start."""
-        return self.frames(self.make(prompt, plan, seed, solver, conditions, guidance, image))
+    def film(self, prompt: str, plan: FilmPlan, seed: int, *how: Any, **given: Any) -> np.ndarray:
+        """The `frames` of what `make` makes."""
+        return self.frames(self.make(prompt, plan, seed, *how, **given))
 
     @torch.inference_mode()
     def frames(self, film: Film) -> np.ndarray:
@@ -141,7 +132,7 @@ class ToySet:
         guidance: float = GUIDANCE,
         image: np.ndarray | None = None,
     ) -> Film:
-        """As `film`, in latents."""
+        """A finished film. `image` (H, W, 3) is an I2V model's start."""
         conditions = conditions or Conditions()
         plan = conditions.fit(plan)
         given = {} if image is None else self._image_inputs(image, plan)
