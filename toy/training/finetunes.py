@@ -1,4 +1,4 @@
-"""The text-to-video and the image-to-video transformer, as short fine-tunes of the DF one."""
+"""The text-to-video transformer out of the DF one, and the image-to-video one as its fine-tune."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from skyreels_model.model import SkyReelsModel
 from skyreels_model.vae import VideoVAE, normalize_latents
 from toy.training.image_tower import Features
-from toy.training.latents import FRAMES, Clips, random_path
+from toy.training.latents import FRAMES, random_path
 from toy.training.noise import SIGMA_MAX
 from toy.training.optimiser import Average, cosine
 from toy.training.state import Workspace, batches
@@ -105,8 +105,8 @@ class Sample:
 
     latents: Tensor
     caption: Tensor
-    beside: Tensor | None = None
-    clip_fea: Tensor | None = None
+    beside: Tensor
+    clip_fea: Tensor
 
 
 class FineTune:
@@ -133,8 +133,7 @@ class FineTune:
         level = sigma[:, None, None, None, None]
         noise = torch.randn_like(sample.latents)
         x = (1 - level) * sample.latents + level * noise
-        if sample.beside is not None:
-            x = torch.cat([x, sample.beside], dim=1)
+        x = torch.cat([x, sample.beside], dim=1)
         text, told = self.text[caption], timesteps(sigma)
         v = self.model(x, told, text, clip_fea=sample.clip_fea, attend=attend)
         loss = (v - (noise - sample.latents)).square().mean()
@@ -165,17 +164,6 @@ def _sigmas(rng: np.random.Generator, count: int) -> np.ndarray:
     u = (rng.permutation(count) + rng.random(count)) / count
     shift = rng.uniform(2, 8, count)
     return SIGMA_MAX * shift * u / (1 + (shift - 1) * u)
-
-
-def text_samples(clips: Clips, tokens: int) -> Callable[[np.random.Generator, int], Sample]:
-    """What the text-to-video model is trained on: films at 24 frames per second."""
-
-    def draw(rng: np.random.Generator, frames: int) -> Sample:
-        index = clips.pick(rng, ("central",), tokens // frames)
-        latents = clips.video[index, :frames].float().transpose(1, 2)
-        return Sample(latents, clips.caption[index] + 1)
-
-    return draw
 
 
 def image_samples(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from skyreels_model.vae import VideoVAE, normalize_latents
+from toy.training.scenes import random_scene
 from toy.training.state import Workspace, batches
-from toy.world import DIRECTIONS, FPS, SCENES, SIZE, TRAINED, Scene, paint, path
+from toy.world import DIRECTIONS, FPS, SCENES, SIZE, Scene, paint, path
 
 SLOTS = 10  # latent frames of a clip
 FRAMES = 4 * (SLOTS - 1) + 1
@@ -21,7 +22,7 @@ SLOW_FPS = 16
 
 # Share of each kind of clip. "central" ones begin well inside the picture: a film from text alone
 # then has fewer places to choose between, and its direction is learned sooner.
-KINDS = {"central": 0.45, "anywhere": 0.2, "turned": 0.2, "slow": 0.15}
+KINDS = {"central": 0.42, "anywhere": 0.18, "turned": 0.18, "slow": 0.22}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _latents(vae: VideoVAE, x: Tensor) -> Tensor:
 
 def random_path(rng: np.random.Generator, kind: str) -> tuple[Scene, np.ndarray]:
     """A trained scene, with the last direction, and the centres (FRAMES, 2) of its shape."""
-    scene = TRAINED[rng.integers(len(TRAINED))]
+    scene = random_scene(rng)
     directions = [scene.direction] * (FRAMES - 1)
     if kind == "turned":
         before = _other_direction(rng, scene)

@@ -15,10 +15,11 @@ ROUNDING = 1e-9
 PREFIX_SIGMA = 0.02
 STEPS = 20  # of the sampling that staircases imitate
 TEXT_ONLY, PREFIX, END, KEY, HEAL, SUFFIX = range(6)
-SHARES = {TEXT_ONLY: 0.44, PREFIX: 0.27, END: 0.12, KEY: 0.07, HEAL: 0.05, SUFFIX: 0.05}
+SHARES = {TEXT_ONLY: 0.42, PREFIX: 0.27, END: 0.13, KEY: 0.12, HEAL: 0.03, SUFFIX: 0.03}
+BOTH = 0.4  # of the pictures on the way come with one at the end, too
 UNIFORM, STAIRCASE, INDEPENDENT = range(3)
-LEVELS = {UNIFORM: 0.55, STAIRCASE: 0.32, INDEPENDENT: 0.13}
-LENGTHS = {9: 0.5, 5: 0.22, 6: 0.07, 7: 0.07, 8: 0.07, 10: 0.07}
+LEVELS = {UNIFORM: 0.57, STAIRCASE: 0.36, INDEPENDENT: 0.07}
+LENGTHS = {9: 0.5, 10: 0.16, 5: 0.16, 6: 0.06, 7: 0.06, 8: 0.06}
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def _given(
         given[: rng.choice([0, 1, min(5, frames - 2)], p=[0.3, 0.45, 0.25])] = True
         slot = frames - 1 if condition == END else rng.integers(int(given.sum()) + 1, frames)
         given[slot] = still[slot] = True
+        if condition == KEY and rng.random() < BOTH:
+            given[-1] = still[-1] = True
     elif condition == SUFFIX:
         given[: rng.integers(0, 2)] = True
         given[-rng.integers(1, min(5, frames - 1)) :] = True

@@ -8,10 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skyreels_model.vae import LATENT_MEAN, LATENT_STD, VideoVAE
+from skyreels_model.vae import (
+    LATENT_MEAN,
+    LATENT_STD,
+    VideoVAE,
+    denormalize_latents,
+    normalize_latents,
+)
 from toy.training.optimiser import Average, Optimiser, cosine
+from toy.training.scenes import random_scene
 from toy.training.state import batches
-from toy.world import BAR, FPS, SIZE, TRAINED, paint, path
+from toy.world import BAR, FPS, SIZE, paint, path
 
 WIDTH = 8
 LATENT_NOISE = 0.2
@@ -23,7 +30,7 @@ def clips(rng: np.random.Generator, count: int, frames: int) -> tuple[Tensor, Te
     """Random clips of trained scenes (B, 3, T, H, W) in -1..1, and the weights of their pixels."""
     made, weights = [], []
     for _ in range(count):
-        scene = TRAINED[rng.integers(len(TRAINED))]
+        scene = random_scene(rng)
         start = tuple(rng.uniform(0, SIZE, 2))
         centres = path([scene.direction] * (frames - 1), start, rng.choice(FRAME_RATES))
         made.append(paint(scene, centres))
@@ -63,21 +70,33 @@ def normalised(mu: Tensor) -> Tensor:
 
 
 class VAETrainee:
-    """The VAE on clips of one of `lengths` frames, drawn by step, `pixels` of each a step."""
+    """The VAE on clips of one of `lengths` frames, drawn by step, `frames_a_step` of them in all.
+
+    `decoder_only`: the encoder, and with it all latents, stays as it is; the VAE must have the
+    published statistics by then.
+    """
 
     def __init__(
-        self, vae: VideoVAE, lengths: tuple[int, ...], frames_a_step: int, lr: float
+        self,
+        vae: VideoVAE,
+        lengths: tuple[int, ...],
+        frames_a_step: int,
+        lr: float,
+        decoder_only: bool = False,
     ) -> None:
         self.vae, self.lengths, self.frames_a_step = vae, lengths, frames_a_step
+        self.decoder_only = decoder_only
+        for part in (vae.encoder, vae.conv1):
+            part.requires_grad_(not decoder_only)
         self.average = Average(vae, 0.995)
         self.steps = 0
-        self.optimiser = Optimiser(vae.named_parameters(), _is_conv, lr, lr * 0.12)
+        parameters = [(name, p) for name, p in vae.named_parameters() if p.requires_grad]
+        self.optimiser = Optimiser(parameters, _is_conv, lr, lr * 0.12)
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
         frames = int(rng.choice(self.lengths))
         x, weight = clips(rng, max(2, self.frames_a_step // frames), frames)
-        z = normalised(self.vae.encode(x))
-        error = self.vae.decode(z + LATENT_NOISE * torch.randn_like(z)) - x
+        error = self.vae.decode(self._noised_latents(x)) - x
         loss = (weight * (error.abs() + 2 * error.square())).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
@@ -85,6 +104,15 @@ class VAETrainee:
         self.average.update(self.vae, self.steps)
         self.steps += 1
         return loss.item()
+
+    def _noised_latents(self, x: Tensor) -> Tensor:
+        """What the decoder has to make the clips (B, 3, T, H, W) of."""
+        if not self.decoder_only:
+            z = normalised(self.vae.encode(x))
+            return z + LATENT_NOISE * torch.randn_like(z)
+        with torch.no_grad():
+            z = normalize_latents(self.vae.encode(x))
+        return denormalize_latents(z + LATENT_NOISE * torch.randn_like(z))
 
     def state_dict(self) -> dict[str, Any]:
         return {
