@@ -20,8 +20,8 @@ from toy.toyset import ToySet, toy_plan
 from toy.world import BACKGROUNDS, COLOURS, DIRECTIONS, HELD_OUT, SHAPES, Scene
 
 # Least shares of right names, and of given pictures reached: one of eight films may fail, two in
-# its shape. Measured over 32 to 48 windows a mode: 0.94 to 1.00, shapes 0.91 to
-# 1.00; pictures 0.92 to 1.00.
+# its shape. Measured over 32 to 48 windows a mode: 0.94 to 1.00, shapes
+# 0.91 to 1.00; pictures 0.92 to 1.00.
 FEW = HELD_OUT[::2]
 LEAST = {"background": 0.85, "colour": 0.85, "shape": 0.75, "direction": 0.85}
 PICTURES = {**LEAST, "pictures": 0.8}
