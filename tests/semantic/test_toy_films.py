@@ -35,6 +35,9 @@ MARKS = {
     "long-pixels": LEAST,
     "long-latents": LEAST,
     "sliding": LEAST,
+    "sliding-pictures": PICTURES,
+    "prepend": PICTURES,
+    "between": PICTURES,
     "t2v": LEAST,
     "i2v": PICTURES,
 }
@@ -107,7 +110,7 @@ def guided(monkeypatch, guidance):
 def seam_gaps(toys, plan) -> list[float]:
     """The gaps of the figures' paths at the seams of a few films, px."""
     gaps = []
-    for index, scene in enumerate(HELD_OUT[::3]):
+    for index, scene in enumerate(HELD_OUT[::4]):
         figures = find_figures(toys["DF"].film(scene.caption, plan, index))
         borders = [plan.new_frames(window)[0] for window in list(plan.windows())[1:]]
         gaps += [seam.at_border.position for seam in seam_jumps(figures, borders)]
@@ -192,6 +195,6 @@ def test_continued_frames_are_as_noisy_as_the_model_is_told(toys, monkeypatch):
 
 
 def test_a_prefix_without_its_noise_is_seen(toys, monkeypatch):
-    monkeypatch.setattr(rollout, "noised_prefix", lambda film, given, level, noise: film.latents)
+    monkeypatch.setattr(rollout, "noised_given", lambda film, *_: film.latents)
     told, found = noise_in_the_prefix(toys, monkeypatch)
     assert not found == pytest.approx(told, rel=0.1)
