@@ -109,7 +109,8 @@ def _image_inputs() -> list[io.Input]:
             "prepend_to",
             optional=True,
             tooltip="Frames of a film that the new one leads up to. Alone, the new film is made "
-            "backwards from it, window by window; with a start image or a video, from there until "
-            "it meets it. SkyReels-V2 Decode gives the new frames and then these.",
+            "backwards from it, window by window; with a start image, a video, a storyboard of "
+            "several shots, or in one sequence, forwards until it meets it. SkyReels-V2 Decode "
+            "gives the new frames and then these.",
         ),
     ]

@@ -44,7 +44,7 @@ class SkyReelsV2Sampler(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
                     tooltip="The same seed gives the same film; a longer film with the same seed "
-                    "begins like the shorter one.",
+                    "begins like the shorter one (made backwards, ends like it).",
                 ),
                 io.Float.Input(
                     "cfg",

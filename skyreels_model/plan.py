@@ -99,6 +99,7 @@ class FilmPlan:
             raise ValueError(f"history is {self.history!r}; legal are {', '.join(HISTORIES)}")
         # Frozen for the others; where sigmas are given, the number of steps follows from them.
         object.__setattr__(self, "steps", self.schedule().steps)
+        object.__setattr__(self, "pictures", tuple(sorted(self.pictures)))
         self._require_sliding()
         self._require_given()
 
@@ -169,14 +170,16 @@ class FilmPlan:
                 raise ValueError(
                     f"a key frame is at frame {picture_frame(latent)}; the film makes frames "
                     f"{picture_frame(max(self.start, 1))} to {self.num_frames - 1} (before that "
-                    f"they are given)"
+                    f"they are given, frame 0 as the start image)"
                 )
 
     @property
     def backwards(self) -> bool:
         """Whether the film is made from its end: it leads up to another and begins with nothing."""
         free = not self.start and len(self.shots) <= 1 and not self.sliding
-        return bool(self.following) and free
+        # A window makes at least one latent besides the one that reaches what follows.
+        room = latent_length(self.window) - self.following >= 2
+        return bool(self.following) and free and room
 
     def room_behind(self, start: int) -> int:
         """How many latents of a film that follows the windows can show, at least 1.
@@ -199,7 +202,7 @@ class FilmPlan:
 
         0 to 3: so that any number of frames fits in between.
         """
-        *_, last = self.layout.runs()
+        last = self.layout.run_at(self.num_frames - 1)
         return frame_length(last.latents) - last.skip - last.frames - 1
 
     @cached_property
@@ -283,9 +286,7 @@ class FilmPlan:
 
     def shown_latents(self, window: Window) -> int:
         """How many latent frames the model is shown at once in a window, at most."""
-        whole = window.length + window.end
-        view = latent_length(self.window) // self.block_size * self.block_size + window.end
-        return min(whole, view) if self.sliding else whole
+        return self.staircase(window).widest if self.sliding else window.length + window.end
 
     def shot_at(self, latent: int) -> int:
         """The shot that a latent of the film belongs to; what follows the film is its last's."""

@@ -115,8 +115,9 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
     """Put the current window among the finished and prepare what is given to the next."""
     plan, window = film.plan, film.plan.window_at(film.window)
     assert film.latents is not None
-    passed = [part.to(film.latents) for part in film.passed]
-    whole = torch.cat([*passed, film.latents], dim=2)
+    whole = film.latents
+    if film.passed:  # never the whole of a long sequence on the device
+        whole = torch.cat([*film.passed, whole.cpu()], dim=2)
     latents = _held(film, window, whole[:, :, : window.length])
     film.finished.append(latents.cpu())
     film.window, film.row, film.latents, film.solver_state = film.window + 1, 0, None, None

@@ -74,7 +74,8 @@ def _move_view(film: Film, window: Window, start: int, stop: int, noise: NoiseSo
     for name, past in history.items():
         history[name] = torch.cat([past, torch.zeros_like(entered)], dim=2)[:, :, leaving:]
     if leaving:
-        film.passed.append(latents[:, :, :leaving].cpu())
+        # A copy, or on the CPU it would keep all of the view.
+        film.passed.append(latents[:, :, :leaving].to("cpu", copy=True))
     film.begin, film.latents = start, latents[:, :, leaving:]
 
 

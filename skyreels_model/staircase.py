@@ -103,6 +103,21 @@ class Staircase:
             return self._pause(past - 1, row - begins[past - 1])
         return self._climb(row - self.steps * past, past)
 
+    @cached_property
+    def widest(self) -> int:
+        """The most latents in view at once."""
+        last = max(self._stair_rows - 1, 0)
+        looked = {(0, 0), (last, len(self._pauses))}
+        # The view grows while a picture waits in it, until it is made anew.
+        for past, (row, latents) in enumerate(self._pauses):
+            first = row - 2 * self.steps - self.lag * (len(latents) + 2)
+            looked |= {(waiting, past) for waiting in range(max(first, 0), row + 1)}
+        # And where what lies behind the film is shown with all of the view before it.
+        first = last - self.steps - self.lag * (self.base + self.within)
+        looked |= {(row, len(self._pauses)) for row in range(max(first, 0), last)}
+        views = (self._view(row, past) for row, past in looked)
+        return max(stop - start for start, stop in views)
+
     def __iter__(self) -> Iterator[StairRow]:
         return map(self.row, range(self.rows))
 

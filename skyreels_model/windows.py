@@ -7,6 +7,7 @@ A layout knows all of its windows in closed form: a film of hours costs nothing 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -157,15 +158,16 @@ class Forwards(Sequences):
 
     def groups(self) -> Iterator[tuple[Window, int]]:
         number = 0
-        for _, part, count, prefix in self._shots():
+        for shot, part, count, prefix in self._shots():
             # All windows between a shot's first and last are alike but for their pictures; what
             # leads on to another film makes the last but one shorter, too.
             special = {0, count - 1} | {max(count - 2, 0)} | set(self._places(part, count, prefix))
             for place in sorted(special):
-                yield self.window_at(number + place), 1
+                yield self._window(number + place, place, shot, part, count, prefix), 1
             usual = next((place for place in range(count) if place not in special), None)
             if usual is not None:
-                yield self.window_at(number + usual), count - len(special)
+                window = self._window(number + usual, usual, shot, part, count, prefix)
+                yield window, count - len(special)
             number += count
 
     def _shots(self) -> Iterator[tuple[int, Part, int, int]]:
@@ -204,7 +206,6 @@ class Forwards(Sequences):
         """The window at a place of a shot whose first window repeats `prefix` latents."""
         start, stop = self._span(place, shot, part, count, prefix)
         repeated = self.overlap if place else prefix
-        made = range(start + repeated, stop)
         return Window(
             index=index,
             start=start,
@@ -212,17 +213,16 @@ class Forwards(Sequences):
             prefix=repeated if index else self.start,
             repeated=repeated,
             shot=shot,
-            pictures=tuple(latent - start for latent in self.pictures if latent in made),
+            pictures=_within(self.pictures, start + repeated, stop, start),
             end=self.end if stop == self.latents else 0,
         )
 
     def _places(self, part: Part, count: int, prefix: int) -> Iterator[int]:
         """The windows of a shot that make a latent which is given as a picture."""
-        for latent in self.pictures:
-            if part.begin <= latent < part.begin + part.latents:
-                behind = latent - (part.begin - prefix) - self.view
-                place = max(0, behind // (self.view - self.overlap) + 1)
-                yield from {min(place, count - 1), min(place + 1, count - 1)}
+        for latent in _within(self.pictures, part.begin, part.begin + part.latents, 0):
+            behind = latent - (part.begin - prefix) - self.view
+            place = max(0, behind // (self.view - self.overlap) + 1)
+            yield from {min(place, count - 1), min(place + 1, count - 1)}
 
 
 class OneSequence(Sequences):
@@ -244,7 +244,7 @@ class OneSequence(Sequences):
             length=stop - start,
             prefix=0 if index else self.start,
             shot=shot,
-            pictures=tuple(latent - start for latent in self.pictures if start <= latent < stop),
+            pictures=_within(self.pictures, start, stop, start),
             end=self.end if stop == self.latents else 0,
         )
 
@@ -310,12 +310,11 @@ class Backwards:
         if index >= self.count:
             raise IndexError(f"window {index} of {self.count}")
         run = self._run(self.count - 1 - index)
-        made = range(run.start, run.start + run.latents)
         return Window(
             index=index,
             start=run.start,
             length=run.latents,
-            pictures=tuple(latent - run.start for latent in self.pictures if latent in made),
+            pictures=_within(self.pictures, run.start, run.start + run.latents, run.start),
             end=self.end,
             skip=run.skip,
         )
@@ -333,6 +332,12 @@ class Backwards:
     def new_frames(self, window: Window) -> tuple[int, int]:
         run = self._run(self.count - 1 - window.index)
         return run.frame, run.frame + run.frames
+
+
+def _within(pictures: tuple[int, ...], start: int, stop: int, origin: int) -> tuple[int, ...]:
+    """The pictures in [start, stop), of sorted ones, counted from `origin`."""
+    first, last = (bisect.bisect_left(pictures, end) for end in (start, stop))
+    return tuple(latent - origin for latent in pictures[first:last])
 
 
 def picture_frame(latent: int) -> int:

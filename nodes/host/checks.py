@@ -73,6 +73,11 @@ def _check_image(channels: int, positive: list[Any], plan: FilmPlan) -> None:
             f"carries no image; use a DF or T2V checkpoint, or add SkyReels-V2 Image to Video or "
             f"WanImageToVideo before the sampler"
         )
+    if plan.sliding:
+        raise ValueError(
+            "sliding is on; an image-to-video model makes films of one window: turn sliding off, "
+            "or use a DF checkpoint with SkyReels-V2 Frames"
+        )
     if plan.num_windows > 1:
         raise ValueError(
             f"window is {plan.window} frames and the film has {plan.num_frames}; an image-to-video "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.drift import Drift, anchored, measure, statistics
-from .decoding import FILM_KEY, check_latent, film_parts
+from .decoding import FILM_KEY, FilmParts, check_latent, film_parts
 
 
 def anchor_film(
@@ -28,21 +28,36 @@ def anchor_film(
         )
     film = film_parts(latent, samples)
     fixed = None if reference is None else statistics(check_latent(reference))
+    wanted = _wanted(film, samples, fixed)
+    drifts = [
+        measure(span.frame, samples[:, :, span.start : span.stop], one)
+        for span, one in zip(film.spans, wanted, strict=True)
+    ]
+    if not strength:
+        return latent, drifts
     given = {seam.start: seam.given for seam in film.seams if seam.given is not None}
-    parts, drifts = [], []
-    for number, span in enumerate(film.spans):
-        first = film.spans[span.reference]
-        wanted = statistics(samples[:, :, first.start : first.stop]) if fixed is None else fixed
+    parts = []
+    for number, (span, one) in enumerate(zip(film.spans, wanted, strict=True)):
         own = samples[:, :, span.start : span.stop]
-        drifts.append(measure(span.frame, own, wanted))
-        if strength and (fixed is not None or span.reference != number):
+        if fixed is not None or span.reference != number:
             if span.start in given:
-                given[span.start] = _moved_like(own, wanted, strength, given[span.start].to(own))
-            own = anchored(own, wanted, strength)
+                given[span.start] = _moved_like(own, one, strength, given[span.start].to(own))
+            own = anchored(own, one, strength)
         parts.append(own)
     seams = [replace(seam, given=given.get(seam.start)) for seam in film.seams]
     moved = {"samples": torch.cat(parts, dim=2), FILM_KEY: replace(film, seams=seams)}
     return {**latent, **moved}, drifts
+
+
+def _wanted(film: FilmParts, samples: Tensor, fixed: Tensor | None) -> list[Tensor]:
+    """The statistics (2, C) that each span is to have."""
+    if fixed is not None:
+        return [fixed] * len(film.spans)
+    found: dict[int, Tensor] = {}
+    for number in sorted({span.reference for span in film.spans}):
+        span = film.spans[number]
+        found[number] = statistics(samples[:, :, span.start : span.stop])
+    return [found[span.reference] for span in film.spans]
 
 
 def film_drift(latent: dict[str, Any]) -> list[Drift]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model.rollout import CHANNELS, Film
-from ...skyreels_model.shots import frame_length
+from ...skyreels_model.shots import TEMPORAL_STRIDE, frame_length
 from ...skyreels_model.windows import Window
 from .film_images import FilmImages
 from .vae import HostVAE
@@ -108,10 +108,16 @@ def _spans(
     plan, number = film.plan, len(before)
     if plan.sliding:
         view = plan.shown_latents(window)
-        begins = range(start, start + count, view)
+        # Behind given latents that are left out every one has four frames.
+        whole = count < window.length
         return [
-            Span(i, min(i + view, start + count), frame + frame_length(i - start), number)
-            for i in begins
+            Span(
+                i,
+                min(i + view, start + count),
+                frame + ((i - start) * TEMPORAL_STRIDE if whole else frame_length(i - start)),
+                number,
+            )
+            for i in range(start, start + count, view)
         ]
     reference = number
     if plan.backwards:

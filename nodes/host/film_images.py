@@ -59,8 +59,8 @@ class FilmImages:
         if len(self.following) < needed:
             raise ValueError(
                 f"prepend_to has {len(self.following)} frames; the film leads up to its first "
-                f"{needed} (the schedule's overlap, and up to 3 where the film ends between two "
-                f"latents): give at least that many, or a smaller overlap"
+                f"{needed}: give at least that many (the schedule's overlap decides how many, at "
+                f"least 5)"
             )
 
     def encoded(self, plan: FilmPlan, encode: Callable[[Tensor], Tensor]) -> Conditions:
@@ -186,6 +186,9 @@ def _timed_keys(plan: FilmPlan, images: Tensor | None, seconds: str) -> dict[int
     if len(times) != count:
         raise ValueError(f"key_seconds has {len(times)} times and key_images {count} images")
     frames = [round(time * plan.fps) for time in times]
+    for number, frame in enumerate(frames):
+        if frame in frames[:number]:
+            raise ValueError(_too_near(plan, frame, frame))
     return dict(zip(frames, () if images is None else images, strict=True))
 
 
@@ -195,10 +198,13 @@ def _frames_by_latent(plan: FilmPlan, frames: Sequence[int]) -> dict[int, int]:
     for frame in frames:
         latent = plan.latent_at(frame)
         if latent in found:
-            raise ValueError(
-                f"key_seconds are those of frames {found[latent]} and {frame}, which fall into the "
-                f"same four; they must be at least 4 frames ({4 / plan.fps:.2f} s) apart, 6 at the "
-                f"film's end"
-            )
+            raise ValueError(_too_near(plan, found[latent], frame))
         found[latent] = frame
     return found
+
+
+def _too_near(plan: FilmPlan, one: int, other: int) -> str:
+    return (
+        f"key_seconds are those of frames {one} and {other}, which fall into the same four; they "
+        f"must be at least 4 frames ({4 / plan.fps:.2f} s) apart, 6 at the film's end"
+    )

@@ -253,6 +253,13 @@ def test_what_ends_a_film_excludes_another_end(run_prompt, case):
     assert not result.success and part in result.describe(), result.describe()
 
 
+def test_two_key_images_for_one_frame_are_refused(run_prompt):
+    prompt = with_frames(graphs.film(), **KEYS, key_seconds="0.5, 0.51")
+    prompt["40"] = graphs.node("PreviewImage", images=["7", 0])
+    result = run_prompt(prompt)
+    assert not result.success and "frames 12 and 12" in result.describe()
+
+
 def test_a_film_to_lead_up_to_that_is_too_short_is_refused(run_prompt):
     prompt = with_following(graphs.film(), length=8)
     prompt["40"] = graphs.node("PreviewImage", images=["7", 0])

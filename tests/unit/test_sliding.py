@@ -92,9 +92,12 @@ def test_every_row_moves_something_and_every_latent_takes_every_step_in_view():
                     assert row.start <= beside < row.stop, case
                     assert row.index[beside - row.start] == steps + 1, case
         assert entered == frames + end, case
+        assert stairs.widest == max(row.stop - row.start for row in rows), case
         made = set(range(given, frames))
         assert taken == {latent: list(range(1, steps + 1)) for latent in made}, case
-        assert rows[-1].stop - rows[-1].start <= base * block + end + block, case
+        # A run of pictures, all of which wait for the same latents, is kept in view.
+        run = 2 * len(pictures) * block
+        assert stairs.widest <= base * block + end + block + run, case
     assert checked > 400
 
 
@@ -343,3 +346,14 @@ def test_each_shot_has_its_own_seed():
     )[0]
     assert near[: begin - 6].max() < 1e-6 < near[begin:].min()
     assert not torch.equal(films[0][:, :, 0], films[2][:, :, 0])
+
+
+def test_what_the_view_has_left_is_all_that_is_kept_of_it():
+    """Neither the view's memory on the CPU, nor the whole film on the device at its end."""
+    film = Film(SMALL)
+    run = generate(field, SMALL, SeededNoise(3), film=film)
+    for _ in range(SMALL.total_rows()):
+        next(run)
+    assert len(film.passed) == SMALL.latent_frames - 5
+    for part in film.passed:
+        assert part.untyped_storage().nbytes() == part.numel() * 4

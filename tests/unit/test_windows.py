@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import time
 
 import golden_data
 import pytest
@@ -247,6 +248,27 @@ def test_contradictions_are_told(change, parts):
     with pytest.raises(ValueError) as error:
         FilmPlan(**{**NUMBERS, "num_frames": 40, **change})
     assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize("overlap", [1, 5])
+def test_the_smallest_windows_lead_up_forwards(overlap):
+    """A window of two latents has no room to go backwards."""
+    numbers = {**SIZE, "window": 9 if overlap == 5 else 5, "overlap": overlap}
+    plan = FilmPlan(num_frames=41, steps=2, following=1, **numbers)
+    assert plan.backwards == (overlap == 5)
+    made = [frames for window in plan.windows() for frames in range(*plan.new_frames(window))]
+    assert sorted(made) == list(range(41))
+
+
+def test_long_films_cost_nothing_up_front():
+    begin = time.perf_counter()
+    for given in ({"following": 1}, {"following": 1, "start": 1}, {"pictures": (9, 10**6)}):
+        plan = FilmPlan(num_frames=10**7 + 1, window=17, overlap=9, steps=4, **SIZE, **given)
+        assert plan.following_start in range(-1, 4) and plan.total_rows() > 10**6
+    shots = tuple(Shot(97) for _ in range(1000))
+    FilmPlan(num_frames=97000, shots=shots, pictures=tuple(range(40, 9000, 40))).total_rows()
+    # Not a measure of speed: a walk over all windows would take minutes.
+    assert time.perf_counter() - begin < 30
 
 
 def test_shots_are_made_forwards_until_what_follows_is_reached():
