@@ -307,6 +307,7 @@ PLANS = [
     ({"frames": 41}, ("window is 17 frames and the film has 41", "window to at least 41")),
     ({"width": 48}, ("positive carries an image for 32 x 32", "for 48 x 32")),
     ({"frames": 9}, ("32 x 32 and 17 frames", "32 x 32 and 9 frames")),
+    ({"sliding": True, "ar_step": 5}, ("sliding is on", "turn sliding off")),
 ]
 
 
