@@ -7,12 +7,13 @@ import golden_data
 import pytest
 import torch
 
-from skyreels_model.plan import FilmPlan, describe
+from skyreels_model.plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, generate
 from skyreels_model.schedule import custom_schedule, flow_schedule
 from skyreels_model.solvers import LCM, SOLVERS, DPMSolver2M, Euler, UniPC
 
 CASES = golden_data.case("unipc_trajectories")["parameters"]["cases"]
+from skyreels_model.summary import describe
 
 
 def run(solver, x, velocity_at, steps, noise_at=lambda k: None):
