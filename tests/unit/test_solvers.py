@@ -11,9 +11,9 @@ from skyreels_model.plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, generate
 from skyreels_model.schedule import custom_schedule, flow_schedule
 from skyreels_model.solvers import LCM, SOLVERS, DPMSolver2M, Euler, UniPC
+from skyreels_model.summary import describe
 
 CASES = golden_data.case("unipc_trajectories")["parameters"]["cases"]
-from skyreels_model.summary import describe
 
 
 def run(solver, x, velocity_at, steps, noise_at=lambda k: None):
