@@ -313,3 +313,27 @@ def test_every_weight_format_makes_nearly_the_same_film(look, without_fps, dtype
 
     limit = 0.3 if dtype.startswith("fp8") else 0.05
     assert relative(final(dtype), final("fp32")) < limit
+
+
+@pytest.mark.parametrize("node", ["CFGZeroStar", "RescaleCFG"])
+def test_guidance_of_other_nodes_reaches_our_sampler(look, node):
+    """In a film with a fading prompt, too: prompts are mixed before guidance."""
+    given = {"multiplier": 0.7} if node == "RescaleCFG" else {}
+    for shots in (False, True):
+        films = []
+        for patched in (False, True):
+            prompt = graphs.film(ar_step=1)
+            if shots:
+                for key, seconds in (("20", 0.4), ("21", 0.8)):
+                    prompt[key] = graphs.node(
+                        "SkyReelsV2Storyboard", clip=["2", 0], prompt=graphs.PROMPT[: int(key)],
+                        seconds=seconds, ease=8,
+                    )  # fmt: skip
+                prompt["21"]["inputs"]["previous"] = ["20", 0]
+                prompt["6"]["inputs"]["storyboard"] = ["21", 0]
+            if patched:
+                prompt["30"] = graphs.node(node, model=["1", 0], **given)
+                prompt["6"]["inputs"]["model"] = ["30", 0]
+            films.append(look(prompt, latent=["6", 0])[0]["samples"])
+        plain, other = films
+        assert other.isfinite().all() and (plain - other).norm() > 1e-3 * plain.norm()
