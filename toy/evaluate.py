@@ -27,12 +27,13 @@ from skyreels_model.plan import picture_frame  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import FrameError, Span, frame_errors  # noqa: E402
 from toy.toyset import OVERLAP, WINDOW, ToySet, toy_plan  # noqa: E402
-from toy.world import FPS, HELD_OUT, SCENES, SIZE, TRAINED, Scene, render  # noqa: E402
+from toy.world import FPS, HELD_OUT, SCENES, SHAPES, SIZE, TRAINED, Scene, render  # noqa: E402
 
 NAMES = ("background", "colour", "shape", "direction")
 CHOICES = {"held-out": HELD_OUT, "trained": TRAINED, "all": SCENES}
 KEY_LATENT = 5  # of the film in which key pictures are tried: frame 17
 SLIDING_KEY = 7  # the same of a sliding film
+REMADE = 0.5  # of the way to noise
 LEADING_FRAMES, FOLLOWING_FRAMES = 16, 24  # made before another film; of that film
 
 
@@ -156,6 +157,25 @@ def sliding_pictures(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
     return Take(scene, frames, spans, given={frame: true[frame] for frame in places})
 
 
+def remade_film(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+    """Two windows of a film of the other shape made anew: the motion stays, the shape changes."""
+    toy, plan = toys["DF"], dataclasses.replace(toy_plan(2, 0), denoise=REMADE)
+    other = next(shape for shape in SHAPES if shape != scene.shape)
+    source = truth(dataclasses.replace(scene, shape=other), seed, plan.num_frames)
+    wanted = truth(scene, seed, plan.num_frames)
+    given = Conditions(source=toy.latents(source))
+    frames = toy.film(scene.caption, plan, seed, conditions=given)
+    spans = [plan.new_frames(window) for window in plan.windows()]
+    return Take(scene, frames, spans, given={i: wanted[i] for i in range(8, plan.num_frames, 16)})
+
+
+def few_steps(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+    """One window in eight steps of LCM, without guidance."""
+    plan = dataclasses.replace(toy_plan(ar_step=2), steps=8)
+    frames = toys["DF"].film(scene.caption, plan, seed, "lcm", guidance=1.0)
+    return Take(scene, frames, [(0, WINDOW)])
+
+
 def other_model(kind: str) -> Mode:
     """One window by the T2V or the I2V model, all frames at one noise level."""
 
@@ -190,6 +210,8 @@ MODES: dict[str, Mode] = {
     "prepend-sync": leading_film(1, 0),
     "prepend-long": leading_film(3, 5),
     "prepend-latents": leading_film(3, 5, "latents"),
+    "video-to-video": remade_film,
+    "few-steps": few_steps,
     "between": leading_film(1, 5, start=True),
     "t2v": other_model("T2V"),
     "i2v": other_model("I2V"),

@@ -376,27 +376,3 @@ def test_unfit_sources_are_refused(run_prompt, prompt, parts):
     result = run_prompt(graph)
     assert not result.success
     assert all(part in result.describe() for part in parts), result.describe()
-
-
-@pytest.mark.parametrize("frames", [1, 5, 18, 20])
-def test_encode_gives_back_as_many_frames_and_is_cores_encoding(look, frames):
-    prompt = with_video(graphs.film(), length=frames)
-    del prompt["6"], prompt["7"], prompt["13"]
-    prompt["50"] = graphs.node("SkyReelsV2Encode", pixels=["14", 0], vae=["3", 0])
-    prompt["51"] = graphs.node("VAEEncode", pixels=["14", 0], vae=["3", 0])
-    prompt["52"] = graphs.node("SkyReelsV2Decode", samples=["50", 0], vae=["3", 0])
-    ours, core, film = look(prompt, ours=["50", 0], core=["51", 0], film=["52", 0])
-    whole = core["samples"].shape[2]
-    assert torch.allclose(ours["samples"][:, :, :whole], core["samples"], atol=1e-4)
-    assert ours["samples"].shape[2] == latent_length(frames) and len(film) == frames
-
-
-def test_encode_names_the_nearest_size(run_prompt):
-    prompt = with_video(graphs.film(), (20, 50))
-    prompt["50"] = graphs.node("SkyReelsV2Encode", pixels=["14", 0], vae=["3", 0])
-    prompt["51"] = graphs.node("SkyReelsV2Decode", samples=["50", 0], vae=["3", 0])
-    prompt["52"] = graphs.node("PreviewImage", images=["51", 0])
-    for name in ("6", "7", "13"):
-        del prompt[name]
-    result = run_prompt(prompt)
-    assert not result.success and "height 50" in result.describe() and "48" in result.describe()

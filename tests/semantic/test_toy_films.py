@@ -38,6 +38,8 @@ MARKS = {
     "sliding-pictures": PICTURES,
     "prepend": PICTURES,
     "between": PICTURES,
+    # The source's motion, within 2 px: measured 0.69, by chance about 0.01.
+    "video-to-video": {**LEAST, "pictures": 0.5},
     "t2v": LEAST,
     "i2v": PICTURES,
 }
