@@ -27,12 +27,13 @@ from skyreels_model.plan import picture_frame  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import FrameError, Span, frame_errors  # noqa: E402
 from toy.toyset import OVERLAP, WINDOW, ToySet, toy_plan  # noqa: E402
-from toy.world import FPS, HELD_OUT, SCENES, SHAPES, SIZE, TRAINED, Scene, render  # noqa: E402
+from toy.world import FPS, HELD_OUT, SCENES, SHAPES, SIZE, TRAINED, Scene, render, step_length  # noqa: E402
 
 NAMES = ("background", "colour", "shape", "direction")
 CHOICES = {"held-out": HELD_OUT, "trained": TRAINED, "all": SCENES}
 KEY_LATENT = 5  # of the film in which key pictures are tried: frame 17
 SLIDING_KEY = 7  # the same of a sliding film
+ROUND = round(SIZE / step_length())  # frames
 REMADE = 0.5  # of the way to noise
 LEADING_FRAMES, FOLLOWING_FRAMES = 16, 24  # made before another film; of that film
 
@@ -118,6 +119,18 @@ def given_film(start: int, ar_step: int, key: bool = False, end: bool = False) -
     return make
 
 
+def loop_film(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+    """As many frames as the shape takes around the world, from its first picture to that again;
+    judged twice over, so that the seam is seen, too."""
+    toy, plan = toys["DF"], dataclasses.replace(toy_plan(), num_frames=ROUND)
+    true = truth(scene, seed, plan.num_frames)
+    picture = toy.latents(true[:1])
+    film = toy.film(scene.caption, plan, seed, conditions=Conditions(start=picture, end=picture))
+    spans = [(0, ROUND), (ROUND, 2 * ROUND)]
+    given = {ROUND - 1: true[-1], ROUND: true[0]}
+    return Take(scene, np.concatenate([film, film]), spans, given=given)
+
+
 def leading_film(windows: int, ar_step: int, history: str = "pixels", start: bool = False) -> Mode:
     """A film that leads up to another: judged is that it does, and arrives where that begins."""
 
@@ -200,6 +213,7 @@ MODES: dict[str, Mode] = {
     "end-sync": given_film(1, 0, end=True),
     "key": given_film(1, 5, key=True),
     "key-end": given_film(0, 0, key=True, end=True),
+    "loop": loop_film,
     "long-pixels": long_film("pixels"),
     "long-latents": long_film("latents"),
     "long-picture": long_film("picture+latents"),
