@@ -1,8 +1,8 @@
 """One transformer in three implementations, with equal random weights: ours, and two rivals.
 
-"diffusers" is its SkyReelsV2Transformer3DModel. "reference" is SkyworkAI/SkyReels-V2's own WanModel,
-from a source tree that is fetched beside the project; where it wants flash attention, PyTorch's own
-attention stands in for it, from outside.
+"diffusers" is its SkyReelsV2Transformer3DModel. "reference" is the WanModel of
+SkyworkAI/SkyReels-V2, from a source tree that is fetched beside the project; where it wants flash
+attention and there is none, PyTorch's own attention stands in for it, from outside.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from .attention import Attend
 
 ROPE_THETA = 10000.0
 # Norms and rotations run in pieces of what a processor's cache holds, and few enough that their
-# launches cost a GPU nothing; a feed-forward in pieces that are still large matrix products.
+# launches cost a GPU little; a feed-forward in pieces of hundreds of rows at least.
 PIECE_BYTES, MOST_PIECES = 4 * 2**20, 8
-HIDDEN_BYTES = 16 * 2**20
+HIDDEN_BYTES = 8 * 2**20
 
 
 def float64_device(device: torch.device) -> torch.device:
