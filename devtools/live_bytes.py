@@ -1,0 +1,113 @@
+"""Bytes alive in tensors while code runs, exactly, on any device: also on meta, without computing.
+
+What a library allocates inside of one operator (a product's workspace) is not seen, nor what an
+allocator keeps in reserve.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from skyreels_model.config import CLIP_DIM, ModelConfig
+from skyreels_model.memory import CLIP_TOKENS
+from skyreels_model.model import SkyReelsModel
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operators make within it; `peak` is the most alive at once.
+
+    Use it under `torch.no_grad()` or with gradients: under `inference_mode` composite operators
+    arrive whole, and what they make inside is hidden.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.last = ""  # the operator at which the peak was reached
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._add(tensor, made=False)
+        out = func(*args, **kwargs)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor, made=True)
+        if self.now > self.peak:
+            self.peak, self.last = self.now, str(func)
+        return out
+
+    def _add(self, tensor: Tensor, made: bool) -> None:
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        if address in self._known:
+            return
+        size = storage.nbytes() if made else 0
+        self.now += size
+
+        def gone(_reference: Any) -> None:
+            self.now -= size
+            del self._known[address]
+
+        self._known[address] = weakref.ref(storage, gone)
+
+
+def allocated_peak(run: Callable[[], Any]) -> int:
+    """Peak bytes that PyTorch's CPU allocator hands out while `run` really computes.
+
+    It sees what operators allocate inside, too: an instrument independent of `LiveBytes`.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    now = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention that makes what flash attention makes: the result, and a sum a row and head."""
+    sums = torch.empty(q.shape[0], heads, q.shape[1], device=q.device)
+    out = torch.empty_like(q)
+    del sums
+    return out
+
+
+def forward_peak(
+    config: ModelConfig,
+    batch: int,
+    size: tuple[int, int, int],
+    dtype: torch.dtype,
+    text_rows: int = 512,
+) -> int:
+    """Bytes alive at the peak of a forward that is not computed, beyond weights and inputs.
+
+    size: latent frames, height, width.
+    """
+    model = SkyReelsModel(config, dtype=dtype, device="meta").requires_grad_(False)
+    made = functools.partial(torch.empty, dtype=dtype, device="meta")
+    x, timesteps = made(batch, config.in_dim, *size), made(batch, size[0], dtype=torch.float32)
+    text = made(batch, text_rows, config.text_dim)
+    image = made(batch, CLIP_TOKENS, CLIP_DIM) if config.model_type == "i2v" else None
+    with torch.no_grad(), LiveBytes() as live:
+        model(x, timesteps, text, clip_fea=image, attend=flash)
+    return live.peak
