@@ -203,7 +203,7 @@ def load_model(
     layout = SkyReelsModel(skyreels, dtype=dtype, device="meta")
     module = model.diffusion_model
     kept = quantized.keeps_quantized(module)
-    report = checkpoint.load_weights(module, weights, layout, kept)
+    report = checkpoint.load_weights(module, weights, layout, kept, file.release)
     model.device = comfy.model_management.unet_offload_device()
     model.to(model.device)
     made = GGUFPatcher if quantized.is_gguf(weights) else patcher_type(disable_dynamic)
