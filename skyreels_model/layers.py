@@ -2,6 +2,9 @@
 
 Modulation stays per frame: it is (B, T, n, D) with T = latent frames (or 1 where all frames share
 a timestep) and is broadcast over a frame's tokens, never expanded to them.
+
+Without gradients the layers write over what they own, and what would be larger than the queries,
+keys and values of the tokens is done in pieces, so that those are the peak (see `memory`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 from .attention import Attend
 
 ROPE_THETA = 10000.0
+# Smaller pieces would save little, and each costs a GPU some launches.
+PIECE_BYTES, MOST_PIECES = 16 * 2**20, 8
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -52,25 +57,59 @@ def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) 
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)[:, None]
 
 
-def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate adjacent pairs of x (B, L, heads, d) by `rope` (L, 1, d / 2), in float32."""
+def may_overwrite(x: Tensor) -> bool:
+    """Whether x may be written over: never for gradients; a compiler plans its memory itself."""
+    return not (torch.is_grad_enabled() or x.requires_grad or torch.compiler.is_compiling())
+
+
+def piece_count(size: int) -> int:
+    """In how many pieces to do what needs a few float32 copies of `size` bytes."""
+    return max(1, min(MOST_PIECES, size // PIECE_BYTES))
+
+
+def hidden_pieces(tokens: int, dim: int, hidden: int, itemsize: int) -> int:
+    """In how many pieces to run a feed-forward of (tokens, dim) through (tokens, hidden).
+
+    One, where hidden layer and stream are no larger than the five tensors of self-attention;
+    else as few as keep them so, for a host that streams weights may move them once a piece.
+    """
+    if hidden <= 3 * dim:
+        return 1
+    wanted = -(-(hidden + dim) // (3 * dim))
+    return max(1, min(wanted, tokens * hidden * itemsize // PIECE_BYTES))
+
+
+def apply_rope(x: Tensor, rope: Tensor, overwrite: bool = False) -> Tensor:
+    """Rotate adjacent pairs of x (B, L, heads, d) by `rope` (L, 1, d / 2), in float32.
+
+    With `overwrite`, x may be written over.
+    """
     pairs = torch.view_as_complex(x.float().unflatten(3, (-1, 2)))
-    return torch.view_as_real(pairs * rope).flatten(3).to(x.dtype)
+    pairs = pairs.mul_(rope) if overwrite else pairs * rope
+    return torch.view_as_real(pairs).flatten(3).to(x.dtype)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm(x) * (1 + scale) + shift. x (B, L, D); shift and scale (B, T, D)."""
     normed = nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
     framed = normed.unflatten(1, (shift.shape[1], -1))  # (B, T, L / T, D)
-    scale = (1 + scale).to(x.dtype)[:, :, None]
-    return torch.addcmul(shift.to(x.dtype)[:, :, None], framed, scale).flatten(1, 2)
+    shift, scale = shift.to(x.dtype)[:, :, None], (1 + scale).to(x.dtype)[:, :, None]
+    out = framed if may_overwrite(normed) else None
+    return torch.addcmul(shift, framed, scale, out=out).flatten(1, 2)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, in x where that may be written over."""
+    return x.add_(y) if may_overwrite(x) else x + y
 
 
 def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x + y * gate. x and y (B, L, D); gate (B, T, D)."""
+    """x + y * gate, in x where that may be written over. x and y (B, L, D); gate (B, T, D)."""
     frames = (gate.shape[1], -1)
-    x, y = x.unflatten(1, frames), y.unflatten(1, frames)  # (B, T, L / T, D)
-    return torch.addcmul(x, y, gate.to(x.dtype)[:, :, None]).flatten(1, 2)
+    framed = x.unflatten(1, frames)  # (B, T, L / T, D)
+    out = framed if may_overwrite(x) else None
+    gate = gate.to(x.dtype)[:, :, None]
+    return torch.addcmul(framed, y.unflatten(1, frames), gate, out=out).flatten(1, 2)
 
 
 class Modulation(nn.Module):
@@ -134,47 +173,104 @@ class Factory:
         return self.settings if dtype is None else {**self.settings, "dtype": dtype}
 
 
-class SelfAttention(nn.Module):
-    """Full attention over a window's tokens; RMS norm over all heads together, then rotation."""
+class Attention(nn.Module):
+    """What both kinds of attention have: projections, and RMS norms over all heads together."""
 
     def __init__(self, dim: int, heads: int, eps: float, make: Factory) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.eps = heads, eps
         self.q, self.k, self.v, self.o = (make.block_linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
 
-    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
-        """x (B, L, D) -> (B, L, D)."""
-        q = self._rotated(self.norm_q(self.q(x)), rope)
-        k = self._rotated(self.norm_k(self.k(x)), rope)
-        return self.o(attend(q, k, self.v(x), self.heads))
+    def normed(self, x: Tensor, norm: nn.Module, rope: Tensor | None = None) -> Tensor:
+        """Norm and, with `rope`, rotation of x (B, L, D), which may be written over."""
+        overwrite = may_overwrite(x)
+        if not overwrite:
+            return self._turned(norm(x), rope, overwrite)
+        count = piece_count(x.nbytes)
+        turns = [None] * count if rope is None else rope.tensor_split(count)
+        for part, turn in zip(x.tensor_split(count, dim=1), turns, strict=True):
+            part.copy_(self._turned(norm(part), turn, overwrite))
+        return x
 
-    def _rotated(self, x: Tensor, rope: Tensor) -> Tensor:
-        return apply_rope(x.unflatten(2, (self.heads, -1)), rope).flatten(2)
+    def _turned(self, x: Tensor, rope: Tensor | None, overwrite: bool) -> Tensor:
+        if rope is None:
+            return x
+        return apply_rope(x.unflatten(2, (self.heads, -1)), rope, overwrite).flatten(2)
 
 
-class CrossAttention(nn.Module):
+class SelfAttention(Attention):
+    """Full attention over a window's tokens, normed and modulated by the time."""
+
+    def forward(
+        self, x: Tensor, shift: Tensor, scale: Tensor, rope: Tensor, attend: Attend
+    ) -> Tensor:
+        """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
+        # Made here, since no one can free a tensor that a caller holds.
+        y = modulate(x, shift, scale, self.eps)
+        q = self.normed(self.q(y), self.norm_q, rope)
+        k = self.normed(self.k(y), self.norm_k, rope)
+        v = self.v(y)
+        del y
+        out = attend(q, k, v, self.heads)
+        del q, k, v
+        return self.o(out)
+
+
+class CrossAttention(Attention):
     """Attention to the text and, in I2V models, to the image: the two are summed before `o`."""
 
     def __init__(self, dim: int, heads: int, eps: float, image: bool, make: Factory) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (make.block_linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
+        super().__init__(dim, heads, eps, make)
         if image:
             self.k_img, self.v_img = make.block_linear(dim, dim), make.block_linear(dim, dim)
             self.norm_k_img = make.rms_norm(dim, eps)
 
     def forward(self, x: Tensor, context: Tensor, image_tokens: int, attend: Attend) -> Tensor:
         """x (B, L, D); context (B, image_tokens + text rows, D), image first -> (B, L, D)."""
-        q = self.norm_q(self.q(x))
+        q = self.normed(self.q(x), self.norm_q)
         text = context[:, image_tokens:]
         out = attend(q, self.norm_k(self.k(text)), self.v(text), self.heads)
         if image_tokens:
             image = context[:, :image_tokens]
             k, v = self.norm_k_img(self.k_img(image)), self.v_img(image)
-            out = out + attend(q, k, v, self.heads)
+            out = add(out, attend(q, k, v, self.heads))
+        del q
         return self.o(out)
+
+
+class GELU(nn.GELU):
+    """Tanh-approximated GELU that writes over its input, the largest tensor there is."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if may_overwrite(x):
+            return torch.ops.aten.gelu_(x, approximate=self.approximate)
+        return super().forward(x)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers around a GELU, normed and modulated by the time."""
+
+    def __init__(self, dim: int, hidden: int, eps: float, make: Factory) -> None:
+        super().__init__(make.block_linear(dim, hidden), GELU(), make.block_linear(hidden, dim))
+        self.hidden, self.eps = hidden, eps
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
+        y = modulate(x, shift, scale, self.eps)
+        tokens = y.flatten(0, 1)  # (B * L, D)
+        rows, dim = tokens.shape
+        count = hidden_pieces(rows, dim, self.hidden, y.itemsize) if may_overwrite(y) else 1
+        if count > 1:
+            for part in tokens.tensor_split(count):
+                part.copy_(super().forward(part))
+            return y
+        hidden = self[0](y)
+        del y, tokens
+        return self[2](self[1](hidden))
 
 
 class Block(nn.Module):
@@ -184,16 +280,11 @@ class Block(nn.Module):
         self, dim: int, ffn_dim: int, heads: int, eps: float, image: bool, make: Factory
     ) -> None:
         super().__init__()
-        self.eps = eps
         self.modulation = make.modulation(6, dim)
         self.self_attn = SelfAttention(dim, heads, eps, make)
         self.norm3 = make.layer_norm(dim, eps)
         self.cross_attn = CrossAttention(dim, heads, eps, image, make)
-        self.ffn = nn.Sequential(
-            make.block_linear(dim, ffn_dim),
-            nn.GELU(approximate="tanh"),
-            make.block_linear(ffn_dim, dim),
-        )
+        self.ffn = FeedForward(dim, ffn_dim, eps, make)
 
     def forward(
         self,
@@ -205,13 +296,14 @@ class Block(nn.Module):
         attend_self: Attend,
         attend_cross: Attend,
     ) -> Tensor:
-        """x (B, L, D), e (B, T, 6, D), context (B, N, D) -> (B, L, D)."""
+        """x (B, L, D), e (B, T, 6, D), context (B, N, D) -> (B, L, D).
+
+        Without gradients the result is written over x.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(e).unbind(2)  # (B, T, D)
-        y = self.self_attn(modulate(x, shift1, scale1, self.eps), rope, attend_self)
-        x = gated_add(x, y, gate1)
-        x = x + self.cross_attn(self.norm3(x), context, image_tokens, attend_cross)
-        y = self.ffn(modulate(x, shift2, scale2, self.eps))
-        return gated_add(x, y, gate2)
+        x = gated_add(x, self.self_attn(x, shift1, scale1, rope, attend_self), gate1)
+        x = add(x, self.cross_attn(self.norm3(x), context, image_tokens, attend_cross))
+        return gated_add(x, self.ffn(x, shift2, scale2), gate2)
 
 
 class Head(nn.Module):

@@ -14,7 +14,8 @@ from .layers import Block, Factory, Head, ImageEmbedding, rope_table, sinusoid
 
 DEFAULT_FPS = 24
 
-# run_block(index, call, x, context, e, rope) -> x, where call(x, context, e, rope) is the block.
+# run_block(index, call, x, context, e, rope) -> x, where call(x, context, e, rope) is the block,
+# which without gradients writes its result over x.
 RunBlock = Callable[
     [int, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, Tensor],
     Tensor,

@@ -137,14 +137,18 @@ class BlockHooks:
         self, index: int, call: Any, x: Tensor, context: Tensor, e: Tensor, rope: Tensor
     ) -> Tensor:
         self.options["block_index"] = index
-        replace = self.replacements.get(("double_block", index))
-        if replace is None:
+        if not self.replacements:
             return call(x, context, e, rope)
 
         def original(args: dict[str, Any]) -> dict[str, Tensor]:
-            return {"img": call(args["img"], args["txt"], args["vec"], args["pe"])}
+            # A copy, since a block writes over its input, and other nodes may keep any block's.
+            return {"img": call(args["img"].clone(), args["txt"], args["vec"], args["pe"])}
+
+        replace = self.replacements.get(("double_block", index))
 
         args = {"img": x, "txt": context, "vec": e, "pe": rope, "transformer_options": self.options}
+        if replace is None:
+            return original(args)["img"]
         return replace(args, {"original_block": original})["img"]
 
 
