@@ -13,7 +13,7 @@ from devtools.live_bytes import LiveBytes
 
 
 def film():
-    """Two windows, the second continuing the first through the VAE; frames are seen by the probe."""
+    """Two windows, the second continuing the first through the VAE; the probe sees the frames."""
     prompt = graphs.film(frames=13, window=9, overlap=5, steps=2)
     prompt["9"] = graphs.node("SkyReelsV2TestProbe", value=["7", 0], name="frames")
     return prompt

@@ -1,7 +1,7 @@
 """Every model with part of its weights off its device, as the host leaves them on small cards.
 
-Two questions: are the results those of the full load, bit for bit; and does no operator meet tensors
-of two devices. The second device is PyTorch's `meta`, which computes nothing but is not the CPU.
+Two questions: are the results those of the full load, bit for bit; and does no operator meet
+tensors of two devices. The second is PyTorch's `meta`, which computes nothing but is not the CPU.
 """
 
 import sys
@@ -15,17 +15,13 @@ from torch.utils._pytree import tree_leaves
 I2V = "toy/SkyReels-V2-I2V-Toy-32P/model.safetensors"
 IMAGE_ENCODER = "toy/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 CPU, META = torch.device("cpu"), torch.device("meta")
-PARTS = ("transformer", "transformer in bf16", "I2V transformer", "text encoder", "VAE decoder",
-         "VAE encoder", "image encoder")  # fmt: skip
+TOY, node = graphs.TOY, graphs.node
 
 
 @pytest.fixture
-def part(look, open_model, monkeypatch):
-    """`part(name)` -> a part's patcher, fresh from its file, and a call of it on a device."""
-
-    def transformer(name, dtype, channels, **image):
+def transformer(open_model):
+    def make(name, dtype, channels, **image):
         model, _ = open_model(name, dtype)
-        torch.manual_seed(0)
         given = torch.randn(1, channels, 3, 4, 4), torch.randn(1, 512, 64)
         timestep = torch.tensor([[20.0, 500.0, 999.0]])
         compute = model.model.get_dtype_inference()
@@ -37,44 +33,74 @@ def part(look, open_model, monkeypatch):
 
         return model, call
 
-    def other(node, output, patcher, given, call):
-        (loaded,) = look({"1": node}, **{output: ["1", 0]})
-        return patcher(loaded), lambda device: call(loaded, *(g.to(device) for g in given))
+    return make
 
-    def make(name):
-        toy, load = graphs.TOY, graphs.node
-        torch.manual_seed(0)
-        if name == "transformer":
-            return transformer(toy["model"], "fp32", 16)
-        if name == "transformer in bf16":
-            return transformer(toy["model"], "bf16", 16)
-        if name == "I2V transformer":
-            return transformer(I2V, "fp32", 36, clip_fea=torch.randn(1, 257, 1280))
-        if name == "text encoder":
-            node = load("SkyReelsV2TextEncoderLoader", text_encoder_name=toy["text"])
-            encoder = next(n for n in sys.modules if "/" in n and n.endswith(".text_encoder"))
-            # Its check reads numbers, of which meta has none.
-            monkeypatch.setattr(sys.modules[encoder], "_check_text", lambda *given: [20])
-            tokens = torch.arange(512)[None] % 100, torch.arange(512)[None] < 20
-            return other(node, "clip", lambda clip: clip.patcher, tokens, encode_text)
-        if name == "image encoder":
-            node = load("SkyReelsV2ImageEncoderLoader", image_encoder_name=IMAGE_ENCODER)
-            images = [torch.rand(1, 3, 224, 224)]
-            return other(node, "vision", lambda v: v.patcher, images, lambda v, x: v.model(x))
-        node = load("SkyReelsV2VAELoader", vae_name=toy["vae"])
-        decode, given = name == "VAE decoder", torch.rand(1, 3, 5, 32, 32)
-        given = torch.randn(1, 16, 2, 4, 4) if decode else given
 
-        def call(vae, x):
-            return (vae.first_stage_model.decode if decode else vae.first_stage_model.encode)(x)
+@pytest.fixture
+def text_encoder(look, monkeypatch):
+    def make():
+        # Its check of the tokens reads numbers, of which meta has none.
+        module = next(n for n in sys.modules if "/" in n and n.endswith(".text_encoder"))
+        monkeypatch.setattr(sys.modules[module], "_check_text", lambda *given: [20])
+        loader = node("SkyReelsV2TextEncoderLoader", text_encoder_name=TOY["text"])
+        (clip,) = look({"1": loader}, clip=["1", 0])
+        ids, mask = torch.arange(512)[None] % 100, torch.arange(512)[None] < 20
 
-        return other(node, "vae", lambda vae: vae.patcher, [given], call)
+        def call(device):
+            encoder = clip.cond_stage_model.transformer
+            return encoder(ids.to(device), mask.to(device), dtype=torch.float32)
+
+        return clip.patcher, call
 
     return make
 
 
-def encode_text(clip, ids, mask):
-    return clip.cond_stage_model.transformer(ids, mask, dtype=torch.float32)
+@pytest.fixture
+def vae(look):
+    def make(direction, *shape):
+        loader = node("SkyReelsV2VAELoader", vae_name=TOY["vae"])
+        (loaded,) = look({"1": loader}, vae=["1", 0])
+        given = torch.rand(shape)
+        return loaded.patcher, lambda device: getattr(loaded.first_stage_model, direction)(
+            given.to(device)
+        )
+
+    return make
+
+
+@pytest.fixture
+def image_encoder(look):
+    def make():
+        loader = node("SkyReelsV2ImageEncoderLoader", image_encoder_name=IMAGE_ENCODER)
+        (loaded,) = look({"1": loader}, vision=["1", 0])
+        images = torch.rand(1, 3, 224, 224)
+        return loaded.patcher, lambda device: loaded.model(images.to(device))
+
+    return make
+
+
+@pytest.fixture
+def part(transformer, text_encoder, vae, image_encoder):
+    """`part(name)` -> a part's patcher, fresh from its file, and a call of it on a device."""
+    makers = {
+        "transformer": lambda: transformer(TOY["model"], "fp32", 16),
+        "transformer in bf16": lambda: transformer(TOY["model"], "bf16", 16),
+        "I2V": lambda: transformer(I2V, "fp32", 36, clip_fea=torch.randn(1, 257, 1280)),
+        "text encoder": text_encoder,
+        "VAE decoder": lambda: vae("decode", 1, 16, 2, 4, 4),
+        "VAE encoder": lambda: vae("encode", 1, 3, 5, 32, 32),
+        "image encoder": image_encoder,
+    }
+
+    def make(name):
+        torch.manual_seed(0)
+        return makers[name]()
+
+    return make
+
+
+PARTS = ("transformer", "transformer in bf16", "I2V", "text encoder", "VAE decoder", "VAE encoder",
+         "image encoder")  # fmt: skip
 
 
 class OneDevice(TorchDispatchMode):
@@ -127,7 +153,7 @@ def test_partial_load_applies_loras_exactly(open_model, velocity):
     import comfy.model_management
 
     torch.manual_seed(1)
-    plain, _ = open_model(graphs.TOY["model"])
+    plain, _ = open_model(TOY["model"])
     names = ("blocks.0.self_attn.q.weight", "blocks.1.ffn.2.weight", "blocks.2.modulation.weight",
              "blocks.1.cross_attn.norm_k.weight", "time_projection.1.bias",
              "head.head.weight")  # fmt: skip
