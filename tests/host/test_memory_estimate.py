@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from devtools.live_bytes import LiveBytes
-from toy.random_weights import PUBLISHED
+from skyreels_model.image_encoder import CLIPVisionConfig
+from toy.random_weights import PUBLISHED, UMT5_XXL
 
 SIZES = ((1, 68, 120), (5, 30, 52), (25, 68, 120), (31, 90, 160))  # up to 720P, in latents
 NEAR = 0.15
+CLIP_H = CLIPVisionConfig(1280, 5120, 16, 32, 1024)
 
 
 def module(name):
@@ -91,3 +93,26 @@ def test_films_through_the_hosts_guider(open_model, frames, width, height, solve
     shape = [1 if cfg == 1 else 2, 16, plan.latent_frames, *plan.latent_size]
     told = model.model.memory_required(shape)
     assert abs(told / live.peak - 1) < NEAR, (told, live.peak)
+
+
+def test_encoders_need_less_than_the_host_always_keeps_free(host, monkeypatch):
+    """So it need not be told: text of 512 tokens at full size, and a picture."""
+    import comfy.model_management
+    import comfy.ops
+
+    text, image = module("skyreels_model.text_encoder"), module("skyreels_model.image_encoder")
+    monkeypatch.setattr(text, "_check_text", lambda *given: [512])  # meta has no numbers
+    sizes = text.UMT5Config(**vars(UMT5_XXL))
+    encoder = module("nodes.host.clip").HostTextEncoder(sizes, torch.bfloat16, None).transformer
+    tower = image.CLIPVision(CLIP_H, comfy.ops.manual_cast, dtype=torch.float16, device="meta")
+    plain = (
+        text.UMT5Encoder(sizes, dtype=torch.bfloat16, device="meta"),
+        image.CLIPVision(CLIP_H, dtype=torch.float16, device="meta"),
+    )
+    for made, layout in zip((encoder, tower), plain, strict=True):
+        made.load_state_dict(layout.state_dict(), assign=True)
+    ids = torch.zeros(1, 512, dtype=torch.long, device="meta")
+    with torch.no_grad(), LiveBytes() as live:
+        encoder(ids, ids.bool(), dtype=torch.float32)
+        tower(torch.empty(1, 3, 224, 224, device="meta"))
+    assert 0.2e9 < live.peak < comfy.model_management.minimum_inference_memory()
