@@ -1,33 +1,37 @@
-"""Our transformer against diffusers' SkyReelsV2Transformer3DModel: equal weights, equal inputs.
+"""Our transformer against diffusers' and the reference's: equal weights, equal inputs.
 
-python benchmarks/dit_forward.py [--pairs 5] [--repeats 3] [--only 14B]
+    python benchmarks/dit_forward.py [--reference FOLDER] [--rounds 5] [--only 14B]
 
-Each measurement is a fresh process: it loads the same weights, warms up on one small window, then
-times forwards. Memory is by how much the resident size peaks above what it was before (Linux only),
-that is, what a forward needs beyond the weights. Both run in turn, A B A B; the ratio is taken
-pair by pair and its median is printed, with the largest difference of the outputs.
+FOLDER is a source tree of SkyworkAI/SkyReels-V2, by default that of SKYREELS_V2_REFERENCE; without
+it there is no such column. Each implementation has a process of its own, in which it loads the same
+weights and warms up; then they run one forward each in turn, so that whatever else the machine does
+meets all of them. A round's ratio is ours against the rival beside it; the median of the rounds is
+printed, by the clock and by processor time. Memory is the peak of what PyTorch's allocator hands
+out during a forward, so without the weights and the inputs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).resolve().parent))
 
+import rivals  # noqa: E402
+
+from devtools.live_bytes import allocated_peak  # noqa: E402
 from skyreels_model.config import ModelConfig  # noqa: E402
-from skyreels_model.key_maps import transformer_key_to_original  # noqa: E402
-from skyreels_model.model import SkyReelsModel  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -35,127 +39,128 @@ class Case:
     """Latent size (frames, height, width) at a published width, few layers, float32."""
 
     name: str
-    dim: int
-    ffn_dim: int
-    layers: int
-    frames: int
-    height: int
-    width: int
+    config: ModelConfig
+    size: tuple[int, int, int]
     per_frame: bool
 
 
+NARROW = ModelConfig(num_layers=2)
+WIDE = ModelConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=1)
 CASES = (
-    Case("1.3B width, one timestep", 1536, 8960, 2, 5, 16, 30, False),
-    Case("1.3B width, per-frame", 1536, 8960, 2, 5, 16, 30, True),
-    Case("1.3B width, longer, per-frame", 1536, 8960, 2, 13, 24, 40, True),
-    Case("14B width, per-frame", 5120, 13824, 1, 5, 16, 30, True),
+    Case("1.3B width, one timestep", NARROW, (5, 16, 30), False),
+    Case("1.3B width, per-frame", NARROW, (5, 16, 30), True),
+    Case("1.3B width, longer, per-frame", NARROW, (13, 24, 40), True),
+    Case("14B width, per-frame", WIDE, (5, 16, 30), True),
+    Case("14B width, longer, per-frame", WIDE, (9, 16, 30), True),
 )
-
-Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def build(case: Case, ours: bool) -> Forward:
-    """The forward of one of the two, with weights drawn from one seed in diffusers' names."""
-    import diffusers
-
-    with torch.device("meta"):
-        theirs = diffusers.SkyReelsV2Transformer3DModel(
-            num_attention_heads=case.dim // 128,
-            attention_head_dim=128,
-            ffn_dim=case.ffn_dim,
-            num_layers=case.layers,
-        )
-    generator = torch.Generator().manual_seed(0)
-    state = {
-        key: torch.empty(value.shape).normal_(std=0.02, generator=generator)
-        for key, value in theirs.state_dict().items()
-    }
-    if not ours:
-        # Its rotary tables are buffers outside of the state dict, lost on the meta device.
-        theirs = type(theirs).from_config(theirs.config)
-        theirs.load_state_dict(state, assign=True)
-        return lambda x, t, context: theirs(
-            x, t, context, enable_diffusion_forcing=t.ndim == 2, return_dict=False
-        )[0]
-    original = {transformer_key_to_original(key): value for key, value in state.items()}
-    model = SkyReelsModel(ModelConfig.from_state_dict(original), device="meta")
-    model.load_state_dict(original, assign=True)
-    return model
 
 
 @torch.inference_mode()
-def measure(case: Case, ours: bool, repeats: int) -> dict[str, object]:
-    forward = build(case, ours)
+def serve(case: Case, rival: str, reference: pathlib.Path | None) -> None:
+    """Run a forward for each line that comes in, and print its figures."""
+    forward = rivals.build(rival, case.config, reference=reference)
     generator = torch.Generator().manual_seed(1)
-    context = torch.randn(1, 512, 4096, generator=generator)
+    text = torch.randn(1, 512, 4096, generator=generator)
 
     def inputs(frames: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.randn(1, 16, frames, height, width, generator=generator)
         t = torch.arange(frames)[None] * 50 + 100
         return x, t if case.per_frame else t[0, :1]
 
-    forward(*inputs(1, 4, 4), context)
-    before = resident("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    x, t = inputs(case.frames, case.height, case.width)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        out = forward(x, t, context)
-        seconds.append(time.perf_counter() - start)
-    return {
-        "seconds": statistics.median(seconds),
-        "bytes": resident("VmHWM") - before,
-        "sample": out.flatten()[:: max(1, out.numel() // 500)].tolist(),
-    }
+    # Another size than what is measured, or a compiler would make code for one size only.
+    forward(*inputs(2, 4, 4), text)
+    forward(*inputs(3, 4, 6), text)
+    x, t = inputs(*case.size)
+    needed = allocated_peak(lambda: forward(x, t, text))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start, cpu = time.perf_counter(), time.process_time()
+        out = forward(x, t, text)
+        figures = {
+            "seconds": time.perf_counter() - start,
+            "cpu": time.process_time() - cpu,
+            "bytes": needed,
+            "sample": out.flatten()[:: max(1, out.numel() // 500)].tolist(),
+        }
+        del out
+        print(json.dumps(figures), flush=True)
 
 
-def resident(field: str) -> int:
-    """Bytes of the process in memory: now (VmRSS) or at most since the reset (VmHWM)."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+class Server:
+    """A rival in its own process, which runs a forward when asked."""
+
+    def __init__(self, case: Case, rival: str, reference: pathlib.Path | None) -> None:
+        command = [sys.executable, __file__, "--child", case.name, rival]
+        command += ["--reference", str(reference)] if reference else []
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.wait_for("ready")
+
+    def wait_for(self, beginning: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(beginning):
+                return line
+        raise RuntimeError(f"{' '.join(self.process.args)} ended")
+
+    def forward(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.wait_for("{"))
+
+    def close(self) -> None:
+        self.process.communicate()
 
 
-def in_fresh_process(case: Case, ours: bool, repeats: int) -> dict[str, object]:
-    arguments = [json.dumps(asdict(case)), "ours" if ours else "diffusers", str(repeats)]
-    command = [sys.executable, __file__, "--child", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def difference(a: dict[str, object], b: dict[str, object]) -> float:
+def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
     x, y = torch.tensor(a["sample"]), torch.tensor(b["sample"])
     return float((x - y).norm() / y.norm())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        case, which, repeats = options.child
-        result = measure(Case(**json.loads(case)), which == "ours", int(repeats))
-        print(json.dumps(result))
-        return
-    print("| case | tokens | time, ours | time ratio | memory, ours | memory ratio | difference |")
-    print("|---|---|---|---|---|---|---|")
-    for case in (case for case in CASES if options.only in case.name):
-        pairs = [
-            [in_fresh_process(case, ours, options.repeats) for ours in (True, False)]
-            for _ in range(options.pairs)
-        ]
-        times = statistics.median(a["seconds"] / b["seconds"] for a, b in pairs)
-        memory = statistics.median(a["bytes"] / b["bytes"] for a, b in pairs)
-        tokens = case.frames * case.height * case.width // 4
+def compare(case: Case, names: list[str], rounds: int, reference: pathlib.Path | None) -> None:
+    """Print a row for each rival."""
+    servers = {name: Server(case, name, reference) for name in names}
+    done = [{name: server.forward() for name, server in servers.items()} for _ in range(rounds)]
+    for server in servers.values():
+        server.close()
+    peaks = {name: figures["bytes"] for name, figures in done[0].items()}
+    tokens = case.size[0] * case.size[1] * case.size[2] // 4
+    for rival in names[1:]:
+        ratios = {
+            kind: statistics.median(turn["ours"][kind] / turn[rival][kind] for turn in done)
+            for kind in ("seconds", "cpu")
+        }
+        seconds = statistics.median(turn["ours"]["seconds"] for turn in done)
         print(
-            f"| {case.name} | {tokens} | {statistics.median(a['seconds'] for a, _ in pairs):.2f} s "
-            f"| {times:.2f} | {statistics.median(a['bytes'] for a, _ in pairs) / 2**20:.0f} MiB "
-            f"| {memory:.2f} | {max(difference(a, b) for a, b in pairs):.0e} |",
+            f"| {case.name} | {tokens} | {rival} | {seconds:.2f} s | {ratios['seconds']:.2f} "
+            f"| {ratios['cpu']:.2f} | {peaks['ours'] / 2**20:.0f} MiB "
+            f"| {peaks['ours'] / peaks[rival]:.2f} "
+            f"| {max(difference(turn['ours'], turn[rival]) for turn in done):.0e} |",
             flush=True,
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    given = os.environ.get("SKYREELS_V2_REFERENCE")
+    parser.add_argument("--reference", type=pathlib.Path, default=given)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        name, rival = options.child
+        serve(next(case for case in CASES if case.name == name), rival, options.reference)
+        return
+    names = [name for name in rivals.RIVALS if name != "reference" or options.reference]
+    print(
+        "| case | tokens | against | time, ours | time | CPU time | memory, ours | memory | diff |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for case in (case for case in CASES if options.only in case.name):
+        compare(case, names, options.rounds, options.reference)
 
 
 if __name__ == "__main__":

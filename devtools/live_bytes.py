@@ -6,13 +6,20 @@ allocator keeps in reserve.
 
 from __future__ import annotations
 
+import functools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from skyreels_model.config import CLIP_DIM, ModelConfig
+from skyreels_model.memory import CLIP_TOKENS
+from skyreels_model.model import SkyReelsModel
 
 
 class LiveBytes(TorchDispatchMode):
@@ -60,3 +67,47 @@ class LiveBytes(TorchDispatchMode):
             del self._known[address]
 
         self._known[address] = weakref.ref(storage, gone)
+
+
+def allocated_peak(run: Callable[[], Any]) -> int:
+    """Peak bytes that PyTorch's CPU allocator hands out while `run` really computes.
+
+    It sees what operators allocate inside, too: an instrument independent of `LiveBytes`.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    now = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention that makes what flash attention makes: the result, and a sum a row and head."""
+    sums = torch.empty(q.shape[0], heads, q.shape[1], device=q.device)
+    out = torch.empty_like(q)
+    del sums
+    return out
+
+
+def forward_peak(
+    config: ModelConfig,
+    batch: int,
+    size: tuple[int, int, int],
+    dtype: torch.dtype,
+    text_rows: int = 512,
+) -> int:
+    """Bytes alive at the peak of a forward that is not computed, beyond weights and inputs.
+
+    size: latent frames, height, width.
+    """
+    model = SkyReelsModel(config, dtype=dtype, device="meta").requires_grad_(False)
+    made = functools.partial(torch.empty, dtype=dtype, device="meta")
+    x, timesteps = made(batch, config.in_dim, *size), made(batch, size[0], dtype=torch.float32)
+    text = made(batch, text_rows, config.text_dim)
+    image = made(batch, CLIP_TOKENS, CLIP_DIM) if config.model_type == "i2v" else None
+    with torch.no_grad(), LiveBytes() as live:
+        model(x, timesteps, text, clip_fea=image, attend=flash)
+    return live.peak

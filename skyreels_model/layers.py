@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from .attention import Attend
 
 ROPE_THETA = 10000.0
-# Smaller pieces would save little, and each costs a GPU some launches.
-PIECE_BYTES, MOST_PIECES = 16 * 2**20, 8
+# Norms and rotations run in pieces of what a processor's cache holds, and few enough that their
+# launches cost a GPU little; a feed-forward in pieces of hundreds of rows at least.
+PIECE_BYTES, MOST_PIECES = 4 * 2**20, 8
+HIDDEN_BYTES = 8 * 2**20
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -76,7 +78,7 @@ def hidden_pieces(tokens: int, dim: int, hidden: int, itemsize: int) -> int:
     if hidden <= 3 * dim:
         return 1
     wanted = -(-(hidden + dim) // (3 * dim))
-    return max(1, min(wanted, tokens * hidden * itemsize // PIECE_BYTES))
+    return max(1, min(wanted, tokens * hidden * itemsize // HIDDEN_BYTES))
 
 
 def apply_rope(x: Tensor, rope: Tensor, overwrite: bool = False) -> Tensor:

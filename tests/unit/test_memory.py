@@ -5,8 +5,12 @@ import itertools
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from devtools.live_bytes import LiveBytes
+from devtools.live_bytes import LiveBytes, allocated_peak, forward_peak
+from skyreels_model import layers
+from skyreels_model.attention import sdpa
+from skyreels_model.config import ModelConfig
 from skyreels_model.memory import forward_bytes, weights_bytes
 from skyreels_model.model import SkyReelsModel
 from toy.random_weights import PUBLISHED
@@ -15,30 +19,9 @@ P540, P720 = (25, 68, 120), (31, 90, 160)  # latents of 97 frames at 960x544, 12
 SIZES = ((1, 8, 8), (3, 30, 52), (13, 24, 40), (5, 68, 120), P540, P720)
 
 
-def flash(q, k, v, heads):
-    """Attention that makes what flash attention makes: the result, and a sum a row and head."""
-    sums = torch.empty(q.shape[0], heads, q.shape[1], device=q.device)
-    out = torch.empty_like(q)
-    del sums
-    return out
-
-
 def published(name, **changes):
-    """A published model with two blocks: every block needs the same, one after the other."""
-    return dataclasses.replace(PUBLISHED[name], num_layers=2, **changes)
-
-
-def peak(config, batch, size, dtype, text_rows=512):
-    """Bytes alive at the peak of a forward that is not computed."""
-    model = SkyReelsModel(config, dtype=dtype, device="meta").requires_grad_(False)
-    given = {"dtype": dtype, "device": "meta"}
-    x = torch.empty(batch, config.in_dim, *size, **given)
-    t = torch.empty(batch, size[0], device="meta")
-    context = torch.empty(batch, text_rows, config.text_dim, **given)
-    image = torch.empty(batch, 257, 1280, **given) if config.model_type == "i2v" else None
-    with torch.no_grad(), LiveBytes() as live:
-        model(x, t, context, clip_fea=image, attend=flash)
-    return live.peak
+    """A published model with one block: every block needs the same, one after the other."""
+    return dataclasses.replace(PUBLISHED[name], num_layers=1, **changes)
 
 
 @pytest.mark.parametrize("name", ["DF-14B-540P", "I2V-14B-540P"])
@@ -46,16 +29,14 @@ def peak(config, batch, size, dtype, text_rows=512):
 @pytest.mark.parametrize(("size", "limit"), [(P540, 6e9), (P720, 12e9)])
 def test_14b_stays_under_its_limits(name, batch, size, limit):
     """For positive and negative prompt together, too; alone they need half of it."""
-    needed = peak(published(name), batch, size, torch.bfloat16)
+    needed = forward_peak(published(name), batch, size, torch.bfloat16)
     assert 0.9 * limit * batch / 2 / 1.2 < needed < limit * batch / 2
 
 
 @pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-540P", "I2V-1.3B-540P", "I2V-14B-540P"])
 def test_the_estimate_is_the_peak(name):
-    for batch, size, dtype in itertools.product(
-        (1, 2), SIZES, (torch.bfloat16, torch.float32, torch.float16)
-    ):
-        needed = peak(published(name), batch, size, dtype)
+    for batch, size, dtype in itertools.product((1, 2), SIZES, (torch.bfloat16, torch.float32)):
+        needed = forward_peak(published(name), batch, size, dtype)
         estimate = forward_bytes(published(name), batch, *size, dtype.itemsize)
         assert abs(estimate / needed - 1) < 0.02, (batch, size, dtype, estimate, needed)
 
@@ -63,7 +44,7 @@ def test_the_estimate_is_the_peak(name):
 @pytest.mark.parametrize("rows", [17, 512, 2048])
 def test_the_estimate_knows_the_texts_length(rows):
     config, size = published("DF-1.3B-540P"), (1, 16, 30)
-    needed = peak(config, 1, size, torch.bfloat16, rows)
+    needed = forward_peak(config, 1, size, torch.bfloat16, rows)
     assert abs(forward_bytes(config, 1, *size, 2, rows) / needed - 1) < 0.02
 
 
@@ -74,3 +55,97 @@ def test_weights_are_counted_as_they_are_held(name, dtype):
     model = SkyReelsModel(config, dtype=dtype, device="meta")
     held = sum(p.nbytes for p in model.parameters())
     assert weights_bytes(config, dtype.itemsize) == held
+
+
+def test_what_is_alive_is_counted_exactly():
+    with torch.no_grad(), LiveBytes() as live:
+        a = torch.zeros(100)  # 400 bytes
+        b = a + 1
+        del a
+        view = b[::2]
+        c = torch.cat([b, b])
+        del b
+    assert (live.peak, live.now) == (1200, 1200) and view.shape == (50,)
+    del view, c
+    assert live.now == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("batch", "size"), [(1, (2, 32, 40)), (2, (3, 16, 24))])
+def test_the_estimate_is_what_the_allocator_hands_out(dtype, batch, size):
+    """In a forward that really runs, with all that is made inside of operators."""
+    config = ModelConfig(dim=512, ffn_dim=2048, num_heads=4, num_layers=2, text_dim=64)
+    model = SkyReelsModel(config, dtype=dtype).requires_grad_(False)
+    x, text = torch.randn(batch, 16, *size, dtype=dtype), torch.randn(batch, 64, 64, dtype=dtype)
+    t = torch.rand(batch, size[0]) * 1000
+    with torch.no_grad():
+        needed = allocated_peak(lambda: model(x, t, text))
+    estimate = forward_bytes(config, batch, *size, dtype.itemsize, text_rows=64)
+    assert abs(estimate / needed - 1) < 0.15
+
+
+SMALL = ModelConfig(
+    model_type="i2v", dim=128, ffn_dim=640, num_heads=2, num_layers=2, in_dim=36, text_dim=32,
+    fps_embedding=True,
+)  # fmt: skip
+
+
+def small_model(dtype=torch.float32):
+    torch.manual_seed(0)
+    model = SkyReelsModel(SMALL, dtype=dtype)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.08)
+    return model
+
+
+def small_inputs(dtype=torch.float32):
+    t = torch.tensor([[10.0, 300, 999], [0, 0, 800]])
+    return (
+        torch.randn(2, 36, 3, 8, 6, dtype=dtype), t, torch.randn(2, 9, 32, dtype=dtype),
+        torch.randn(2, 257, 1280, dtype=dtype),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", [1, 2**12, 2**40])
+def test_pieces_change_no_number_and_no_input(piece, monkeypatch):
+    monkeypatch.setattr(layers, "PIECE_BYTES", piece)
+    monkeypatch.setattr(layers, "HIDDEN_BYTES", piece)
+    model, given = small_model(), small_inputs()
+    before = [tensor.clone() for tensor in given]
+    expected = model(*given)
+    assert expected.requires_grad
+    with torch.inference_mode():
+        assert torch.allclose(model(*given), expected, atol=1e-5)
+    assert all(map(torch.equal, given, before))
+    assert layers.hidden_pieces(72, 128, 640, 4) == (1 if piece == 2**40 else 2)
+
+
+def test_gradients_are_the_slopes_of_what_is_computed_without_them():
+    model, given = small_model(torch.float64), small_inputs(torch.float64)
+    model(*given).square().mean().backward()
+    directions = [torch.randn_like(p) for p in model.parameters()]
+    slope = sum(
+        float((p.grad * d).sum()) for p, d in zip(model.parameters(), directions, strict=True)
+    )
+    values = []
+    with torch.no_grad():
+        for step in (1e-4, -2e-4):
+            for p, d in zip(model.parameters(), directions, strict=True):
+                p.add_(d, alpha=step)
+            values.append(float(model(*given).square().mean()))
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-4, rel=2e-2)
+
+
+def test_a_block_run_again_for_its_gradients_finds_its_input():
+    """Checkpointing runs it first without gradients, on the very tensors that it keeps."""
+    block = small_model().blocks[0]
+    e, context = torch.randn(1, 3, 6, 128), torch.randn(1, 9, 128)
+    rope = layers.rope_table((3, 4, 3), 64, torch.device("cpu"))
+    grads = []
+    for run in (lambda f, x: f(x), lambda f, x: checkpoint(f, x, use_reentrant=True)):
+        torch.manual_seed(1)
+        leaf = torch.randn(1, 36, 128, requires_grad=True)
+        out = run(lambda x: block(x, e, context, rope, 0, sdpa, sdpa), leaf * 1)
+        out.square().sum().backward()
+        grads.append(leaf.grad)
+    assert torch.allclose(*grads, atol=1e-5)

@@ -33,9 +33,14 @@ def run_case(name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return out, data
 
 
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("name", golden_data.names("dit"))
-def test_velocity_is_the_references(name):
-    out, data = run_case(name)
+def test_velocity_is_the_references(name, gradients, monkeypatch):
+    """Without gradients layers write over what they own; in as many pieces as there can be."""
+    monkeypatch.setattr(layers, "PIECE_BYTES", 1)
+    monkeypatch.setattr(layers, "HIDDEN_BYTES", 1)
+    with torch.set_grad_enabled(gradients):
+        out, data = run_case(name)
     assert golden_data.relative_l2(out, data["expected"]) <= TOLERANCE
 
 

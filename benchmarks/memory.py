@@ -1,0 +1,162 @@
+"""What a forward of the transformer needs: memory against the estimate, and on a GPU its seconds.
+
+    python benchmarks/memory.py [--reference FOLDER] [--models 1.3B 14B] [--sizes 540P 720P]
+
+With a CUDA device: DF models of full depth with random weights in bf16, 97 frames at 540P and 121
+at 720P, asynchronous; each figure in a fresh process, ours and the reference's in turn (FOLDER, or
+SKYREELS_V2_REFERENCE: a source tree of SkyworkAI/SkyReels-V2). A row is a step of the film's loop:
+the forwards of the positive and the negative prompt, which the reference runs one after the other
+and ours also together (batch 2, as ComfyUI does where memory allows).
+
+Everywhere: the estimate against what is alive in tensors at full size (computed on no device) and
+against what PyTorch's CPU allocator hands out in small forwards that really run. Without a CUDA
+device it says so and shows these alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+
+if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).resolve().parent))
+
+import rivals  # noqa: E402
+
+from devtools.live_bytes import allocated_peak, forward_peak  # noqa: E402
+from skyreels_model.memory import forward_bytes, weights_bytes  # noqa: E402
+from toy.random_weights import PUBLISHED  # noqa: E402
+
+MODELS = {"1.3B": "DF-1.3B-540P", "14B": "DF-14B-540P"}
+SIZES = {"540P": (25, 68, 120), "720P": (31, 90, 160)}  # latents of 97 and of 121 frames
+SMALL = ((1, 16, 30), (3, 30, 52), (7, 34, 60))
+WAYS = (("ours", 1), ("ours", 2), ("reference", 1))
+GIB = 2**30
+
+
+@torch.inference_mode()
+def measure(
+    rival: str, model: str, size: tuple[int, int, int], batch: int, folder: pathlib.Path | None
+) -> dict[str, Any]:
+    """Figures of forwards on the GPU, in this process."""
+    device, config = torch.device("cuda"), PUBLISHED[MODELS[model]]
+    forward = rivals.build(rival, config, torch.bfloat16, device, folder)
+    x = torch.randn(batch, 16, *size, device=device, dtype=torch.bfloat16)
+    timesteps = torch.linspace(999, 100, size[0], device=device).expand(batch, -1)
+    text = torch.randn(batch, 512, config.text_dim, device=device, dtype=torch.bfloat16)
+    forward(x[:, :, :2, :8, :8].contiguous(), timesteps[:, :2], text)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before, seconds = torch.cuda.memory_allocated(), []
+    for _ in range(3):
+        start = time.perf_counter()
+        forward(x, timesteps, text)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return {
+        "activations": torch.cuda.max_memory_allocated() - before,
+        "reserved": torch.cuda.max_memory_reserved(),
+        "row": min(seconds) * 2 / batch,
+    }
+
+
+def on_gpu(models: list[str], sizes: list[str], folder: pathlib.Path | None) -> None:
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16\n")
+    print("| model | size | way | beyond weights | of the estimate | VRAM reserved | s a row |")
+    print("|---|---|---|---|---|---|---|")
+    for model, size, (rival, batch) in itertools.product(models, sizes, WAYS):
+        if rival == "reference" and folder is None:
+            continue
+        job = json.dumps([rival, model, SIZES[size], batch, str(folder) if folder else None])
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", job], capture_output=True, text=True
+        )
+        label = f"| {model} | {size} | {rival}, batch {batch} |"
+        if done.returncode:
+            print(f"{label} failed: {done.stderr.strip().splitlines()[-1][:160]} | | | |")
+            continue
+        figures = json.loads(done.stdout.splitlines()[-1])
+        estimate = forward_bytes(PUBLISHED[MODELS[model]], batch, *SIZES[size], itemsize=2)
+        share = f"{figures['activations'] / estimate:.3f}" if rival == "ours" else ""
+        print(
+            f"{label} {figures['activations'] / GIB:.2f} GiB | {share} "
+            f"| {figures['reserved'] / GIB:.2f} GiB | {figures['row']:.2f} |",
+            flush=True,
+        )
+
+
+def full_size() -> None:
+    print("Alive in tensors at the peak of a forward at full size (bf16, nothing computed)\n")
+    print("| model | size | batch | weights | beyond them | estimate / alive |")
+    print("|---|---|---|---|---|---|")
+    for name, (label, size), batch in itertools.product(
+        ("DF-1.3B-540P", "DF-14B-540P", "I2V-14B-540P"), SIZES.items(), (1, 2)
+    ):
+        config = PUBLISHED[name]
+        # Every block needs the same, one after the other.
+        alive = forward_peak(dataclasses.replace(config, num_layers=2), batch, size, torch.bfloat16)
+        estimate = forward_bytes(config, batch, *size, itemsize=2)
+        print(
+            f"| {name.removesuffix('-540P')} | {label} | {batch} "
+            f"| {weights_bytes(config, 2) / 1e9:.2f} GB | {alive / 1e9:.2f} GB "
+            f"| {estimate / alive:.3f} |"
+        )
+
+
+def small_sizes() -> None:
+    print("\nHanded out by the CPU allocator in forwards that ran (1.3B width, one block)\n")
+    print("| latents | batch | dtype | handed out | estimate / handed out |")
+    print("|---|---|---|---|---|")
+    config = dataclasses.replace(PUBLISHED["DF-1.3B-540P"], num_layers=1)
+    for dtype, size, batch in itertools.product((torch.float32, torch.bfloat16), SMALL, (1, 2)):
+        forward = rivals.build("ours", config, dtype)
+        x = torch.randn(batch, 16, *size, dtype=dtype)
+        timesteps = torch.linspace(999, 100, size[0]).expand(batch, -1)
+        text = torch.randn(batch, 512, config.text_dim, dtype=dtype)
+        with torch.no_grad():
+            needed = allocated_peak(lambda: forward(x, timesteps, text))  # noqa: B023
+        estimate = forward_bytes(config, batch, *size, dtype.itemsize)
+        print(
+            f"| {size[0]} x {size[1]} x {size[2]} | {batch} | {str(dtype)[6:]} "
+            f"| {needed / 1e6:.1f} MB | {estimate / needed:.3f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    given = os.environ.get("SKYREELS_V2_REFERENCE")
+    parser.add_argument("--reference", type=pathlib.Path, default=given)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        rival, model, size, batch, folder = json.loads(options.child)
+        figures = measure(rival, model, tuple(size), batch, folder and pathlib.Path(folder))
+        print(json.dumps(figures))
+        return
+    if torch.cuda.is_available():
+        on_gpu(options.models, options.sizes, options.reference)
+    else:
+        print(f"No CUDA device here (torch {torch.__version__}): no VRAM, no seconds a row.")
+    print()
+    full_size()
+    small_sizes()
+
+
+if __name__ == "__main__":
+    main()
