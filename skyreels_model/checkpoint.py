@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import mapped
 from .gguf_file import read_gguf, require_architecture
 from .key_maps import rename_diffusers_transformer
 from .quantized import QuantizedWeight, Weights, gather_scaled
@@ -31,11 +32,21 @@ _HIGHEST_FINITE = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}
 class Checkpoint:
     """Tensors of a file or of a set of shards, by name, with the file's own metadata.
 
-    Of a GGUF file some are quantised (`QuantizedWeight`).
+    Of a GGUF file some are quantised (`QuantizedWeight`). mapped: addresses of storages that are
+    parts of a memory-mapped file.
     """
 
     tensors: dict[str, Any]
     metadata: dict[str, str]
+    mapped: frozenset[int] = frozenset()
+
+    def release(self, tensor: Tensor) -> None:
+        """Keep a tensor of this file no longer in memory, where the file itself can give it again.
+
+        For tensors that nothing has written to.
+        """
+        if tensor.untyped_storage().data_ptr() in self.mapped and tensor.is_contiguous():
+            mapped.release(tensor)
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,10 @@ def shard_files(path: pathlib.Path) -> list[pathlib.Path]:
 def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
+    addresses: set[int] = set()
     dtypes: dict[str, tuple[torch.dtype | None, str]] = {}
     for file in files:
-        part, part_metadata = _read_file(file)
+        part, part_metadata, is_mapped = _read_file(file)
         twice = tensors.keys() & part.keys()
         if twice:
             raise ValueError(f"{file.name}: {min(twice)!r} is in another shard, too")
@@ -104,13 +116,19 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
             _refuse_another_precision(file.name, part, dtypes)
         tensors.update(part)
         metadata.update(part_metadata)
-    return Checkpoint(tensors, metadata)
+        if is_mapped:
+            addresses.update(t.untyped_storage().data_ptr() for t in part.values())
+    return Checkpoint(tensors, metadata, frozenset(addresses))
 
 
-def _read_file(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_file(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
+    """A file's tensors and metadata, and whether the tensors lie in a mapping of the file."""
     if file.suffix in SAFETENSORS:
-        return _read_safetensors(file)
-    return _read_pickled(file), {}
+        return *_read_safetensors(file), True
+    with file.open("rb") as opened:
+        # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped.
+        mappable = opened.read(1) != pickle.PROTO
+    return _read_pickled(file, mappable), {}, mappable
 
 
 def _refuse_another_precision(
@@ -152,12 +170,9 @@ def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, 
         ) from error
 
 
-def _read_pickled(file: pathlib.Path) -> dict[str, Tensor]:
-    with file.open("rb") as opened:
-        # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped.
-        mapped = opened.read(1) != pickle.PROTO
+def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file.name} holds more than tensors (it would run code when loaded) and is refused; "
@@ -201,14 +216,16 @@ def load_weights(
     weights: Weights,
     layout: nn.Module | None = None,
     keeps_quantized: Callable[[str], bool] = lambda key: False,
+    release: Callable[[Tensor], None] = lambda tensor: None,
 ) -> LoadReport:
     """Put a checkpoint's weights in a module built on the meta device, without a second copy.
 
-    A tensor is converted only where the module asks for another dtype. `layout` is a twin of the
-    module with plain PyTorch layers, needed where a host's layers have no weights before they are
-    loaded; `keeps_quantized` says which of them take a quantised weight as it is, all others get
-    its numbers. Raises ValueError, before anything is put in place, if a weight is missing, of
-    another shape or not a number.
+    A tensor is converted only where the module asks for another dtype, and then given to `release`:
+    with that of its `Checkpoint`, memory never holds the whole file beside what it became. `layout`
+    is a twin of the module with plain PyTorch layers, needed where a host's layers have no weights
+    before they are loaded; `keeps_quantized` says which of them take a quantised weight as it is,
+    all others get its numbers. Raises ValueError, before anything is put in place, if a weight is
+    missing, of another shape or not a number.
     """
     wanted = (layout or module).state_dict()
     named = {_module_name(key, wanted): value for key, value in weights.items()}
@@ -216,12 +233,15 @@ def load_weights(
     ready: dict[str, Tensor] = {}
     for key, want in wanted.items():
         value = named[key]
-        if isinstance(value, Tensor):
-            ready[key] = value.to(want.dtype)
-        elif keeps_quantized(key):
-            ready.update(value.entries(key))
-        else:
-            ready[key] = value.dequantize(want.dtype)
+        # Checked where it is used, so that the file is read once, from its beginning to its end.
+        _check_finite(key, value)
+        if not isinstance(value, Tensor):
+            kept = keeps_quantized(key)
+            ready.update(value.entries(key) if kept else {key: value.dequantize(want.dtype)})
+            continue
+        ready[key] = value.to(want.dtype)
+        if ready[key] is not value:
+            release(value)
     module.load_state_dict(ready, assign=True)
     module.requires_grad_(False)
     return LoadReport(len(wanted), sorted(named.keys() - wanted.keys()))
@@ -241,12 +261,15 @@ def _check(named: Weights, wanted: Mapping[str, Tensor]) -> None:
                 f"{key} has shape {tuple(value.shape)} in the file; the model needs "
                 f"{tuple(want.shape)}"
             )
-        parts = [value] if isinstance(value, Tensor) else value.entries(key).values()
-        if not all(map(is_finite, parts)):
-            raise ValueError(
-                f"{key} holds numbers that are infinite or not a number (NaN); the file was "
-                f"converted wrongly: get another one, or convert it anew, to bf16"
-            )
+
+
+def _check_finite(key: str, value: Tensor | QuantizedWeight) -> None:
+    parts = [value] if isinstance(value, Tensor) else value.entries(key).values()
+    if not all(map(is_finite, parts)):
+        raise ValueError(
+            f"{key} holds numbers that are infinite or not a number (NaN); the file was "
+            f"converted wrongly: get another one, or convert it anew, to bf16"
+        )
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -21,11 +21,11 @@ class _Bytes:
     weight_function: tuple[()] = ()
 
     def __init__(self, layer: GGUFLinear) -> None:
-        self._of = [layer]  # in a list, or torch would take the layer for a child of itself
+        self._layer = layer
 
-    weight = property(lambda self: self._of[0].weight)
-    bias = property(lambda self: self._of[0].bias)
-    bias_function = property(lambda self: self._of[0].bias_function)
+    weight = property(lambda self: self._layer.weight)
+    bias = property(lambda self: self._layer.bias)
+    bias_function = property(lambda self: self._layer.bias_function)
 
 
 class GGUFLinear(nn.Module, comfy.ops.CastWeightBiasOp, KeepsQuantized):
@@ -52,7 +52,6 @@ class GGUFLinear(nn.Module, comfy.ops.CastWeightBiasOp, KeepsQuantized):
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
         self.weight_function: list[Any] = []
         self.bias_function: list[Any] = []
-        self._bytes = _Bytes(self)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         text = state_dict.pop(f"{prefix}{FORMAT_KEY}", torch.zeros(0))
@@ -63,8 +62,10 @@ class GGUFLinear(nn.Module, comfy.ops.CastWeightBiasOp, KeepsQuantized):
 
     def forward(self, x: Tensor) -> Tensor:
         comfy.ops.run_every_op()
+        # Made anew: kept, it and the layer would hold each other in memory.
+        stored = _Bytes(self)
         weight, bias, stream = comfy.ops.cast_bias_weight(
-            self._bytes,
+            stored,
             dtype=self.weight.dtype,
             device=x.device,
             bias_dtype=x.dtype,
@@ -76,7 +77,7 @@ class GGUFLinear(nn.Module, comfy.ops.CastWeightBiasOp, KeepsQuantized):
         for function in self.weight_function:
             numbers = function(numbers)
         out = nn.functional.linear(x, numbers, bias)
-        comfy.ops.uncast_bias_weight(self._bytes, weight, bias, stream)
+        comfy.ops.uncast_bias_weight(stored, weight, bias, stream)
         return out
 
     def numbers(self, weight: Tensor, dtype: torch.dtype) -> Tensor:

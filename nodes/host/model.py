@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.ldm.common_dit
@@ -23,6 +24,7 @@ from ...skyreels_model.model import SkyReelsModel
 from ...skyreels_model.quantized import Weights
 from . import quantized
 from .gguf import GGUFPatcher
+from .memory import holds_scores, sampling_bytes
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -169,6 +171,17 @@ class HostModel(comfy.model_base.WAN21):
             out["fps"] = comfy.conds.CONDRegular(torch.tensor([float(fps)]))
         return out
 
+    def memory_required(
+        self,
+        input_shape: Sequence[int],
+        cond_shapes: Mapping[str, Any] = {},  # noqa: B006 (the host's signature)
+    ) -> float:
+        """Bytes that sampling takes beside the weights; the host frees as much before it begins."""
+        needed: float = sampling_bytes(self, input_shape, cond_shapes)
+        if holds_scores(self.diffusion_model.attention):
+            needed = max(needed, super().memory_required(input_shape, cond_shapes))
+        return needed
+
 
 class HostConfig(comfy.supported_models.WAN21_T2V):
     """What the host wants to know of a model before it is built."""
@@ -207,7 +220,7 @@ def load_model(
     layout = SkyReelsModel(skyreels, dtype=dtype, device="meta")
     module = model.diffusion_model
     kept = quantized.keeps_quantized(module)
-    report = checkpoint.load_weights(module, weights, layout, kept)
+    report = checkpoint.load_weights(module, weights, layout, kept, file.release)
     model.device = comfy.model_management.unet_offload_device()
     model.to(model.device)
     made = GGUFPatcher if quantized.is_gguf(weights) else patcher_type(disable_dynamic)

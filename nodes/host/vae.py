@@ -16,6 +16,7 @@ from torch import Tensor
 from ...skyreels_model import checkpoint
 from ...skyreels_model.vae import VideoVAE
 from ...skyreels_model.vae_config import to_original_names
+from ...skyreels_model.vae_memory import decode_bytes, encode_bytes
 from .model import patcher_type
 
 LOG = logging.getLogger("skyreels_v2")
@@ -42,8 +43,9 @@ class HostVAE(comfy.sd.VAE):
         self.upscale_index_formula = (4, 8, 8)
         self.downscale_ratio = (lambda frames: max(0, math.floor((frames + 3) / 4)), 8, 8)
         self.downscale_index_formula = (4, 8, 8)
-        self.memory_used_encode = lambda shape, dtype: _memory(6000, shape, dtype)
-        self.memory_used_decode = lambda shape, dtype: _memory(7000 * 64, shape, dtype)
+        width = int(model.encoder.conv1.out_channels)
+        self.memory_used_encode = lambda shape, dtype: encode_bytes(width, *shape[2:], _size(dtype))
+        self.memory_used_decode = lambda shape, dtype: decode_bytes(width, *shape[2:], _size(dtype))
         self.device = management.vae_device()
         self.output_device = management.intermediate_device()
         self.patcher = patcher_type(disable_dynamic)(
@@ -62,20 +64,20 @@ class HostVAE(comfy.sd.VAE):
         return pixels
 
 
-def _memory(per_position: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes of activations: they do not grow with the frames, which come as a stream."""
-    return per_position * shape[3] * shape[4] * comfy.model_management.dtype_size(dtype)
+def _size(dtype: torch.dtype) -> int:
+    return int(comfy.model_management.dtype_size(dtype))
 
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:
     """A VAE file as the host's VAE, and one line that says what it is."""
-    tensors = to_original_names(checkpoint.read(path).tensors)
+    file = checkpoint.read(path)
+    tensors = to_original_names(file.tensors)
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
     dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
     operations = comfy.ops.disable_weight_init
     model = VideoVAE.from_state_dict(tensors, operations, dtype=dtype, device="meta").eval()
     layout = VideoVAE.from_state_dict(tensors, dtype=dtype, device="meta")
-    report = checkpoint.load_weights(model, tensors, layout)
+    report = checkpoint.load_weights(model, tensors, layout, release=file.release)
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)

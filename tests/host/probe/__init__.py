@@ -1,4 +1,6 @@
-"""A pack with one output node, which keeps what reaches it: eyes for the host tests."""
+"""A pack of two nodes for the host tests: eyes for what reaches a link, and a model that fails."""
+
+import torch
 
 SEEN = {}
 
@@ -22,4 +24,36 @@ class SkyReelsV2TestProbe:
         return ()
 
 
-NODE_CLASS_MAPPINGS = {"SkyReelsV2TestProbe": SkyReelsV2TestProbe}
+class SkyReelsV2TestFailure:
+    """The model, which fails behind its forward number `call`."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "testing"
+    ERRORS = {"error": RuntimeError, "out of memory": torch.OutOfMemoryError}
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "error": (list(cls.ERRORS),), "call": ("INT",)}}
+
+    def patch(self, model, error, call):
+        import comfy.patcher_extension
+
+        numbers = iter(range(1, call + 1))
+
+        def fail_late(executor, *args, **kwargs):
+            out = executor(*args, **kwargs)
+            if next(numbers) == call:
+                raise self.ERRORS[error]("as the test wants it")
+            return out
+
+        model = model.clone()
+        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+        model.add_wrapper_with_key(kind, "failing", fail_late)
+        return (model,)
+
+
+NODE_CLASS_MAPPINGS = {
+    "SkyReelsV2TestProbe": SkyReelsV2TestProbe,
+    "SkyReelsV2TestFailure": SkyReelsV2TestFailure,
+}

@@ -1,0 +1,158 @@
+"""Runs that are cancelled, fail or run out of memory: all is freed, and the next run is as ever."""
+
+import gc
+import itertools
+import sys
+
+import graphs
+import pytest
+import torch
+
+from devtools import inprocess
+from devtools.live_bytes import LiveBytes
+
+
+def film():
+    """Two windows, the second continuing the first through the VAE; the probe sees the frames."""
+    prompt = graphs.film(frames=13, window=9, overlap=5, steps=2)
+    prompt["9"] = graphs.node("SkyReelsV2TestProbe", value=["7", 0], name="frames")
+    return prompt
+
+
+@pytest.fixture(scope="module")
+def measured(look):
+    """`measured(prompt)` -> result, frames as bytes, peak of live bytes, and bytes still alive."""
+    seen = next(module.SEEN for name, module in sys.modules.items() if name.endswith("/host/probe"))
+
+    def run(prompt, on_event=lambda event, data: None):
+        import comfy.model_management
+
+        comfy.model_management.unload_all_models()
+        gc.collect()
+        with LiveBytes() as live:
+            result = inprocess.execute(prompt, on_event)
+            frames = seen.pop("frames", None)
+            frames = None if frames is None else frames.numpy().tobytes()
+            gc.collect()
+        return result, frames, live.peak, live.now
+
+    look(graphs.film(), schedule=["5", 0])  # loads the probe
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(measured):
+    """The frames and the peak of a run before any failed."""
+    result, frames, peak, alive = measured(film())
+    assert result.success and frames and alive == 0
+    return frames, peak
+
+
+@pytest.fixture
+def failing_push(monkeypatch):
+    """`failing_push("Decode", number)`: the VAE's stream fails in its push of this number."""
+
+    def fail(kind, at):
+        name = next(n for n in sys.modules if "/" in n and n.endswith(".skyreels_model.vae"))
+        stream, numbers = getattr(sys.modules[name], f"{kind}Stream"), itertools.count(1)
+        original = stream.push
+
+        def push(self, given):
+            if next(numbers) == at:
+                raise RuntimeError("as the test wants it")
+            return original(self, given)
+
+        monkeypatch.setattr(stream, "push", push)
+
+    return fail
+
+
+def sane():
+    """The host's list of loaded models has no dead entry, and all of them can be unloaded."""
+    import comfy.model_management as management
+
+    management.cleanup_models_gc()
+    assert all(entry.model is not None for entry in management.current_loaded_models)
+    assert len({id(entry.model.model) for entry in management.current_loaded_models}) == len(
+        management.current_loaded_models
+    )
+    management.unload_all_models()
+    return not management.current_loaded_models
+
+
+def cancel_in(row):
+    """An event handler that cancels when the sampler's row of this number is done."""
+    import nodes
+
+    def on_event(event, data):
+        if event != "progress_state":
+            return
+        sampler = data["nodes"].get("6", {})
+        if sampler.get("value") == row and sampler.get("state") == "running":
+            nodes.interrupt_processing()
+
+    return on_event
+
+
+# Two windows of three latents, two of which the second is given; two forwards each.
+FAILURES = {
+    "error": 4,
+    "out of memory": 4,
+    "cancelled": 3,
+    "Decode": 3,  # within the seam
+    "Encode": 2,
+    "Decode the film": 5,
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_all_is_freed_and_the_next_run_is_the_first(
+    first, measured, failing_push, monkeypatch, kind
+):
+    prompt, on_event, at = film(), lambda event, data: None, FAILURES[kind]
+    if kind in ("error", "out of memory"):
+        prompt["10"] = graphs.node("SkyReelsV2TestFailure", model=["1", 0], error=kind, call=at)
+        prompt["6"]["inputs"]["model"] = ["10", 0]
+    elif kind == "cancelled":
+        on_event = cancel_in(at)
+    else:
+        failing_push(kind.split()[0], at)
+    result, frames, _, alive = measured(prompt, on_event)
+    assert not result.success and frames is None
+    assert result.interrupted == (kind == "cancelled"), result.describe()
+    assert alive == 0 and sane()
+    monkeypatch.undo()
+    result, frames, peak, alive = measured(film())
+    assert result.success and (frames, peak) == first and alive == 0
+
+
+def test_nothing_waits_for_the_garbage_collector(look):
+    """A run's tensors hang in no cycle: on a full card they must go at once, not minutes later."""
+    prompt = film()
+    prompt["10"] = graphs.node("SkyReelsV2TestFailure", model=["1", 0], error="error", call=4)
+    links = {"model": ["1", 0], "broken": ["10", 0], "vae": ["3", 0], "positive": ["4", 0],
+             "negative": ["4", 1], "schedule": ["5", 0]}  # fmt: skip
+    model, broken, *rest = look(prompt, **links)
+    import nodes
+
+    names = ("vae", "positive", "negative", "schedule")
+    given = dict(zip(names, rest, strict=True), seed=1, cfg=4.0, solver="unipc")
+    sampler = nodes.NODE_CLASS_MAPPINGS["SkyReelsV2Sampler"]
+    decode = nodes.NODE_CLASS_MAPPINGS["SkyReelsV2Decode"]
+    kept = []
+    gc.collect()
+    gc.disable()
+    try:
+        for one in (model, broken, model):
+            with torch.inference_mode(), LiveBytes() as live:
+                try:
+                    (latent, *_) = sampler.execute(one, **given).result
+                    assert decode.execute(latent, given["vae"]).result[0].shape[0] == 13
+                    del latent
+                except RuntimeError as error:
+                    assert one is broken and "as the test wants it" in str(error)
+            kept.append(live.now)
+    finally:
+        gc.enable()
+    # The loaded model's table of noise levels is all that may stay.
+    assert len(set(kept)) == 1 and kept[0] <= 4 * 1000
