@@ -154,4 +154,5 @@ def _channels_before(blocks: Any) -> int:
     block: Any = blocks[0]
     if isinstance(block, ResidualBlock):
         return int(block.residual["2"].in_channels)
-    return int(block.resample["1"].in_channels)
+    conv: Any = block.resample["1"]
+    return int(conv.in_channels)

@@ -45,13 +45,12 @@ class Tiling:
         return cls(size, size // OVERLAP)
 
     def spans(self, length: int) -> Spans:
-        """Where the tiles of a side begin and end: the fewest that reach, equally long."""
+        """Where the tiles of a side begin and end: the fewest that reach, evenly spread."""
         if self.size >= length:
             return [(0, length)]
         count = math.ceil((length - self.overlap) / (self.size - self.overlap))
-        size = math.ceil((length + (count - 1) * self.overlap) / count)
-        starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-        return [(start, start + size) for start in starts]
+        starts = [round(i * (length - self.size) / (count - 1)) for i in range(count)]
+        return [(start, start + self.size) for start in starts]
 
 
 def ramps(spans: Spans, scale: int) -> list[Tensor]:
