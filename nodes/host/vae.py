@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import pathlib
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model import checkpoint
+from ...skyreels_model.shots import frame_length
 from ...skyreels_model.vae import VideoVAE
 from ...skyreels_model.vae_config import to_original_names
-from ...skyreels_model.vae_memory import decode_bytes, encode_bytes
+from ...skyreels_model.vae_tiles import SMALLEST, Tiling
 from .model import patcher_type
+from .vae_streaming import decode_latents, encode_frames, step_bytes
 
 LOG = logging.getLogger("skyreels_v2")
 
@@ -43,9 +46,11 @@ class HostVAE(comfy.sd.VAE):
         self.upscale_index_formula = (4, 8, 8)
         self.downscale_ratio = (lambda frames: max(0, math.floor((frames + 3) / 4)), 8, 8)
         self.downscale_index_formula = (4, 8, 8)
-        width = int(model.encoder.conv1.out_channels)
-        self.memory_used_encode = lambda shape, dtype: encode_bytes(width, *shape[2:], _size(dtype))
-        self.memory_used_decode = lambda shape, dtype: decode_bytes(width, *shape[2:], _size(dtype))
+        # Whatever the number of frames: they come as a stream.
+        self.memory_used_encode = lambda shape, dtype: step_bytes(
+            self, False, (shape[-2] // 8, shape[-1] // 8)
+        )
+        self.memory_used_decode = lambda shape, dtype: step_bytes(self, True, tuple(shape[-2:]))
         self.device = management.vae_device()
         self.output_device = management.intermediate_device()
         self.patcher = patcher_type(disable_dynamic)(
@@ -63,21 +68,78 @@ class HostVAE(comfy.sd.VAE):
             pixels = pixels.narrow(-4, 0, legal)
         return pixels
 
+    def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
+        """Latents (B, 16, F, h, w) -> frames (B, T, H, W, 3), in constant memory beside them."""
+        return self._decode(samples_in, None)
 
-def _size(dtype: torch.dtype) -> int:
-    return int(comfy.model_management.dtype_size(dtype))
+    def decode_tiled(
+        self,
+        samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """As `decode`, in tiles of so many latents; time is a stream and needs no tiles."""
+        return self._decode(samples, _tiling(tile_x, tile_y, overlap, 1))
+
+    def _decode(self, samples: Tensor, asked: Tiling | None) -> Tensor:
+        frames: Tensor | None = None
+        for index, sample in enumerate(samples.split(1)):
+            position = 0
+            for piece in decode_latents(self, sample, asked=asked):
+                if frames is None:
+                    shape = (len(samples), frame_length(sample.shape[2]), *piece.shape[1:])
+                    frames = piece.new_empty(shape, dtype=self.vae_output_dtype())
+                frames[index, position : position + len(piece)] = piece
+                position += len(piece)
+        assert frames is not None
+        return frames
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """Frames (T, H, W, C) or (B, T, H, W, C) -> raw latents (B, 16, F, h, w)."""
+        return self._encode(pixel_samples, None)
+
+    def encode_tiled(
+        self,
+        pixel_samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """As `encode`, in tiles of so many px; time is a stream and needs no tiles."""
+        return self._encode(pixel_samples, _tiling(tile_x, tile_y, overlap, 8))
+
+    def _encode(self, pixels: Tensor, asked: Tiling | None) -> Tensor:
+        pixels = self.vae_encode_crop_pixels(pixels)
+        films = pixels if pixels.ndim == 5 else pixels[None]
+        coded = [torch.cat(list(encode_frames(self, film, asked)), dim=2) for film in films]
+        return torch.cat(coded).to(self.output_device, self.vae_output_dtype())
+
+
+def _tiling(
+    tile_x: int | None, tile_y: int | None, overlap: int | None, scale: int
+) -> Tiling | None:
+    """The host's tiles, which need not be square, as ours; `scale` of its units are a latent."""
+    sides = [max(side // scale, SMALLEST) for side in (tile_x, tile_y) if side]
+    if not sides:
+        return None
+    size = min(sides)
+    return Tiling(size, size // 4 if overlap is None else min(overlap // scale, size // 2))
 
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:
     """A VAE file as the host's VAE, and one line that says what it is."""
-    file = checkpoint.read(path)
-    tensors = to_original_names(file.tensors)
+    tensors = to_original_names(checkpoint.read(path).tensors)
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
     dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
     operations = comfy.ops.disable_weight_init
     model = VideoVAE.from_state_dict(tensors, operations, dtype=dtype, device="meta").eval()
     layout = VideoVAE.from_state_dict(tensors, dtype=dtype, device="meta")
-    report = checkpoint.load_weights(model, tensors, layout, release=file.release)
+    report = checkpoint.load_weights(model, tensors, layout)
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)

@@ -1,0 +1,110 @@
+"""The VAE in tiles: their shares, their streams, and what a lack of memory does."""
+
+import pytest
+import torch
+from golden_data import relative_l2, weights
+
+from skyreels_model.vae import VideoVAE
+from skyreels_model.vae_tiles import TiledDecodeStream, TiledEncodeStream, Tiling, ramps
+
+SIZE = (12, 14)  # latents
+
+
+@pytest.fixture(scope="module")
+def vae() -> VideoVAE:
+    state = weights("weights_vae.safetensors")
+    model = VideoVAE.from_state_dict(state)
+    model.load_state_dict(state)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def film(vae) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth moving frames (1, 3, 9, 96, 128) and their latents."""
+    y, x = (torch.arange(side * 8) / 20 for side in SIZE)
+    t = torch.arange(9)[:, None, None] / 3
+    waves = [torch.sin(x * a + y[:, None] * b + t) for a, b in ((1, 2), (2, -1), (-1, 1))]
+    frames = torch.stack(waves)[None]
+    return frames, vae.encode(frames)
+
+
+@pytest.mark.parametrize("length", [5, 8, 9, 13, 30, 61])
+@pytest.mark.parametrize(
+    "tiling", [Tiling(8, 2), Tiling(8, 0), Tiling(7, 4), Tiling(16, 4)], ids=str
+)
+def test_tiles_cover_a_side_and_their_shares_add_up(length, tiling):
+    spans = tiling.spans(length)
+    assert spans[0][0] == 0 and spans[-1][1] == length
+    assert all(stop - start <= tiling.size for start, stop in spans)
+    for (_, stop), (start, _) in zip(spans, spans[1:], strict=False):
+        assert stop - start >= tiling.overlap
+    total = torch.zeros(length * 8)
+    for (start, stop), share in zip(spans, ramps(spans, 8), strict=True):
+        assert (share >= 0).all()
+        total[start * 8 : stop * 8] += share
+    assert torch.allclose(total, torch.ones_like(total))
+
+
+def test_a_single_tile_is_the_untiled_stream(vae, film):
+    frames, z = film
+    tiling = Tiling(16, 4)
+    assert torch.equal(TiledDecodeStream(vae, tiling, SIZE).push(z), vae.decode(z))
+    assert torch.equal(TiledEncodeStream(vae, tiling, SIZE).push(frames), z)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 2)], ids=str)
+def test_a_tiled_stream_is_equal_however_it_is_cut(vae, film, lengths):
+    frames, z = film
+    decode, encode = (
+        stream(vae, Tiling(8, 2), SIZE) for stream in (TiledDecodeStream, TiledEncodeStream)
+    )
+    made = torch.cat([decode.push(part) for part in z.split(lengths, dim=2)], dim=2)
+    assert torch.equal(made, TiledDecodeStream(vae, Tiling(8, 2), SIZE).push(z))
+    counts = [4 * lengths[0] - 3, *(4 * n for n in lengths[1:])]
+    made = torch.cat([encode.push(part) for part in frames.split(counts, dim=2)], dim=2)
+    assert torch.equal(made, TiledEncodeStream(vae, Tiling(8, 2), SIZE).push(frames))
+
+
+def test_each_tile_is_a_stream_of_its_own(vae, film):
+    """Where a tile has no neighbour, the result is what its part alone becomes."""
+    _, z = film
+    made = TiledDecodeStream(vae, Tiling(8, 2), SIZE).push(z)
+    (top, bottom), (left, right) = Tiling(8, 2).spans(12)[0], Tiling(8, 2).spans(14)[0]
+    alone = vae.decode(z[..., top:bottom, left:right])
+    assert torch.allclose(made[..., :32, :32], alone[..., :32, :32], atol=1e-6)
+
+
+class ShortOfMemory:
+    """Makes a part of the VAE raise as a full device would, at its calls number `when`."""
+
+    def __init__(self, module, largest: int, since: int = 0) -> None:
+        self.largest, self.since, self.calls = largest, since, 0
+        self.handle = module.register_forward_hook(self)
+
+    def __call__(self, module, args, output) -> None:
+        self.calls += 1
+        if self.calls > self.since and max(output.shape[3:]) > self.largest:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("since", [0, 7])
+def test_lack_of_memory_splits_the_tiles_and_loses_nothing(vae, film, since):
+    """From the first tile on, or in the midst of the film's second block."""
+    frames, z = film
+    told: list[int] = []
+    stream = TiledDecodeStream(vae, Tiling(12, 3), SIZE, on_split=told.append)
+    short = ShortOfMemory(vae.decoder.head["2"], 8 * 8, since)
+    try:
+        made = torch.cat([stream.push(z[:, :, :1]), stream.push(z[:, :, 1:])], dim=2)
+    finally:
+        short.handle.remove()
+    assert told == [8]
+    assert made.shape == (1, 3, 9, 96, 112) and relative_l2(made, vae.decode(z)) < 0.9
+    ones = sum(_placed(tile, SIZE) for tile in stream.tiles)
+    assert torch.allclose(ones, torch.ones_like(ones))
+
+
+def _placed(tile, size):
+    canvas = torch.zeros(size[0] * 8, size[1] * 8)
+    tile.cut(canvas, 8).copy_(tile.shares)
+    return canvas
