@@ -133,13 +133,14 @@ def _tiling(
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:
     """A VAE file as the host's VAE, and one line that says what it is."""
-    tensors = to_original_names(checkpoint.read(path).tensors)
+    file = checkpoint.read(path)
+    tensors = to_original_names(file.tensors)
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
     dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
     operations = comfy.ops.disable_weight_init
     model = VideoVAE.from_state_dict(tensors, operations, dtype=dtype, device="meta").eval()
     layout = VideoVAE.from_state_dict(tensors, dtype=dtype, device="meta")
-    report = checkpoint.load_weights(model, tensors, layout)
+    report = checkpoint.load_weights(model, tensors, layout, release=file.release)
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)
