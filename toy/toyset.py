@@ -31,7 +31,6 @@ TOKENIZER = TEXT_ENCODER.parent / "google" / "umt5-xxl"
 IMAGE_ENCODER = (
     WEIGHTS / "clip_vision" / "toy" / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 )
-TONED = "model.safetensors"
 GUIDANCE = 2.0
 WINDOW, OVERLAP = 33, 17  # frames
 GREY = 0.0  # of frames that are not known, in -1..1
@@ -54,16 +53,12 @@ class ToySet:
     image_encoder: CLIPVision
 
     @classmethod
-    def load(cls, kind: str = "DF", toned: pathlib.Path | None = None) -> ToySet:
-        """From toy/weights; transformer and VAE from the folder that `toy/toned.py` made, if given.
-
-        Raises what `checkpoint.read` raises where a file is absent.
-        """
-        path = toned / TONED if toned else transformer_path(kind)
-        weights = checkpoint.read(path).tensors
+    def load(cls, kind: str = "DF") -> ToySet:
+        """From toy/weights. Raises what `checkpoint.read` raises where a file is absent."""
+        weights = checkpoint.read(transformer_path(kind)).tensors
         transformer = SkyReelsModel(ModelConfig.from_state_dict(weights), device="meta")
         checkpoint.load_weights(transformer, weights)
-        weights = checkpoint.read(toned / VAE.name if toned else VAE).tensors
+        weights = checkpoint.read(VAE).tensors
         vae = VideoVAE.from_state_dict(weights, device="meta")
         checkpoint.load_weights(vae, weights)
         weights = checkpoint.read(TEXT_ENCODER).tensors

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skyreels_model.vae import VideoVAE, normalize_latents
-from toy.training.scenes import random_scene, tone
+from toy.training.scenes import random_scene
 from toy.training.state import Workspace, batches
 from toy.world import DIRECTIONS, FPS, SCENES, SIZE, Scene, paint, path
 
@@ -52,26 +52,19 @@ def picture_frame(slot: int) -> int:
 
 
 @torch.no_grad()
-def encode_clips(
-    work: Workspace, vae: VideoVAE, count: int, batch: int = 32, toned: bool = False
-) -> Clips:
-    """Random clips of the trained scenes, encoded; from the workspace if they are there already.
-
-    `toned` ones are of any brightness and contrast.
-    """
-    stage = "toned-clips" if toned else "clips"
-    saved = work.load(stage)
+def encode_clips(work: Workspace, vae: VideoVAE, count: int, batch: int = 32) -> Clips:
+    """Random clips of the trained scenes, encoded; from the workspace if they are there already."""
+    saved = work.load("clips")
     if saved is not None:
         return Clips(**saved)
     parts: dict[str, list[Any]] = {"video": [], "stills": [], "caption": [], "kind": []}
     for index, part in enumerate(batches(count, batch)):
-        rng = work.rng(stage, index)
+        rng = work.rng("clips", index)
         frames, captions, kinds = [], [], []
         for _ in range(*part.indices(count)):
             kind = int(rng.choice(len(KINDS), p=list(KINDS.values())))
             scene, centres = random_path(rng, list(KINDS)[kind])
-            clip = paint(scene, centres)
-            frames.append(tone(rng, clip) if toned else clip)
+            frames.append(paint(scene, centres))
             captions.append(SCENES.index(scene))
             kinds.append(kind)
         x = torch.from_numpy(np.stack(frames)).permute(0, 4, 1, 2, 3) * 2 - 1  # (B, 3, T, H, W)
@@ -82,9 +75,9 @@ def encode_clips(
         parts["caption"].append(torch.tensor(captions))
         parts["kind"].append(torch.tensor(kinds))
         if index % 32 == 31:
-            work.log(stage, done=part.stop, of=count)
+            work.log("clips", done=part.stop, of=count)
     clips = {name: torch.cat(tensors) for name, tensors in parts.items()}
-    work.save(stage, clips)
+    work.save("clips", clips)
     return Clips(**clips)
 
 

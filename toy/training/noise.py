@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from toy.training.latents import TURN_SLOT, Clips
-from toy.training.text import ALL_NAMES, TEXT_OF
 
 SIGMA_MAX = 0.999
 ROUNDING = 1e-9
@@ -20,7 +19,6 @@ SHARES = {TEXT_ONLY: 0.42, PREFIX: 0.27, END: 0.13, KEY: 0.12, HEAL: 0.03, SUFFI
 BOTH = 0.4  # of the pictures on the way come with one at the end, too
 UNIFORM, STAIRCASE, INDEPENDENT = range(3)
 LEVELS = {UNIFORM: 0.57, STAIRCASE: 0.36, INDEPENDENT: 0.07}
-NO_TEXT, SOME_NAMES = 0.1, 0.25  # of the captions
 LENGTHS = {9: 0.5, 10: 0.16, 5: 0.16, 6: 0.06, 7: 0.06, 8: 0.06}
 
 
@@ -29,7 +27,7 @@ class Batch:
     """Samples of diffusion forcing.
 
     latents: (B, 16, F, h, w). sigma: (B, F). learned: (B, F) bool, the frames the loss is of.
-    caption: (B,) index into `TEXTS`. fps: (B,).
+    caption: (B,) index into the captions with the empty one in front. fps: (B,).
     """
 
     latents: Tensor
@@ -59,21 +57,14 @@ def draw_batch(clips: Clips, rng: np.random.Generator, tokens: int) -> Batch:
     noised_prefix = (rng.random(count) < 0.5) & np.isin(conditions, (PREFIX, END, KEY))
     sigma[given & ~still & noised_prefix[:, None]] = PREFIX_SIGMA
     latents = torch.where(torch.from_numpy(still)[..., None, None, None], stills, video)
+    caption = torch.where(torch.from_numpy(rng.random(count) < 0.1), 0, clips.caption[index] + 1)
     return Batch(
         latents.transpose(1, 2),
         torch.from_numpy(sigma).float(),
         learned,
-        torch.from_numpy(_captions(rng, clips.caption[index].numpy())),
+        caption,
         torch.where(slow, 16, 24),
     )
-
-
-def _captions(rng: np.random.Generator, scenes: np.ndarray) -> np.ndarray:
-    """Captions of scenes (B,): whole, empty, or with names left out, so that each name is learned
-    from its own word: else a combination that was never seen gets another one's direction."""
-    how = rng.choice(3, size=len(scenes), p=[1 - NO_TEXT - SOME_NAMES, NO_TEXT, SOME_NAMES])
-    some = rng.integers(1, ALL_NAMES, size=len(scenes))
-    return TEXT_OF[scenes, np.choose(how, [ALL_NAMES, 0, some])]
 
 
 def _pick(

@@ -6,19 +6,17 @@ import io
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from skyreels_model.attention import sdpa
 from skyreels_model.text_encoder import UMT5Config, UMT5Encoder
 from skyreels_model.tokenizer import EOS_ID, PAD_ID, UNK_ID, Tokenizer
-from toy.world import SCENES, Scene
+from toy.world import SCENES
 
 WIDTH, LAYERS, HEADS, FFN = 64, 2, 2, 128
 VOCABULARY = 256
 PUBLISHED_ROWS = 512
-NAMES = ("colour", "shape", "direction", "background")
 ROWS = 16  # of a caption in training; the longest has 10 tokens
 
 # Any other text falls into letters and common groups of them; sentencepiece wants something to
@@ -77,37 +75,12 @@ def new_encoder(vocabulary: int) -> UMT5Encoder:
     return encoder
 
 
-ALL_NAMES = (1 << len(NAMES)) - 1
-
-
-def _without(scene: Scene, kept: int) -> str:
-    """The caption with just the names whose bits are set in `kept`; empty without any."""
-    text = scene.caption if kept else ""
-    for bit, name in enumerate(NAMES):
-        if not kept >> bit & 1:
-            text = text.replace(f" {getattr(scene, name)}", "", 1)
-    return text
-
-
-def _all_texts() -> tuple[list[str], np.ndarray]:
-    """All captions, whole and with names left out, and the index of each (scenes, 16)."""
-    table = [[_without(scene, kept) for kept in range(ALL_NAMES + 1)] for scene in SCENES]
-    whole = [row[ALL_NAMES] for row in table]
-    texts = list(dict.fromkeys(["", *whole, *(text for row in table for text in row)]))
-    index = {text: i for i, text in enumerate(texts)}
-    return texts, np.array([[index[text] for text in row] for row in table])
-
-
-# The empty caption, then those of `SCENES`, then those with names left out.
-TEXTS, TEXT_OF = _all_texts()
-
-
 class Captions:
     """Rows of text for a batch of captions: only the different ones are encoded."""
 
     def __init__(self, spiece: bytes, encoder: UMT5Encoder) -> None:
         self.encoder = encoder
-        self.texts = TEXTS
+        self.texts = ["", *(scene.caption for scene in SCENES)]
         self.ids, self.mask = Tokenizer(spiece).tokenize(self.texts, ROWS)
 
     def rows(self, captions: Sequence[int]) -> Tensor:

@@ -68,14 +68,28 @@ class DFTrainee:
         self.optimiser = new_optimiser(transformer, POLISHING_RATE if polishing else 1.0)
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
-        batch = draw_batch(self.clips, rng, self.tokens)
-        loss = velocity_loss(self.transformer.model, self.captions, batch)
+        loss = self.loss(draw_batch(self.clips, rng, self.tokens))
         loss.backward()
         nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
         self.optimiser.step(cosine(progress, 0.01, 0.02))
         self.average.update(self.transformer, self.steps)
         self.steps += 1
         return loss.item()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the velocity over the frames that are being learned."""
+        noise = torch.randn_like(batch.latents)
+        sigma = batch.sigma[:, None, :, None, None]  # (B, 1, F, 1, 1)
+        x = (1 - sigma) * batch.latents + sigma * noise
+        v = self.transformer.model(
+            x,
+            timesteps(batch.sigma),
+            self.captions.rows(batch.caption),
+            fps=batch.fps,
+            attend=attend,
+        )
+        error = (v - (noise - batch.latents)).square().mean(dim=(1, 3, 4))  # (B, F)
+        return (error * batch.learned).sum() / batch.learned.sum()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -90,17 +104,6 @@ class DFTrainee:
         self.average.weights = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.steps = state["steps"]
-
-
-def velocity_loss(model: SkyReelsModel, captions: Captions, batch: Batch) -> Tensor:
-    """Mean squared error of the velocity over the frames that are being learned."""
-    noise = torch.randn_like(batch.latents)
-    sigma = batch.sigma[:, None, :, None, None]  # (B, 1, F, 1, 1)
-    x = (1 - sigma) * batch.latents + sigma * noise
-    text, told = captions.rows(batch.caption), timesteps(batch.sigma)
-    v = model(x, told, text, fps=batch.fps, attend=attend)
-    error = (v - (noise - batch.latents)).square().mean(dim=(1, 3, 4))  # (B, F)
-    return (error * batch.learned).sum() / batch.learned.sum()
 
 
 def timesteps(sigma: Tensor) -> Tensor:

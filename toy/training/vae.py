@@ -16,7 +16,7 @@ from skyreels_model.vae import (
     normalize_latents,
 )
 from toy.training.optimiser import Average, Optimiser, cosine
-from toy.training.scenes import random_scene, tone
+from toy.training.scenes import random_scene
 from toy.training.state import batches
 from toy.world import BAR, FPS, SIZE, paint, path
 
@@ -26,20 +26,14 @@ FOREGROUND = 5.0  # weight of the shape's pixels, which are a ninth of all
 FRAME_RATES = (FPS, FPS, 16)
 
 
-def clips(
-    rng: np.random.Generator, count: int, frames: int, toned: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Random clips of trained scenes (B, 3, T, H, W) in -1..1, and the weights of their pixels.
-
-    `toned` ones are of any brightness and contrast.
-    """
+def clips(rng: np.random.Generator, count: int, frames: int) -> tuple[Tensor, Tensor]:
+    """Random clips of trained scenes (B, 3, T, H, W) in -1..1, and the weights of their pixels."""
     made, weights = [], []
     for _ in range(count):
         scene = random_scene(rng)
         start = tuple(rng.uniform(0, SIZE, 2))
         centres = path([scene.direction] * (frames - 1), start, rng.choice(FRAME_RATES))
-        clip = paint(scene, centres)
-        made.append(tone(rng, clip) if toned else clip)
+        made.append(paint(scene, centres))
         offset = np.abs((np.arange(SIZE) + 0.5 - centres[:, :, None] + SIZE / 2) % SIZE - SIZE / 2)
         near = (offset < max(BAR) + 2).astype(np.float32)  # (T, 2, size)
         weights.append(1 + (FOREGROUND - 1) * near[:, 1, :, None] * near[:, 0, None, :])
@@ -89,10 +83,9 @@ class VAETrainee:
         frames_a_step: int,
         lr: float,
         decoder_only: bool = False,
-        toned: bool = False,
     ) -> None:
         self.vae, self.lengths, self.frames_a_step = vae, lengths, frames_a_step
-        self.decoder_only, self.toned = decoder_only, toned
+        self.decoder_only = decoder_only
         for part in (vae.encoder, vae.conv1):
             part.requires_grad_(not decoder_only)
         self.average = Average(vae, 0.995)
@@ -102,7 +95,7 @@ class VAETrainee:
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
         frames = int(rng.choice(self.lengths))
-        x, weight = clips(rng, max(2, self.frames_a_step // frames), frames, self.toned)
+        x, weight = clips(rng, max(2, self.frames_a_step // frames), frames)
         error = self.vae.decode(self._noised_latents(x)) - x
         loss = (weight * (error.abs() + 2 * error.square())).mean()
         loss.backward()
@@ -142,16 +135,14 @@ def _is_conv(name: str, p: nn.Parameter) -> bool:
 
 
 @torch.no_grad()
-def fold_statistics(
-    vae: VideoVAE, rng: np.random.Generator, count: int, toned: bool = False
-) -> None:
+def fold_statistics(vae: VideoVAE, rng: np.random.Generator, count: int) -> None:
     """Give the latents the published mean and std, measured over `count` clips.
 
     The VAE was trained with latents normalised between encoder and decoder. Here the encoder's
     last layer takes over that, and the published statistics on top; the decoder's first layer
     takes the latter off again. The function of the whole stays what it was.
     """
-    moments = torch.cat([vae.encode(clips(rng, 16, 17, toned)[0]) for _ in batches(count, 16)])
+    moments = torch.cat([vae.encode(clips(rng, 16, 17)[0]) for _ in batches(count, 16)])
     mean = moments.mean(dim=(0, 2, 3, 4)).double()
     std = moments.var(dim=(0, 2, 3, 4), unbiased=False).add(1e-5).sqrt().double()
     published_mean, published_std = torch.tensor((LATENT_MEAN, LATENT_STD)).double()
@@ -162,12 +153,3 @@ def fold_statistics(
     weight = out.weight[..., 0, 0, 0].double() / published_std
     out.weight.copy_(weight[..., None, None, None].float())
     out.bias.sub_((weight @ published_mean).float())
-
-
-@torch.no_grad()
-def unfold_statistics(vae: VideoVAE) -> None:
-    """What `fold_statistics` did to the decoder, undone: it takes normalised latents again."""
-    published_mean, published_std = torch.tensor((LATENT_MEAN, LATENT_STD)).double()
-    weight = vae.conv2.weight[..., 0, 0, 0].double()
-    vae.conv2.bias.add_((weight @ published_mean).float())
-    vae.conv2.weight.copy_((weight * published_std)[..., None, None, None].float())
