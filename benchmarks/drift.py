@@ -1,16 +1,12 @@
 """How far the colours of a long film drift, by the way over its seams: a table on the toy world.
 
-    python benchmarks/drift.py [--seconds 60] [--scenes 2] [--toned FOLDER]
+    python benchmarks/drift.py [--seconds 60] [--scenes 2]
 
 "reference" is the reference's way: pixels, prefix noise 20, the solver as shipped. The meter is the
 nodes' own: the largest shift of a window's latent channels against the first window's, in standard
 deviations. Drift is the largest change of a mean or standard deviation of a colour channel
 (background and figure, 0..1) against the first window, on decoded frames; the seam is the gap of
 the figure's path in px.
-
-The toy set's few colours pull every window back. Films of the copy that `toy/toned.py` trains have
-no such rest (`--toned`); whether their windows show their prompt is not judged, since no prompt
-says how bright they are.
 """
 
 from __future__ import annotations
@@ -95,10 +91,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ar-step", type=int, default=5)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--toned", type=pathlib.Path, help="what toy/toned.py has trained")
     options = parser.parse_args()
     torch.set_num_threads(1)  # more threads cost time at this size
-    toy = ToySet.load(toned=options.toned)
+    toy = ToySet.load()
     frames = round(options.seconds * FPS)
     scenes = HELD_OUT[:: max(1, len(HELD_OUT) // options.scenes)][: options.scenes]
     print(f"{frames} frames, {options.scenes} scenes, ar_step {options.ar_step}\n")
@@ -115,10 +110,9 @@ def main() -> None:
         )
         rows = [dataclasses.astuple(measured(toy, *film)) for film in films]
         row = Row(*np.nanmean(rows, axis=0))
-        right = "–" if options.toned else f"{row.right:.2f}"
         print(
             f"| {way} | {row.meter:.4f} | {row.drift:.3f} | {row.slope:.5f} | "
-            f"{row.sharpness:.2f} | {right} | {row.seam:.2f} ({row.inside:.2f}) |",
+            f"{row.sharpness:.2f} | {row.right:.2f} | {row.seam:.2f} ({row.inside:.2f}) |",
             flush=True,
         )
 
