@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -32,6 +32,7 @@ from skyreels_model.config import ModelConfig  # noqa: E402
 from skyreels_model.key_maps import transformer_key_to_original  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
 from toy.random_weights import PUBLISHED, write_dit  # noqa: E402
+from toy.safetensors_writer import Entry, write_safetensors  # noqa: E402
 
 MODEL = "DF-1.3B-540P"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -55,7 +56,8 @@ def write(folder: pathlib.Path, dtype: torch.dtype) -> None:
     model.save_config(theirs)
     tensors = load_file(original)
     named = {key: tensors[transformer_key_to_original(key)] for key in model.state_dict()}
-    save_file(named, theirs / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    entries = [Entry.of(key, value) for key, value in named.items()]
+    write_safetensors(theirs / "diffusion_pytorch_model.safetensors", entries)
 
 
 def load_ours(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
