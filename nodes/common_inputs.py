@@ -15,6 +15,7 @@ def tile_size_input() -> io.Input:
         optional=True,
         advanced=True,
         tooltip="Side of square tiles in pixels, for small cards. 0: whole pictures where the "
-        "memory suffices, else the largest tiles that fit. Tiles overlap by a quarter, so they "
-        "cost time (256 px at 832 x 480: half as much again), and the result differs slightly.",
+        "memory suffices for them, else the fewest tiles that fit. Otherwise a multiple of 32 from "
+        "64 on. Tiles overlap, which costs time (256 at 832 x 480: twice as much), and the result "
+        "differs a little from the untiled one.",
     )

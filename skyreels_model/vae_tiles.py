@@ -85,14 +85,23 @@ class Tiling:
 
 
 def tilings(height: int, width: int) -> list[Tiling]:
-    """Ways to cut height x width latents, the one that codes the fewest positions first."""
-    ways = [
-        Tiling(Side.parts(height, rows), Side.parts(width, columns))
-        for rows in range(1, max(height // SMALLEST, 1) + 1)
-        for columns in range(1, max(width // SMALLEST, 1) + 1)
-        if rows * columns > 1
-    ]
-    return sorted(ways, key=lambda tiling: coded(tiling, height, width))
+    """Ways to cut height x width latents: those with the full overlap first, few tiles to many.
+
+    Of as many tiles the ones that code the fewest positions come first.
+    """
+    ways = []
+    for rows in range(1, max(height // SMALLEST, 1) + 1):
+        for columns in range(1, max(width // SMALLEST, 1) + 1):
+            tiling = Tiling(Side.parts(height, rows), Side.parts(width, columns))
+            cut = [
+                side.overlap
+                for side, count in ((tiling.rows, rows), (tiling.columns, columns))
+                if count > 1
+            ]
+            if cut:
+                narrow = min(cut) < OVERLAP
+                ways.append((narrow, rows * columns, coded(tiling, height, width), tiling))
+    return [way[-1] for way in sorted(ways, key=lambda way: way[:3])]
 
 
 def coded(tiling: Tiling, height: int, width: int) -> int:

@@ -72,10 +72,9 @@ def _with_scratch(step: StepMemory) -> int:
 
 
 def fitting_tiling(vae: HostVAE, decode: bool, size: tuple[int, int], free: int) -> Tiling | None:
-    """None where a step of height x width latents fits into free bytes, else the tiles that do.
+    """None where a step of height x width latents fits into free bytes, else the fewest tiles.
 
-    Of these the ones that code the least twice, which are also the largest; the smallest where none
-    fits.
+    The smallest tiles where none fit.
     """
     if step_bytes(vae, decode, size) <= free:
         return None
