@@ -9,6 +9,7 @@ from golden_data import relative_l2, weights
 from skyreels_model.vae import VideoVAE
 from skyreels_model.vae_tiles import (
     Side,
+    Tile,
     TiledDecodeStream,
     TiledEncodeStream,
     Tiling,
@@ -91,6 +92,19 @@ def test_each_tile_is_a_stream_of_its_own(vae, film):
     (top, bottom), (left, right) = Side.of(8).spans(12)[0], Side.of(8).spans(14)[0]
     alone = vae.decode(z[..., top:bottom, left:right])
     assert torch.allclose(made[..., :32, :32], alone[..., :32, :32], atol=1e-6)
+
+
+def test_the_parts_of_a_tile_go_on_from_its_past(vae, film):
+    stream = vae.decode_stream()
+    stream.push(film[1][:, :, :1])
+    whole = Tile((0, 12), (0, 14), torch.ones(96, 112), stream.cache)
+    parts = whole.split(Tiling.square(8), 8)
+    assert len(parts) == 4
+    for part in parts:
+        for past, before in zip(part.cache, whole.cache, strict=True):
+            scale = before.shape[3] // 12
+            assert torch.equal(past, part.cut(before, scale))
+            assert past.untyped_storage().nbytes() == past.nbytes
 
 
 class ShortOfMemory:
