@@ -108,7 +108,7 @@ def make_ready(
     free = vae.patcher.get_free_memory(vae.device)
     tiling = fitting_tiling(vae, decode, size, free)
     if tiling is not None:
-        LOG.warning(
+        LOG.info(
             "VAE %s of %d x %d px needs %.1f GB and %.1f GB are free: in tiles of %s.",
             "decode" if decode else "encode",
             *(side * LATENT for side in reversed(size)),
