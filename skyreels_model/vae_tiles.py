@@ -140,6 +140,10 @@ def _ramp(position: Tensor, overlap: int) -> Tensor:
     return 0.5 - 0.5 * torch.cos((2 * position / overlap - 0.5).clamp(0, 1) * math.pi)
 
 
+def lacks_memory(error: Exception) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError)
+
+
 @dataclass
 class Tile:
     """A tile's place in the picture (rows, then columns, in latents), its shares, and its state."""
@@ -185,7 +189,7 @@ class TiledStream:
     device: where a tile's steps are made; None is the input's device. Input, results and caches
     stay on the input's. A tile for which the device's memory does not suffice is split, and so are
     all others when it is their turn; `on_split` is told how, and the same step goes on. Where tiles
-    are the smallest already, the error is raised.
+    are the smallest already, the error is raised. `lacks_memory` knows such an error.
     """
 
     def __init__(
@@ -195,9 +199,10 @@ class TiledStream:
         size: tuple[int, int],
         device: torch.device | None = None,
         on_split: Callable[[Tiling], None] = lambda tiling: None,
+        lacks_memory: Callable[[Exception], bool] = lacks_memory,
     ) -> None:
         self.vae, self.tiling, self.size = vae, tiling, size
-        self.device, self.on_split = device, on_split
+        self.device, self.on_split, self.lacks_memory = device, on_split, lacks_memory
         self.tiles = make_tiles(tiling, *size, self.scales()[1])
 
     def scales(self) -> tuple[int, int]:
@@ -242,8 +247,8 @@ class TiledStream:
         before, behind = self.scales()
         try:
             part, cache = self._code(tile.cache, tile.cut(x, before))
-        except torch.cuda.OutOfMemoryError:
-            if self.tiling.smallest:
+        except Exception as error:
+            if self.tiling.smallest or not self.lacks_memory(error):
                 raise
             cache = []
         # Outside of the except block, which would keep the failed stream's tensors alive.

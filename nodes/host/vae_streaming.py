@@ -126,7 +126,8 @@ def open_stream(vae: HostVAE, decode: bool, size: tuple[int, int], tiling: Tilin
         stream: Stream = model.decode_stream() if decode else model.encode_stream()
         return stream
     tiled = TiledDecodeStream if decode else TiledEncodeStream
-    return tiled(model, tiling, size, vae.device, _say_split)
+    lacks_memory = comfy.model_management.is_oom
+    return tiled(model, tiling, size, vae.device, _say_split, lacks_memory)
 
 
 def _home(vae: HostVAE, stream: Stream) -> torch.device:
@@ -208,7 +209,8 @@ def _untiled_or_tiled(
         try:
             yield from _interruptible(pieces(open_stream(vae, decode, size, None), 1))
             return
-        except comfy.model_management.OOM_EXCEPTION:
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
             tiling = Tiling(Side.of(size[0]), Side.of(size[1])).halved()
         # Outside of the except block, which would keep the failed stream's tensors alive.
         _say_split(tiling)
