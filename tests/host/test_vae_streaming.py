@@ -29,7 +29,7 @@ def part(vae):
 def small(vae, part):
     """A VAE of the same kind with few and random weights."""
     torch.manual_seed(0)
-    return type(vae)(part("vae").VideoVAE(dim=2, num_res_blocks=1), torch.float32, True)
+    return type(vae)(part("vae").VideoVAE(dim=2, num_res_blocks=0), torch.float32, True)
 
 
 @pytest.fixture(scope="module")
