@@ -152,7 +152,5 @@ def encode_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> Step
 def _channels_before(blocks: Any) -> int:
     """Input channels of the first of these blocks."""
     block: Any = blocks[0]
-    if isinstance(block, ResidualBlock):
-        return int(block.residual["2"].in_channels)
-    conv: Any = block.resample["1"]
+    conv: Any = block.residual["2"] if hasattr(block, "residual") else block.resample["1"]
     return int(conv.in_channels)

@@ -3,7 +3,7 @@
 Each tile is a causal stream of its own. A block of steps goes through all tiles, then the next
 block: one pass over time, frames in order, in constant memory. Between blocks the tiles' caches lie
 where there is room for them, normally in the machine's memory. At 832 x 480 in bfloat16 and tiles
-of 256 px they are 2.8 GB (1.9 GB untiled, and the overlaps), moved there and back once a block. The
+of 256 px they are 3.7 GB (1.9 GB untiled, and the overlaps), moved there and back once a block. The
 other way, tile by tile over the whole film, would hold and move no cache but the running tile's,
 and every frame of the film until its last tile: 6.9 GB a minute in float32, without end.
 Neighbours overlap and are blended with cosine ramps. A tile does not see beyond its border, so the
@@ -21,12 +21,12 @@ from .vae import FRAME_CHANNELS, DecodeStream, EncodeStream, VideoVAE
 
 Spans = list[tuple[int, int]]
 SMALLEST = 8  # latents
-OVERLAP = 4  # the part of a tile, one in so many
+OVERLAP = 8  # latents, or a quarter of a tile where that is less
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """Side and least overlap of square tiles, in latents (8 px each)."""
+class Side:
+    """Length and least overlap of tiles along one side of the picture, in latents (8 px each)."""
 
     size: int
     overlap: int
@@ -40,9 +40,18 @@ class Tiling:
             )
 
     @classmethod
-    def of(cls, size: int) -> "Tiling":
+    def of(cls, size: int) -> "Side":
         """Tiles of `size` latents with the usual overlap."""
-        return cls(size, size // OVERLAP)
+        return cls(size, min(size // 4, OVERLAP))
+
+    @classmethod
+    def parts(cls, length: int, count: int) -> "Side":
+        """`count` tiles along so many latents, no longer than they need to be."""
+        overlap = cls.of(math.ceil(length / count)).overlap if count > 1 else 0
+        return cls(math.ceil((length + (count - 1) * overlap) / count), overlap)
+
+    def halved(self) -> "Side":
+        return Side.of(max(self.size // 2, SMALLEST))
 
     def spans(self, length: int) -> Spans:
         """Where the tiles of a side begin and end: the fewest that reach, evenly spread."""
@@ -51,6 +60,57 @@ class Tiling:
         count = math.ceil((length - self.overlap) / (self.size - self.overlap))
         starts = [round(i * (length - self.size) / (count - 1)) for i in range(count)]
         return [(start, start + self.size) for start in starts]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a picture is cut: tiles of rows.size x columns.size latents."""
+
+    rows: Side
+    columns: Side
+
+    @classmethod
+    def square(cls, size: int) -> "Tiling":
+        return cls(Side.of(size), Side.of(size))
+
+    @property
+    def smallest(self) -> bool:
+        return max(self.rows.size, self.columns.size) <= SMALLEST
+
+    def halved(self) -> "Tiling":
+        """Half the longer side."""
+        if self.rows.size > self.columns.size:
+            return Tiling(self.rows.halved(), self.columns)
+        return Tiling(self.rows, self.columns.halved())
+
+
+def tilings(height: int, width: int) -> list[Tiling]:
+    """Ways to cut height x width latents: those with the full overlap first, few tiles to many.
+
+    Of as many tiles the ones that code the fewest positions come first.
+    """
+    ways = []
+    for rows in range(1, max(height // SMALLEST, 1) + 1):
+        for columns in range(1, max(width // SMALLEST, 1) + 1):
+            tiling = Tiling(Side.parts(height, rows), Side.parts(width, columns))
+            cut = [
+                side.overlap
+                for side, count in ((tiling.rows, rows), (tiling.columns, columns))
+                if count > 1
+            ]
+            if cut:
+                narrow = min(cut) < OVERLAP
+                ways.append((narrow, rows * columns, coded(tiling, height, width), tiling))
+    return [way[-1] for way in sorted(ways, key=lambda way: way[:3])]
+
+
+def coded(tiling: Tiling, height: int, width: int) -> int:
+    """Positions of height x width latents that are coded, those of overlaps twice or more."""
+    down, across = (
+        sum(stop - start for start, stop in side.spans(length))
+        for side, length in ((tiling.rows, height), (tiling.columns, width))
+    )
+    return down * across
 
 
 def ramps(spans: Spans, scale: int) -> list[Tensor]:
@@ -78,6 +138,10 @@ def _ramp(position: Tensor, overlap: int) -> Tensor:
     if not overlap:
         return torch.ones_like(position)
     return 0.5 - 0.5 * torch.cos((2 * position / overlap - 0.5).clamp(0, 1) * math.pi)
+
+
+def lacks_memory(error: Exception) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 @dataclass
@@ -111,7 +175,7 @@ class Tile:
 
 def make_tiles(tiling: Tiling, height: int, width: int, scale: int) -> list[Tile]:
     """The tiles of a picture of height x width latents, row by row, at a stream's start."""
-    rows, columns = tiling.spans(height), tiling.spans(width)
+    rows, columns = tiling.rows.spans(height), tiling.columns.spans(width)
     return [
         Tile(row, column, down[:, None] * across)
         for row, down in zip(rows, ramps(rows, scale), strict=True)
@@ -122,9 +186,10 @@ def make_tiles(tiling: Tiling, height: int, width: int, scale: int) -> list[Tile
 class TiledStream:
     """What both directions share: a picture of height x width latents in tiles.
 
-    store: where caches and results lie; None is the input's device. A tile for which the device's
-    memory does not suffice is split, and so are all others when it is their turn; `on_split` is
-    told the new side in latents, and the same step goes on. Below SMALLEST the error is raised.
+    device: where a tile's steps are made; None is the input's device. Input, results and caches
+    stay on the input's. A tile for which the device's memory does not suffice is split, and so are
+    all others when it is their turn; `on_split` is told how, and the same step goes on. Where tiles
+    are the smallest already, the error is raised. `lacks_memory` knows such an error.
     """
 
     def __init__(
@@ -132,11 +197,12 @@ class TiledStream:
         vae: VideoVAE,
         tiling: Tiling,
         size: tuple[int, int],
-        store: torch.device | None = None,
-        on_split: Callable[[int], None] = lambda size: None,
+        device: torch.device | None = None,
+        on_split: Callable[[Tiling], None] = lambda tiling: None,
+        lacks_memory: Callable[[Exception], bool] = lacks_memory,
     ) -> None:
         self.vae, self.tiling, self.size = vae, tiling, size
-        self.store, self.on_split = store, on_split
+        self.device, self.on_split, self.lacks_memory = device, on_split, lacks_memory
         self.tiles = make_tiles(tiling, *size, self.scales()[1])
 
     def scales(self) -> tuple[int, int]:
@@ -152,7 +218,7 @@ class TiledStream:
         raise NotImplementedError
 
     def push(self, x: Tensor) -> Tensor:
-        """The next part of the film, as the untiled stream's `push`, in float32 on `store`."""
+        """The next part of the film, as the untiled stream's `push`, in float32."""
         before, behind = self.scales()
         given, whole = tuple(x.shape[3:]), tuple(side * before for side in self.size)
         if given != whole:
@@ -160,7 +226,7 @@ class TiledStream:
         first = self.tiles[0]
         self.stream(first.cache).check(first.cut(x, before))
         shape = (x.shape[0], *self.result_shape(x), *(side * behind for side in self.size))
-        result = torch.zeros(shape, device=self.store or x.device)
+        result = torch.zeros(shape, device=x.device)
         done: list[Tile] = []
         waiting = list(self.tiles)
         while waiting:
@@ -173,33 +239,35 @@ class TiledStream:
         return result
 
     def _too_large(self, tile: Tile) -> bool:
-        sides = tile.rows[1] - tile.rows[0], tile.columns[1] - tile.columns[0]
-        return max(sides) > self.tiling.size
+        height, width = (stop - start for start, stop in (tile.rows, tile.columns))
+        return height > self.tiling.rows.size or width > self.tiling.columns.size
 
     def _run(self, tile: Tile, x: Tensor, result: Tensor) -> bool:
         """Add the tile's share to the result; False where it is too large, all left as it was."""
         before, behind = self.scales()
         try:
             part, cache = self._code(tile.cache, tile.cut(x, before))
-        except torch.cuda.OutOfMemoryError:
-            if self.tiling.size <= SMALLEST:
+        except Exception as error:
+            if self.tiling.smallest or not self.lacks_memory(error):
                 raise
             cache = []
         # Outside of the except block, which would keep the failed stream's tensors alive.
         if not cache:
-            self.tiling = Tiling.of(max(self.tiling.size // 2, SMALLEST))
-            self.on_split(self.tiling.size)
+            self.tiling = self.tiling.halved()
+            self.on_split(self.tiling)
             return False
         tile.cache = cache
         tile.cut(result, behind).addcmul_(part, tile.shares.to(part))
         return True
 
     def _code(self, cache: list[Tensor], x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A tile's part of x -> its part of the result, and its cache behind it, on `store`."""
-        store = self.store or x.device
-        stream = self.stream([past.to(x.device) for past in cache])
-        parts = [stream.push(step).to(store, torch.float32) for step in stream.steps(x)]
-        return torch.cat(parts, dim=2), [past.to(store) for past in stream.cache]
+        """A tile's part of x -> its part of the result, and its cache behind it, where x is."""
+        device = self.device or x.device
+        stream = self.stream([past.to(device) for past in cache])
+        parts = [
+            stream.push(step.to(device)).to(x.device, torch.float32) for step in stream.steps(x)
+        ]
+        return torch.cat(parts, dim=2), [past.to(x.device) for past in stream.cache]
 
 
 class TiledDecodeStream(TiledStream):

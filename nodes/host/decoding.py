@@ -214,6 +214,6 @@ def decode_pieces(
     if tiling is None:
         frames = vae.decode(latents)
     else:
-        size, overlap = tiling.size, tiling.overlap
-        frames = vae.decode_tiled(latents, tile_x=size, tile_y=size, overlap=overlap)
+        sides = {"tile_x": tiling.columns.size, "tile_y": tiling.rows.size}
+        frames = vae.decode_tiled(latents, **sides, overlap=tiling.rows.overlap)
     yield frames.reshape(-1, *frames.shape[-3:])[frame_length(given) if given else 0 :]

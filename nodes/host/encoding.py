@@ -16,7 +16,7 @@ from ...skyreels_model.vae_tiles import Tiling
 from . import vae_streaming
 from .decoding import FILM_KEY, FilmParts, Seam, Span
 from .vae import HostVAE
-from .vae_streaming import tiling_of
+from .vae_streaming import LATENT, tiling_of
 
 
 def encode_frames(vae: comfy.sd.VAE, frames: Tensor, tiling: Tiling | None = None) -> Tensor:
@@ -47,8 +47,8 @@ def _encode_whole(vae: comfy.sd.VAE, frames: Tensor, tiling: Tiling | None) -> T
         frames = torch.cat([frames, frames[-1:].repeat(lacking, 1, 1, 1)])
     if tiling is None:
         return vae.encode(frames)
-    sizes = {"tile_x": tiling.size * 8, "tile_y": tiling.size * 8, "overlap": tiling.overlap * 8}
-    return vae.encode_tiled(frames, **sizes)
+    sides = {"tile_x": tiling.columns.size * LATENT, "tile_y": tiling.rows.size * LATENT}
+    return vae.encode_tiled(frames, **sides, overlap=tiling.rows.overlap * LATENT)
 
 
 def encode_film(vae: comfy.sd.VAE, pixels: Tensor, tile_size: int = 0) -> dict[str, Any]:

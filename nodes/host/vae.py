@@ -18,7 +18,7 @@ from ...skyreels_model import checkpoint
 from ...skyreels_model.shots import frame_length
 from ...skyreels_model.vae import VideoVAE
 from ...skyreels_model.vae_config import to_original_names
-from ...skyreels_model.vae_tiles import SMALLEST, Tiling
+from ...skyreels_model.vae_tiles import SMALLEST, Side, Tiling
 from .model import patcher_type
 from .vae_streaming import decode_latents, encode_frames, step_bytes
 
@@ -123,12 +123,16 @@ class HostVAE(comfy.sd.VAE):
 def _tiling(
     tile_x: int | None, tile_y: int | None, overlap: int | None, scale: int
 ) -> Tiling | None:
-    """The host's tiles, which need not be square, as ours; `scale` of its units are a latent."""
-    sides = [max(side // scale, SMALLEST) for side in (tile_x, tile_y) if side]
-    if not sides:
+    """The host's tiles as ours; `scale` of its units are a latent."""
+    if not tile_x and not tile_y:
         return None
-    size = min(sides)
-    return Tiling(size, size // 4 if overlap is None else min(overlap // scale, size // 2))
+    columns, rows = (
+        max((side or tile_x or tile_y) // scale, SMALLEST) for side in (tile_x, tile_y)
+    )
+    if overlap is None:
+        return Tiling(Side.of(rows), Side.of(columns))
+    least = overlap // scale
+    return Tiling(Side(rows, min(least, rows // 2)), Side(columns, min(least, columns // 2)))
 
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:

@@ -20,10 +20,12 @@ from ...skyreels_model.vae import DecodeStream, EncodeStream
 from ...skyreels_model.vae_memory import StepMemory, decode_memory, encode_memory
 from ...skyreels_model.vae_tiles import (
     SMALLEST,
+    Side,
     TiledDecodeStream,
     TiledEncodeStream,
     TiledStream,
     Tiling,
+    tilings,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def tiling_of(tile_size: int) -> Tiling | None:
             f"tile_size is {tile_size} px; it must be 0 (by itself) or a multiple of {step} from "
             f"{smallest} on; nearest: {nearest}"
         )
-    return Tiling.of(tile_size // LATENT)
+    return Tiling.square(tile_size // LATENT)
 
 
 def step_bytes(vae: HostVAE, decode: bool, size: tuple[int, int]) -> int:
@@ -70,19 +72,21 @@ def _with_scratch(step: StepMemory) -> int:
 
 
 def fitting_tiling(vae: HostVAE, decode: bool, size: tuple[int, int], free: int) -> Tiling | None:
-    """None where a step of height x width latents fits into free bytes, else the largest tiles."""
+    """None where a step of height x width latents fits into free bytes, else the fewest tiles.
+
+    The smallest tiles where none fit.
+    """
     if step_bytes(vae, decode, size) <= free:
         return None
-    largest = (max(size) - 1) // STEP * STEP
-    for side in range(largest, SMALLEST, -STEP):
-        if tile_bytes(vae, decode, size, Tiling.of(side)) <= free:
-            return Tiling.of(side)
-    return Tiling.of(SMALLEST)
+    for tiling in tilings(*size):
+        if tile_bytes(vae, decode, size, tiling) <= free:
+            return tiling
+    return Tiling.square(SMALLEST)
 
 
 def tile_bytes(vae: HostVAE, decode: bool, size: tuple[int, int], tiling: Tiling) -> int:
     """What the device needs for a step of one tile; a CPU holds the other tiles' caches, too."""
-    rows, columns = (tiling.spans(side) for side in size)
+    rows, columns = tiling.rows.spans(size[0]), tiling.columns.spans(size[1])
     step = _step(vae, decode, (rows[0][1], columns[0][1]))
     need = _with_scratch(step)
     if vae.device.type == "cpu":
@@ -99,17 +103,18 @@ def make_ready(
         need = tile_bytes(vae, decode, size, asked)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=need)
     if asked is not None:
-        return asked if asked.size < max(size) else None
+        whole = asked.rows.size >= size[0] and asked.columns.size >= size[1]
+        return None if whole else asked
     free = vae.patcher.get_free_memory(vae.device)
     tiling = fitting_tiling(vae, decode, size, free)
     if tiling is not None:
-        LOG.warning(
-            "VAE %s of %d x %d px needs %.1f GB and %.1f GB are free: in tiles of %d px.",
+        LOG.info(
+            "VAE %s of %d x %d px needs %.1f GB and %.1f GB are free: in tiles of %s.",
             "decode" if decode else "encode",
             *(side * LATENT for side in reversed(size)),
             need / 1e9,
             free / 1e9,
-            tiling.size * LATENT,
+            in_pixels(tiling),
         )
     return tiling
 
@@ -121,11 +126,21 @@ def open_stream(vae: HostVAE, decode: bool, size: tuple[int, int], tiling: Tilin
         stream: Stream = model.decode_stream() if decode else model.encode_stream()
         return stream
     tiled = TiledDecodeStream if decode else TiledEncodeStream
-    return tiled(model, tiling, size, torch.device("cpu"), _say_split)
+    lacks_memory = comfy.model_management.is_oom
+    return tiled(model, tiling, size, vae.device, _say_split, lacks_memory)
 
 
-def _say_split(size: int) -> None:
-    LOG.warning("VAE: out of memory; going on in tiles of %d px.", size * LATENT)
+def _home(vae: HostVAE, stream: Stream) -> torch.device:
+    """Where a stream takes its input, and keeps its caches."""
+    return torch.device("cpu") if isinstance(stream, TiledStream) else vae.device
+
+
+def in_pixels(tiling: Tiling) -> str:
+    return f"{tiling.columns.size * LATENT} x {tiling.rows.size * LATENT} px"
+
+
+def _say_split(tiling: Tiling) -> None:
+    LOG.warning("VAE: out of memory; going on in tiles of %s.", in_pixels(tiling))
     comfy.model_management.soft_empty_cache()
 
 
@@ -144,7 +159,7 @@ def decode_latents(
         nonlocal shown
         skip = shown  # what a stream before this one has shown
         for part in latents.split(block, dim=2):
-            pixels = stream.push(part.to(vae.device, vae.vae_dtype))  # (1, 3, n, H, W)
+            pixels = stream.push(part.to(_home(vae, stream), vae.vae_dtype))  # (1, 3, n, H, W)
             pixels, skip = pixels[:, :, skip:], max(skip - pixels.shape[2], 0)
             shown += pixels.shape[2]
             if pixels.shape[2]:
@@ -171,7 +186,8 @@ def encode_frames(vae: HostVAE, frames: Tensor, asked: Tiling | None = None) -> 
             if lacking:
                 part = torch.cat([part, part[-1:].expand(lacking, -1, -1, -1)])
             x = vae.process_input(part.movedim(-1, 0)[None])  # (1, 3, n, H, W)
-            latents = stream.push(x.to(vae.device, vae.vae_dtype)).to("cpu", torch.float32)
+            latents = stream.push(x.to(_home(vae, stream), vae.vae_dtype))
+            latents = latents.to("cpu", torch.float32)
             latents, skip = latents[:, :, skip:], max(skip - latents.shape[2], 0)
             done += latents.shape[2]
             yield latents
@@ -193,10 +209,11 @@ def _untiled_or_tiled(
         try:
             yield from _interruptible(pieces(open_stream(vae, decode, size, None), 1))
             return
-        except comfy.model_management.OOM_EXCEPTION:
-            tiling = Tiling.of(max(max(size) // 2, SMALLEST))
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+            tiling = Tiling(Side.of(size[0]), Side.of(size[1])).halved()
         # Outside of the except block, which would keep the failed stream's tensors alive.
-        _say_split(tiling.size)
+        _say_split(tiling)
     yield from _interruptible(pieces(open_stream(vae, decode, size, tiling), BLOCK))
 
 

@@ -26,6 +26,13 @@ def part(vae):
 
 
 @pytest.fixture(scope="module")
+def small(vae, part):
+    """A VAE of the same kind with few and random weights."""
+    torch.manual_seed(0)
+    return type(vae)(part("vae").VideoVAE(dim=2, num_res_blocks=0), torch.float32, True)
+
+
+@pytest.fixture(scope="module")
 def film(vae):
     """Nine frames (T, 64, 96, 3) of six toy scenes side by side, and their latents, untiled."""
     rng = np.random.default_rng(5)
@@ -65,9 +72,8 @@ def rms(a, b):
     return (a - b).square().mean().sqrt().item()
 
 
-def test_a_minute_needs_no_more_memory_than_ten_seconds(vae, part):
+def test_a_minute_needs_no_more_memory_than_ten_seconds(small, part):
     """Beside the frames themselves, once: 240 and 1440 of them."""
-    small = type(vae)(part("vae").VideoVAE(dim=2, num_res_blocks=1), torch.float32, True)
     beside = []
     for seconds in (10, 60):
         count = 6 * seconds + 1
@@ -98,6 +104,35 @@ def test_tiles_of_both_nodes_are_near_to_untiled(vae, part, film):
     assert torch.equal(encoding.encode_film(vae, pixels, 128)["samples"], latents)
 
 
+def coded_by_our_nodes(vae_loader):
+    """Five frames of noise, encoded and decoded by our nodes in tiles of 64 px."""
+    prompt = {"3": vae_loader}
+    size = {"width": 96, "height": 64, "batch_size": 5}
+    prompt["13"] = graphs.node("EmptyImage", **size, color=0x804020)
+    prompt["14"] = graphs.node("ImageAddNoise", image=["13", 0], seed=4, strength=0.2)
+    prompt["50"] = graphs.node("SkyReelsV2Encode", pixels=["14", 0], vae=["3", 0], tile_size=64)
+    prompt["52"] = graphs.node("SkyReelsV2Decode", samples=["50", 0], vae=["3", 0], tile_size=64)
+    links = {"vae": ["3", 0], "pixels": ["14", 0], "coded": ["50", 0], "frames": ["52", 0]}
+    return prompt, links
+
+
+def test_both_nodes_take_a_tile_size(look, part):
+    prompt, links = coded_by_our_nodes(graphs.film()["3"])
+    vae, pixels, coded, frames = look(prompt, **links)
+    samples = part("encoding").encode_film(vae, pixels, 64)["samples"]
+    assert torch.equal(coded["samples"], samples)
+    assert torch.equal(frames, part("decoding").decode_film(vae, {"samples": samples}, 64))
+
+
+def test_cores_vae_takes_a_tile_size(look):
+    loader = graphs.node("VAELoader", vae_name=graphs.TOY["vae"])
+    prompt, links = coded_by_our_nodes(loader)
+    vae, pixels, coded, frames = look(prompt, **links)
+    samples = vae.encode_tiled(pixels, tile_x=64, tile_y=64, overlap=16).float()
+    assert torch.equal(coded["samples"], samples)
+    assert torch.equal(frames, vae.decode_tiled(samples, tile_x=8, tile_y=8, overlap=2)[0])
+
+
 def test_tiles_are_nearer_to_untiled_than_cores(vae, film):
     """Core's own tiling of the same VAE, with the same size and overlap of tiles."""
     import comfy.sd
@@ -112,20 +147,20 @@ def test_tiles_are_nearer_to_untiled_than_cores(vae, film):
     assert ours.shape == core.shape and rms(ours, latents) < rms(core, latents) / 2
 
 
-def test_core_nodes_stream_too(look, vae, part):
+def test_core_nodes_stream_too(small, part):
     """Their results are those of our nodes; tiles of time need nothing, as time is a stream."""
     import nodes
 
     latents = torch.randn(2, 16, 3, 8, 12, generator=torch.Generator().manual_seed(0))
-    ours = part("decoding").decode_film(vae, {"samples": latents})
-    assert torch.equal(nodes.VAEDecode().decode(vae, {"samples": latents})[0], ours)
-    tiled = nodes.VAEDecodeTiled().decode(vae, {"samples": latents}, 64, 16, 8, 4)[0]
-    assert torch.equal(tiled, part("decoding").decode_film(vae, {"samples": latents}, 64))
+    ours = part("decoding").decode_film(small, {"samples": latents})
+    assert torch.equal(nodes.VAEDecode().decode(small, {"samples": latents})[0], ours)
+    tiled = nodes.VAEDecodeTiled().decode(small, {"samples": latents}, 64, 16, 8, 4)[0]
+    assert torch.equal(tiled, part("decoding").decode_film(small, {"samples": latents}, 64))
     pixels = torch.rand(9, 64, 96, 3, generator=torch.Generator().manual_seed(0))
-    ours = part("encoding").encode_film(vae, pixels)["samples"]
-    assert torch.equal(nodes.VAEEncode().encode(vae, pixels)[0]["samples"], ours)
-    tiled = nodes.VAEEncodeTiled().encode(vae, pixels, 64, 16)[0]["samples"]
-    assert torch.equal(tiled, part("encoding").encode_film(vae, pixels, 64)["samples"])
+    ours = part("encoding").encode_film(small, pixels)["samples"]
+    assert torch.equal(nodes.VAEEncode().encode(small, pixels)[0]["samples"], ours)
+    tiled = nodes.VAEEncodeTiled().encode(small, pixels, 64, 16)[0]["samples"]
+    assert torch.equal(tiled, part("encoding").encode_film(small, pixels, 64)["samples"])
 
 
 @pytest.mark.parametrize("since", [0, 2])
@@ -134,7 +169,7 @@ def test_a_full_device_goes_on_in_tiles_and_loses_nothing(vae, part, film, caplo
     whole = part("decoding").decode_film(vae, {"samples": latents})
     with caplog.at_level(logging.WARNING, "skyreels_v2"), full_device(vae, 64, since):
         made = part("decoding").decode_film(vae, {"samples": latents})
-    assert "out of memory; going on in tiles of 64 px" in caplog.text.replace("48", "64")
+    assert "out of memory; going on in tiles of 64 x 64 px" in caplog.text
     before = 5 if since else 0
     assert torch.equal(made[:before], whole[:before])
     assert made.shape == whole.shape and rms(made, whole) < 0.06
@@ -155,15 +190,14 @@ def test_the_largest_tiles_that_fit(vae, part, decode, monkeypatch):
     streaming, size = part("vae_streaming"), (60, 104)
     whole = streaming.step_bytes(vae, decode, size)
     assert streaming.fitting_tiling(vae, decode, size, whole) is None
-    sizes = []
+    coded = []
     for free in (whole - 1, whole * 3 // 4, whole // 2, whole // 5, whole // 20):
         tiling = streaming.fitting_tiling(vae, decode, size, free)
-        larger = streaming.Tiling.of(tiling.size + 4)
         assert streaming.tile_bytes(vae, decode, size, tiling) <= free
-        assert streaming.tile_bytes(vae, decode, size, larger) > free or larger.size >= 104
-        sizes.append(tiling.size)
-    assert sizes == sorted(set(sizes), reverse=True)
-    assert streaming.fitting_tiling(vae, decode, size, 0).size == 8
+        coded.append(tiling.rows.size * tiling.columns.size)
+    assert coded[0] > 0.5 * size[0] * size[1] and coded == sorted(coded, reverse=True)
+    smallest = streaming.fitting_tiling(vae, decode, size, 0)
+    assert smallest.smallest and streaming.in_pixels(smallest) == "64 x 64 px"
 
 
 def test_the_host_is_told_of_one_step(vae):

@@ -1,11 +1,22 @@
 """The VAE in tiles: their shares, their streams, and what a lack of memory does."""
 
+import itertools
+
 import pytest
 import torch
 from golden_data import relative_l2, weights
 
 from skyreels_model.vae import VideoVAE
-from skyreels_model.vae_tiles import TiledDecodeStream, TiledEncodeStream, Tiling, ramps
+from skyreels_model.vae_tiles import (
+    Side,
+    Tile,
+    TiledDecodeStream,
+    TiledEncodeStream,
+    Tiling,
+    coded,
+    ramps,
+    tilings,
+)
 
 SIZE = (12, 14)  # latents
 
@@ -29,15 +40,13 @@ def film(vae) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("length", [5, 8, 9, 13, 30, 61])
-@pytest.mark.parametrize(
-    "tiling", [Tiling(8, 2), Tiling(8, 0), Tiling(7, 4), Tiling(16, 4)], ids=str
-)
-def test_tiles_cover_a_side_and_their_shares_add_up(length, tiling):
-    spans = tiling.spans(length)
+@pytest.mark.parametrize("side", [Side(8, 2), Side(8, 0), Side(7, 4), Side(16, 4)], ids=str)
+def test_tiles_cover_a_side_and_their_shares_add_up(length, side):
+    spans = side.spans(length)
     assert spans[0][0] == 0 and spans[-1][1] == length
-    assert all(stop - start <= tiling.size for start, stop in spans)
-    for (_, stop), (start, _) in zip(spans, spans[1:], strict=False):
-        assert stop - start >= tiling.overlap
+    assert all(stop - start <= side.size for start, stop in spans)
+    for (_, stop), (start, _) in itertools.pairwise(spans):
+        assert stop - start >= side.overlap
     total = torch.zeros(length * 8)
     for (start, stop), share in zip(spans, ramps(spans, 8), strict=True):
         assert (share >= 0).all()
@@ -45,9 +54,20 @@ def test_tiles_cover_a_side_and_their_shares_add_up(length, tiling):
     assert torch.allclose(total, torch.ones_like(total))
 
 
+def test_ways_to_cut_begin_with_few_tiles_that_overlap_fully():
+    ways = tilings(60, 104)
+    assert (ways[0].rows.size, ways[0].columns.size) == (60, 56)
+    assert coded(ways[0], 60, 104) == 60 * 112
+    counts = [len(way.rows.spans(60)) * len(way.columns.spans(104)) for way in ways]
+    full = [way.columns.overlap == 8 or way.rows.overlap == 8 for way in ways]
+    wide = full.index(False)
+    assert counts[:wide] == [2, 3] and counts[wide:] == sorted(counts[wide:])
+    assert all(way.rows.size >= 8 and way.columns.size >= 8 for way in ways)
+
+
 def test_a_single_tile_is_the_untiled_stream(vae, film):
     frames, z = film
-    tiling = Tiling(16, 4)
+    tiling = Tiling.square(16)
     assert torch.equal(TiledDecodeStream(vae, tiling, SIZE).push(z), vae.decode(z))
     assert torch.equal(TiledEncodeStream(vae, tiling, SIZE).push(frames), z)
 
@@ -56,22 +76,35 @@ def test_a_single_tile_is_the_untiled_stream(vae, film):
 def test_a_tiled_stream_is_equal_however_it_is_cut(vae, film, lengths):
     frames, z = film
     decode, encode = (
-        stream(vae, Tiling(8, 2), SIZE) for stream in (TiledDecodeStream, TiledEncodeStream)
+        stream(vae, Tiling.square(8), SIZE) for stream in (TiledDecodeStream, TiledEncodeStream)
     )
     made = torch.cat([decode.push(part) for part in z.split(lengths, dim=2)], dim=2)
-    assert torch.equal(made, TiledDecodeStream(vae, Tiling(8, 2), SIZE).push(z))
+    assert torch.equal(made, TiledDecodeStream(vae, Tiling.square(8), SIZE).push(z))
     counts = [4 * lengths[0] - 3, *(4 * n for n in lengths[1:])]
     made = torch.cat([encode.push(part) for part in frames.split(counts, dim=2)], dim=2)
-    assert torch.equal(made, TiledEncodeStream(vae, Tiling(8, 2), SIZE).push(frames))
+    assert torch.equal(made, TiledEncodeStream(vae, Tiling.square(8), SIZE).push(frames))
 
 
 def test_each_tile_is_a_stream_of_its_own(vae, film):
     """Where a tile has no neighbour, the result is what its part alone becomes."""
     _, z = film
-    made = TiledDecodeStream(vae, Tiling(8, 2), SIZE).push(z)
-    (top, bottom), (left, right) = Tiling(8, 2).spans(12)[0], Tiling(8, 2).spans(14)[0]
+    made = TiledDecodeStream(vae, Tiling.square(8), SIZE).push(z)
+    (top, bottom), (left, right) = Side.of(8).spans(12)[0], Side.of(8).spans(14)[0]
     alone = vae.decode(z[..., top:bottom, left:right])
     assert torch.allclose(made[..., :32, :32], alone[..., :32, :32], atol=1e-6)
+
+
+def test_the_parts_of_a_tile_go_on_from_its_past(vae, film):
+    stream = vae.decode_stream()
+    stream.push(film[1][:, :, :1])
+    whole = Tile((0, 12), (0, 14), torch.ones(96, 112), stream.cache)
+    parts = whole.split(Tiling.square(8), 8)
+    assert len(parts) == 4
+    for part in parts:
+        for past, before in zip(part.cache, whole.cache, strict=True):
+            scale = before.shape[3] // 12
+            assert torch.equal(past, part.cut(before, scale))
+            assert past.untyped_storage().nbytes() == past.nbytes
 
 
 class ShortOfMemory:
@@ -91,14 +124,14 @@ class ShortOfMemory:
 def test_lack_of_memory_splits_the_tiles_and_loses_nothing(vae, film, since):
     """From the first tile on, or in the midst of the film's second block."""
     frames, z = film
-    told: list[int] = []
-    stream = TiledDecodeStream(vae, Tiling(12, 3), SIZE, on_split=told.append)
+    told: list[Tiling] = []
+    stream = TiledDecodeStream(vae, Tiling.square(12), SIZE, on_split=told.append)
     short = ShortOfMemory(vae.decoder.head["2"], 8 * 8, since)
     try:
         made = torch.cat([stream.push(z[:, :, :1]), stream.push(z[:, :, 1:])], dim=2)
     finally:
         short.handle.remove()
-    assert told == [8]
+    assert told == [Tiling(Side.of(12), Side.of(8)), Tiling.square(8)]
     assert made.shape == (1, 3, 9, 96, 112) and relative_l2(made, vae.decode(z)) < 0.9
     ones = sum(_placed(tile, SIZE) for tile in stream.tiles)
     assert torch.allclose(ones, torch.ones_like(ones))
