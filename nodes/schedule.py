@@ -30,8 +30,8 @@ class SkyReelsV2Schedule(io.ComfyNode):
             category="SkyReels-V2/sampling",
             description=(
                 "Plans a film: its size and length, the windows it is made in, and the noise level "
-                "of every latent frame in every step. Checks that all numbers go together, and "
-                "draws the plan."
+                "of every latent frame in every step. Checks that all numbers go together, draws "
+                "the plan, and says what GPU memory it needs."
             ),
             inputs=[
                 *_size_inputs(),

@@ -177,6 +177,8 @@ class HostModel(comfy.model_base.WAN21):
         cond_shapes: Mapping[str, Any] = {},  # noqa: B006 (the host's signature)
     ) -> float:
         """Bytes that sampling takes beside the weights; the host frees as much before it begins."""
+        if len(input_shape) != 5:  # several models' latents, packed as one
+            return super().memory_required(input_shape, cond_shapes)
         needed: float = memory_required(self, input_shape, cond_shapes)
         if holds_scores(self.diffusion_model.attention):
             needed = max(needed, super().memory_required(input_shape, cond_shapes))

@@ -12,7 +12,7 @@ from devtools.live_bytes import LiveBytes
 from skyreels_model.image_encoder import CLIPVisionConfig
 from toy.random_weights import PUBLISHED, UMT5_XXL
 
-SIZES = ((1, 68, 120), (5, 30, 52), (25, 68, 120), (31, 90, 160))  # up to 720P, in latents
+SIZES = ((1, 68, 120), (25, 68, 120), (31, 90, 160))  # up to 720P, in latents
 NEAR = 0.15
 CLIP_H = CLIPVisionConfig(1280, 5120, 16, 32, 1024)
 
