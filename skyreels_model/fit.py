@@ -12,7 +12,8 @@ from .memory import forward_bytes, weights_bytes
 from .rollout import CHANNELS
 from .shots import latent_length
 from .tokenizer import MAX_LENGTH
-from .vae_memory import WIDTH, decode_bytes
+from .vae import VideoVAE
+from .vae_memory import decode_memory
 
 # Latents in float32 that live on the device around a forward, measured with UniPC, which keeps the
 # most: those of the film, its solver and the host's guider; and for each prompt in the batch, what
@@ -88,6 +89,11 @@ def need(config: ModelConfig, latents: int, width: int, height: int, itemsize: i
     )
 
 
+def vae_bytes(width: int, height: int) -> int:
+    """What decoding frames of (height, width) pixels needs beside the VAE's weights."""
+    return decode_memory(VideoVAE(device="meta"), height, width, COMPUTE).total
+
+
 def describe(latents: int, width: int, height: int, card: tuple[str, int] | None) -> str:
     """Lines for people: what each model needs for such a window, and what this card can do.
 
@@ -103,8 +109,7 @@ def describe(latents: int, width: int, height: int, card: tuple[str, int] | None
             if card is not None:
                 found[one.verdict(card[1])].append(f"{model} {name}")
         lines.append(f"{model}: {', '.join(numbers)}")
-    vae = decode_bytes(WIDTH, 1, height // 8, width // 8, COMPUTE)
-    lines.append(f"VAE: {vae / GB:.1f}, or in tiles")
+    lines.append(f"VAE: {vae_bytes(width, height) / GB:.1f}, or in tiles")
     if card is None:
         return "\n".join([*lines, "this machine: no GPU"])
     words = {"all": "fit", "streamed": "streamed", "-": "too large"}

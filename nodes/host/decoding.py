@@ -218,7 +218,7 @@ def decode_pieces(vae: comfy.sd.VAE, latents: Tensor, given: int) -> Iterator[Te
 
 
 def _streamed(vae: HostVAE, latents: Tensor, given: int) -> Iterator[Tensor]:
-    memory = vae.memory_used_decode(latents[:, :, :1].shape, vae.vae_dtype)
+    memory = vae.memory_used_decode(latents.shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
     stream = vae.first_stage_model.decode_stream()
     for index, one in enumerate(latents.split(1, dim=2)):

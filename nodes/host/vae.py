@@ -16,7 +16,6 @@ from torch import Tensor
 from ...skyreels_model import checkpoint
 from ...skyreels_model.vae import VideoVAE
 from ...skyreels_model.vae_config import to_original_names
-from ...skyreels_model.vae_memory import decode_bytes, encode_bytes
 from .model import patcher_type
 
 LOG = logging.getLogger("skyreels_v2")
@@ -43,9 +42,8 @@ class HostVAE(comfy.sd.VAE):
         self.upscale_index_formula = (4, 8, 8)
         self.downscale_ratio = (lambda frames: max(0, math.floor((frames + 3) / 4)), 8, 8)
         self.downscale_index_formula = (4, 8, 8)
-        width = int(model.encoder.conv1.out_channels)
-        self.memory_used_encode = lambda shape, dtype: encode_bytes(width, *shape[2:], _size(dtype))
-        self.memory_used_decode = lambda shape, dtype: decode_bytes(width, *shape[2:], _size(dtype))
+        self.memory_used_encode = lambda shape, dtype: _memory(6000, shape, dtype)
+        self.memory_used_decode = lambda shape, dtype: _memory(7000 * 64, shape, dtype)
         self.device = management.vae_device()
         self.output_device = management.intermediate_device()
         self.patcher = patcher_type(disable_dynamic)(
@@ -64,8 +62,9 @@ class HostVAE(comfy.sd.VAE):
         return pixels
 
 
-def _size(dtype: torch.dtype) -> int:
-    return int(comfy.model_management.dtype_size(dtype))
+def _memory(per_position: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of activations: they do not grow with the frames, which come as a stream."""
+    return per_position * shape[3] * shape[4] * comfy.model_management.dtype_size(dtype)
 
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:

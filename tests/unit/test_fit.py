@@ -10,7 +10,6 @@ from devtools.live_bytes import LiveBytes
 from skyreels_model import fit
 from skyreels_model.memory import forward_bytes
 from skyreels_model.model import SkyReelsModel
-from skyreels_model.vae_memory import decode_bytes
 from toy.random_weights import PUBLISHED
 
 README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
@@ -25,7 +24,7 @@ def test_the_models_are_the_published_ones():
 def test_the_readmes_table_is_computed():
     text = README.read_text(encoding="utf-8")
     assert fit.table() in text, f"put there:\n{fit.table()}"
-    vae = [decode_bytes(96, 1, *size, 2) / fit.GB for size in ((68, 120), (90, 160))]
+    vae = [fit.vae_bytes(*size) / fit.GB for size in ((960, 544), (1280, 720))]
     assert f"{vae[0]:.1f} GB at 540P and {vae[1]:.1f} GB at 720P" in text
 
 
