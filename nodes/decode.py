@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .common_inputs import tile_size_input
 from .host.decoding import decode_film
 
 
@@ -21,10 +22,13 @@ class SkyReelsV2Decode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("samples", tooltip="Latents of a SkyReels-V2 or Wan 2.1 model."),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
+                tile_size_input(),
             ],
             outputs=[io.Image.Output(tooltip="All frames, for Create Video.")],
         )
 
     @classmethod
-    def execute(cls, samples: io.Latent.Type, vae: io.Vae.Type) -> io.NodeOutput:
-        return io.NodeOutput(decode_film(vae, samples))
+    def execute(
+        cls, samples: io.Latent.Type, vae: io.Vae.Type, tile_size: int = 0
+    ) -> io.NodeOutput:
+        return io.NodeOutput(decode_film(vae, samples, tile_size))

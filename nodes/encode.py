@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .common_inputs import tile_size_input
 from .host.encoding import encode_film
 
 
@@ -25,6 +26,7 @@ class SkyReelsV2Encode(io.ComfyNode):
                     "multiples of 16.",
                 ),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
+                tile_size_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -34,5 +36,5 @@ class SkyReelsV2Encode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, pixels: io.Image.Type, vae: io.Vae.Type) -> io.NodeOutput:
-        return io.NodeOutput(encode_film(vae, pixels))
+    def execute(cls, pixels: io.Image.Type, vae: io.Vae.Type, tile_size: int = 0) -> io.NodeOutput:
+        return io.NodeOutput(encode_film(vae, pixels, tile_size))

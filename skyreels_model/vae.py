@@ -138,17 +138,21 @@ class EncodeStream:
         The first push takes T = 1+4k frames (t = 1+k), later ones T = 4k (t = k), k >= 1.
         Raises ValueError for another number of frames, or another size than the first push's.
         """
-        self._check(frames)
+        self.check(frames)
+        return torch.cat([self._step(chunk) for chunk in self.steps(frames)], dim=2)
+
+    def steps(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """The next frames, (B, 3, T, H, W), cut into those of one latent each."""
         first = [] if self.cache else [1]
-        steps = (frames.shape[2] - len(first)) // self.vae.time_factor
-        lengths = first + [self.vae.time_factor] * steps
-        return torch.cat([self._step(chunk) for chunk in frames.split(lengths, dim=2)], dim=2)
+        count = (frames.shape[2] - len(first)) // self.vae.time_factor
+        return frames.split(first + [self.vae.time_factor] * count, dim=2)
 
     def _step(self, chunk: Tensor) -> Tensor:
         moments = self.vae.conv1(self.vae.encoder(chunk, History(self.cache)))
         return moments[:, : self.vae.z_dim]
 
-    def _check(self, frames: Tensor) -> None:
+    def check(self, frames: Tensor) -> None:
+        """Raise what `push` would."""
         _check_layout("frames", frames, FRAME_CHANNELS)
         step = self.vae.time_factor
         length = frames.shape[2]
@@ -176,10 +180,18 @@ class DecodeStream:
         The stream's first latent becomes 1 frame, each later one 4; not clamped.
         Raises ValueError for other channels, or another size than the first push's.
         """
+        self.check(latents)
+        return torch.cat([self._step(latent) for latent in self.steps(latents)], dim=2)
+
+    def steps(self, latents: Tensor) -> tuple[Tensor, ...]:
+        """The next latents, (B, 16, L, h, w), one by one."""
+        return latents.split(1, dim=2)
+
+    def check(self, latents: Tensor) -> None:
+        """Raise what `push` would."""
         _check_layout("latents", latents, self.vae.z_dim)
         if self.cache:
             _check_continues("latents", latents, self.cache[0])
-        return torch.cat([self._step(latent) for latent in latents.split(1, dim=2)], dim=2)
 
     def _step(self, latent: Tensor) -> Tensor:
         return self.vae.decoder(self.vae.conv2(latent), History(self.cache))

@@ -16,6 +16,11 @@ from torch import Tensor, nn
 NORM_FLOOR = 1e-12
 # A power of two, hence exact: keeps x * gamma inside float16 before x is normalised.
 HEADROOM = 16.0
+# Frames that go through the finest levels at a time: the fewer, the less memory, and the more
+# often the past is copied in front of them.
+PIECE = 2
+# Most scores of the attention at a time, where the back end forms them at all.
+SCORES = 1 << 24
 
 
 class History:
@@ -23,30 +28,42 @@ class History:
 
     An empty cache marks the stream's first step. Slots are replaced one by one, so that the old
     and the new cache are never held together; tensors in the cache are never written to.
+    Set `slot` back to where it was for layers that take a step in pieces.
     """
 
     def __init__(self, cache: list[Tensor]) -> None:
         self.first = not cache
+        self.slot = 0
         self._cache = cache
-        self._slot = 0
 
     def store(self, past: Tensor) -> None:
         """Fill this layer's slot and move on to the next layer's."""
         if self.first:
             self._cache.append(past)
         else:
-            self._cache[self._slot] = past
-        self._slot += 1
+            self._cache[self.slot] = past
+        self.slot += 1
 
     def prepend(self, x: Tensor, frames: int) -> Tensor:
-        """Put the layer's last `frames` input frames (zeros at first) in front of x, and store x's.
+        """Put the layer's last `frames` input frames (zeros at first) in front of x.
 
         x (B, C, T, H, W) -> (B, C, frames + T, H, W)
         """
-        past = no_past(x, frames) if self.first else self._cache[self._slot]
-        x = torch.cat([past, x], dim=2)
+        past = no_past(x, frames) if self.first else self._cache[self.slot]
+        return torch.cat([past, x], dim=2)
+
+    def keep(self, x: Tensor, frames: int) -> None:
+        """Store the last `frames` of x, the layer's input with its past in front."""
+        past = x[:, :, -frames:]
+        if not self.first:
+            self._cache[self.slot] = past  # the old past goes before the new one is made
         # A view would keep the whole step alive until the next one.
-        self.store(x[:, :, -frames:].clone())
+        self.store(past.clone())
+
+    def extend(self, x: Tensor, frames: int) -> Tensor:
+        """`prepend` and `keep` in one."""
+        x = self.prepend(x, frames)
+        self.keep(x, frames)
         return x
 
 
@@ -57,10 +74,8 @@ def no_past(x: Tensor, frames: int) -> Tensor:
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a layer on images, (N, C, H, W), to every frame of x (B, C, T, H, W)."""
-    batch, _, frames, _, _ = x.shape
-    images = layer(x.transpose(1, 2).flatten(0, 1))
-    return images.unflatten(0, (batch, frames)).transpose(1, 2)
+    """Apply a layer on images, (B, C, H, W), to each frame of x (B, C, T, H, W) in turn."""
+    return torch.stack([layer(image) for image in x.unbind(dim=2)], dim=2)
 
 
 class RMSNorm(nn.Module):
@@ -88,6 +103,7 @@ def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor, history: History
     # x is rebound at each line so that no intermediate outlives its use.
     x = F.silu(norm(x), inplace=True)
     x = history.prepend(x, 2)
+    history.keep(x, 2)
     return conv(x)
 
 
@@ -152,8 +168,13 @@ class AttentionBlock(nn.Module):
         qkv = self.to_qkv(self.norm(images)).flatten(2)  # (N, 3C, h*w)
         # Fused kernels want the channels of a token side by side.
         tokens = qkv.transpose(1, 2).contiguous().unsqueeze(1)  # (N, 1, h*w, 3C)
-        attended = F.scaled_dot_product_attention(*tokens.chunk(3, dim=-1))  # (N, 1, h*w, C)
-        return self.proj(attended.squeeze(1).transpose(1, 2).reshape(images.shape))
+        queries, keys, values = tokens.chunk(3, dim=-1)
+        attended = [
+            F.scaled_dot_product_attention(some, keys, values)
+            for some in queries.split(max(SCORES // keys.shape[2], 1), dim=2)
+        ]
+        images = torch.cat(attended, dim=2).squeeze(1).transpose(1, 2).reshape(images.shape)
+        return self.proj(images)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + per_frame(self.attend, x)
@@ -181,7 +202,7 @@ class Downsample(nn.Module):
         if history.first:
             history.store(x)
             return x
-        return self.time_conv(history.prepend(x, 1))
+        return self.time_conv(history.extend(x, 1))
 
 
 class Upsample(nn.Module):
@@ -205,7 +226,7 @@ class Upsample(nn.Module):
                 # As in the reference, the second step does not see the first frame.
                 history.store(no_past(x, 2))
             else:
-                pairs = self.time_conv(history.prepend(x, 2)).unflatten(1, (2, -1))
+                pairs = self.time_conv(history.extend(x, 2)).unflatten(1, (2, -1))
                 x = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # (B, C, 2T, H, W)
         return per_frame(self.enlarge, x)
 
@@ -224,6 +245,15 @@ def run_middle(blocks: nn.ModuleList, x: Tensor, history: History) -> Tensor:
 
 def head(dim: int, out_dim: int, make: Factory) -> nn.ModuleDict:
     return nn.ModuleDict({"0": make.norm(dim), "2": make.conv3d(dim, out_dim)})
+
+
+def in_pieces(layers: Callable[[Tensor, History], Tensor], x: Tensor, history: History) -> Tensor:
+    """Layers that keep the number of frames, on PIECE frames of x (B, C, T, H, W) at a time."""
+    start, pieces = history.slot, []
+    for piece in x.split(PIECE, dim=2):
+        history.slot = start
+        pieces.append(layers(piece, history))
+    return torch.cat(pieces, dim=2)
 
 
 class Encoder(nn.Module):
@@ -245,21 +275,31 @@ class Encoder(nn.Module):
         width = dim
         self.conv1 = make.conv3d(3, dim)
         self.downsamples = nn.ModuleList()
+        self.joint = 0  # blocks before it take a step in pieces
         for level, mult in enumerate(dim_mult):
             for _ in range(num_res_blocks):
                 self.downsamples.append(ResidualBlock(width, dim * mult, make))
                 width = dim * mult
             if level < len(temporal_downsample):
+                if not any(temporal_downsample[:level]):
+                    self.joint = len(self.downsamples)
                 self.downsamples.append(Downsample(width, temporal_downsample[level], make))
         self.middle = middle(width, make)
         self.head = head(width, out_dim, make)
 
     def forward(self, x: Tensor, history: History) -> Tensor:
-        x = self.conv1(history.prepend(x, 2))
-        for block in self.downsamples:
+        x = in_pieces(self._fine, x, history)
+        for block in self.downsamples[self.joint :]:
             x = block(x, history)
         x = run_middle(self.middle, x, history)
         return norm_silu_conv(self.head["0"], self.head["2"], x, history)
+
+    def _fine(self, x: Tensor, history: History) -> Tensor:
+        """The levels before time is halved: (B, 3, T, H, W) -> (B, C, T, H', W')."""
+        x = self.conv1(history.extend(x, 2))
+        for block in self.downsamples[: self.joint]:
+            x = block(x, history)
+        return x
 
 
 class Decoder(nn.Module):
@@ -283,6 +323,7 @@ class Decoder(nn.Module):
         self.conv1 = make.conv3d(z_dim, width)
         self.middle = middle(width, make)
         self.upsamples = nn.ModuleList()
+        self.joint = 0  # blocks behind it take a step in pieces
         temporal_upsample = temporal_downsample[::-1]
         for level, mult in enumerate(reversed(dim_mult)):
             for _ in range(num_res_blocks + 1):
@@ -291,11 +332,19 @@ class Decoder(nn.Module):
             if level < len(temporal_upsample):
                 self.upsamples.append(Upsample(width, temporal_upsample[level], make))
                 width //= 2
+                if temporal_upsample[level]:
+                    self.joint = len(self.upsamples)
         self.head = head(width, 3, make)
 
     def forward(self, x: Tensor, history: History) -> Tensor:
-        x = self.conv1(history.prepend(x, 2))
+        x = self.conv1(history.extend(x, 2))
         x = run_middle(self.middle, x, history)
-        for block in self.upsamples:
+        for block in self.upsamples[: self.joint]:
+            x = block(x, history)
+        return in_pieces(self._fine, x, history)
+
+    def _fine(self, x: Tensor, history: History) -> Tensor:
+        """The levels behind the last doubling of time: (B, C, T, H', W') -> (B, 3, T, H, W)."""
+        for block in self.upsamples[self.joint :]:
             x = block(x, history)
         return norm_silu_conv(self.head["0"], self.head["2"], x, history)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from ...skyreels_model.rollout import CHANNELS, Film
 from ...skyreels_model.shots import TEMPORAL_STRIDE, frame_length
+from ...skyreels_model.vae_tiles import Tiling
 from ...skyreels_model.windows import Window
 from .film_images import FilmImages
 from .vae import HostVAE
+from .vae_streaming import decode_latents, tiling_of
 
 FILM_KEY = "skyreels_v2_film"
-TILE = 32  # latents
 LOG = logging.getLogger("skyreels_v2")
 
 
@@ -139,8 +139,9 @@ def check_latent(latent: dict[str, Any]) -> Tensor:
     return samples
 
 
-def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
-    """All frames of a LATENT, (batch * frames, H, W, 3) in 0..1."""
+def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> Tensor:
+    """All frames of a LATENT, (batch * frames, H, W, 3) in 0..1; tile_size px, 0 by itself."""
+    tiling = tiling_of(tile_size)
     samples = check_latent(latent)
     if getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
         raise ValueError(
@@ -154,7 +155,9 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any]) -> Tensor:
     total = made + sum(map(len, before + behind))
     frames, position = None, 0
     for sample in samples.split(1):
-        for piece in itertools.chain(before, decode_seams(vae, sample, film.seams, bar), behind):
+        for piece in itertools.chain(
+            before, decode_seams(vae, sample, film.seams, bar, tiling), behind
+        ):
             if frames is None:
                 frames = piece.new_empty((total, *piece.shape[1:]))
             frames[position : position + len(piece)] = piece
@@ -176,7 +179,11 @@ def film_parts(latent: dict[str, Any], samples: Tensor) -> FilmParts:
 
 
 def decode_seams(
-    vae: comfy.sd.VAE, sample: Tensor, seams: list[Seam], bar: comfy.utils.ProgressBar
+    vae: comfy.sd.VAE,
+    sample: Tensor,
+    seams: list[Seam],
+    bar: comfy.utils.ProgressBar,
+    tiling: Tiling | None = None,
 ) -> Iterator[Tensor]:
     """Frames of each seam in turn; the latents given to it are decoded, but not shown."""
     ends = [seam.start for seam in seams[1:]] + [sample.shape[2]]
@@ -185,7 +192,7 @@ def decode_seams(
         given = 0 if seam.given is None else seam.given.shape[2]
         window = own if seam.given is None else torch.cat([seam.given.to(own), own], dim=2)
         skip, left = seam.skip, seam.frames
-        for piece in decode_pieces(vae, window, given):
+        for piece in decode_pieces(vae, window, given, tiling):
             shown = piece[skip : skip + left]
             skip -= min(skip, len(piece))
             left -= len(shown)
@@ -193,37 +200,20 @@ def decode_seams(
             yield shown
 
 
-def decode_pieces(vae: comfy.sd.VAE, latents: Tensor, given: int) -> Iterator[Tensor]:
+def decode_pieces(
+    vae: comfy.sd.VAE, latents: Tensor, given: int, tiling: Tiling | None = None
+) -> Iterator[Tensor]:
     """Frames (n, H, W, 3) in 0..1 of a window (1, C, F, h, w), without those of `given` latents.
 
-    With our VAE latent by latent in constant memory, in tiles where even that is too much; with
-    any other in one piece.
+    With our VAE as a stream in constant memory; with any other in one piece. In tiles where asked
+    to, with ours also where the device has no room for more.
     """
-    if not isinstance(vae, HostVAE):
+    if isinstance(vae, HostVAE):
+        yield from decode_latents(vae, latents, given, tiling)
+        return
+    if tiling is None:
         frames = vae.decode(latents)
-        yield frames.reshape(-1, *frames.shape[-3:])[frame_length(given) if given else 0 :]
-        return
-    shown = 0
-    try:
-        for piece in _streamed(vae, latents, given):
-            yield piece
-            shown += len(piece)
-        return
-    except comfy.model_management.OOM_EXCEPTION:
-        LOG.warning("Out of memory while decoding: decoding this window again in tiles.")
-    # Outside of the except block, which would keep the failed stream's tensors alive.
-    comfy.model_management.soft_empty_cache()
-    frames = vae.decode_tiled(latents, tile_x=TILE, tile_y=TILE, overlap=TILE // 4)
-    yield frames[0, (frame_length(given) if given else 0) + shown :]
-
-
-def _streamed(vae: HostVAE, latents: Tensor, given: int) -> Iterator[Tensor]:
-    memory = vae.memory_used_decode(latents.shape, vae.vae_dtype)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
-    stream = vae.first_stage_model.decode_stream()
-    for index, one in enumerate(latents.split(1, dim=2)):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        pixels = stream.push(one.to(vae.device, vae.vae_dtype))
-        if index >= given:
-            out = vae.process_output(pixels.to(vae.output_device, torch.float32, copy=True))
-            yield out[0].movedim(0, -1)
+    else:
+        sides = {"tile_x": tiling.columns.size, "tile_y": tiling.rows.size}
+        frames = vae.decode_tiled(latents, **sides, overlap=tiling.rows.overlap)
+    yield frames.reshape(-1, *frames.shape[-3:])[frame_length(given) if given else 0 :]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
@@ -13,55 +11,53 @@ from torch import Tensor
 
 from ...skyreels_model.plan import SIZE_MULTIPLE
 from ...skyreels_model.rollout import CHANNELS
-from ...skyreels_model.shots import TEMPORAL_STRIDE, frame_length, latent_length
+from ...skyreels_model.shots import frame_length, latent_length
+from ...skyreels_model.vae_tiles import Tiling
+from . import vae_streaming
 from .decoding import FILM_KEY, FilmParts, Seam, Span
 from .vae import HostVAE
-
-TILE = 256  # px
-LOG = logging.getLogger("skyreels_v2")
+from .vae_streaming import LATENT, tiling_of
 
 
-def encode_frames(vae: comfy.sd.VAE, frames: Tensor) -> Tensor:
-    """4k + 1 frames (T, H, W, 3) in 0..1 -> raw latents (1, 16, F, H / 8, W / 8), float32.
+def encode_frames(vae: comfy.sd.VAE, frames: Tensor, tiling: Tiling | None = None) -> Tensor:
+    """Frames (T, H, W, 3) in 0..1 -> raw latents (1, 16, F, H / 8, W / 8), float32.
 
-    With our VAE four frames at a time in constant memory, in tiles where even that is too much;
-    with any other in one piece.
+    The last latent is filled up with the last frame. With our VAE as a stream in constant memory;
+    with any other in one piece. In tiles where asked to, with ours also where the device has no
+    room for more.
     """
+    count = latent_length(len(frames))
     if not isinstance(vae, HostVAE):
-        return vae.encode(frames).float()
-    try:
-        return _streamed(vae, frames)
-    except comfy.model_management.OOM_EXCEPTION:
-        LOG.warning("Out of memory while encoding: encoding again in tiles.")
-    # Outside of the except block, which would keep the failed stream's tensors alive.
-    comfy.model_management.soft_empty_cache()
-    tiles = {"tile_x": TILE, "tile_y": TILE, "overlap": TILE // 4}
-    return vae.encode_tiled(frames, **tiles).float()
+        return _encode_whole(vae, frames, tiling).float()
+    bar = comfy.utils.ProgressBar(count)
+    latents, position = None, 0
+    for piece in vae_streaming.encode_frames(vae, frames, tiling):
+        if latents is None:
+            latents = piece.new_empty((*piece.shape[:2], count, *piece.shape[3:]))
+        latents[:, :, position : position + piece.shape[2]] = piece
+        position += piece.shape[2]
+        bar.update(piece.shape[2])
+    assert latents is not None and position == count
+    return latents
 
 
-def _streamed(vae: HostVAE, frames: Tensor) -> Tensor:
-    shape = (1, 3, TEMPORAL_STRIDE, *frames.shape[1:3])
-    memory = vae.memory_used_encode(shape, vae.vae_dtype)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
-    stream = vae.first_stage_model.encode_stream()
-    bar = comfy.utils.ProgressBar(latent_length(len(frames)))
-    latents = []
-    for piece in [frames[:1], *frames[1:].split(TEMPORAL_STRIDE)]:
-        if not len(piece):
-            continue
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        x = vae.process_input(piece.movedim(-1, 0)[None])  # (1, 3, n, H, W)
-        latents.append(stream.push(x.to(vae.device, vae.vae_dtype)).to("cpu", torch.float32))
-        bar.update(1)
-    return torch.cat(latents, dim=2)
+def _encode_whole(vae: comfy.sd.VAE, frames: Tensor, tiling: Tiling | None) -> Tensor:
+    lacking = frame_length(latent_length(len(frames))) - len(frames)
+    if lacking:
+        frames = torch.cat([frames, frames[-1:].repeat(lacking, 1, 1, 1)])
+    if tiling is None:
+        return vae.encode(frames)
+    sides = {"tile_x": tiling.columns.size * LATENT, "tile_y": tiling.rows.size * LATENT}
+    return vae.encode_tiled(frames, **sides, overlap=tiling.rows.overlap * LATENT)
 
 
-def encode_film(vae: comfy.sd.VAE, pixels: Tensor) -> dict[str, Any]:
+def encode_film(vae: comfy.sd.VAE, pixels: Tensor, tile_size: int = 0) -> dict[str, Any]:
     """Any number of frames (T, H, W, C) in 0..1 as a LATENT that decodes to as many.
 
-    The last latent is filled up with the last frame. Raises ValueError for another model's VAE, and
-    for sizes that the model cannot take.
+    tile_size in px, 0 by itself. Raises ValueError for another model's VAE, and for sizes that the
+    model cannot take.
     """
+    tiling = tiling_of(tile_size)
     if getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
         raise ValueError(
             f"vae has {vae.latent_channels} latent channels; needed is the Wan 2.1 VAE with "
@@ -75,11 +71,7 @@ def encode_film(vae: comfy.sd.VAE, pixels: Tensor) -> dict[str, Any]:
                 f"pixels have {name} {size}; it must be a multiple of {SIZE_MULTIPLE}; nearest: "
                 f"{nearest} (crop or scale them before)"
             )
-    frames = pixels[..., :3]
-    lacking = frame_length(latent_length(count)) - count
-    if lacking:
-        frames = torch.cat([frames, frames[-1:].repeat(lacking, 1, 1, 1)])
-    samples = encode_frames(vae, frames)
+    samples = encode_frames(vae, pixels[..., :3], tiling)
     span = Span(0, samples.shape[2], 0, 0)
     parts = FilmParts(tuple(samples.shape), [Seam(0, None, count)], [span])
     return {"samples": samples, FILM_KEY: parts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import pathlib
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 
 from ...skyreels_model import checkpoint
+from ...skyreels_model.shots import frame_length
 from ...skyreels_model.vae import VideoVAE
 from ...skyreels_model.vae_config import to_original_names
+from ...skyreels_model.vae_tiles import SMALLEST, Side, Tiling
 from .model import patcher_type
+from .vae_streaming import decode_latents, encode_frames, step_bytes
 
 LOG = logging.getLogger("skyreels_v2")
 
@@ -42,8 +46,11 @@ class HostVAE(comfy.sd.VAE):
         self.upscale_index_formula = (4, 8, 8)
         self.downscale_ratio = (lambda frames: max(0, math.floor((frames + 3) / 4)), 8, 8)
         self.downscale_index_formula = (4, 8, 8)
-        self.memory_used_encode = lambda shape, dtype: _memory(6000, shape, dtype)
-        self.memory_used_decode = lambda shape, dtype: _memory(7000 * 64, shape, dtype)
+        # Whatever the number of frames: they come as a stream.
+        self.memory_used_encode = lambda shape, dtype: step_bytes(
+            self, False, (shape[-2] // 8, shape[-1] // 8)
+        )
+        self.memory_used_decode = lambda shape, dtype: step_bytes(self, True, tuple(shape[-2:]))
         self.device = management.vae_device()
         self.output_device = management.intermediate_device()
         self.patcher = patcher_type(disable_dynamic)(
@@ -61,10 +68,71 @@ class HostVAE(comfy.sd.VAE):
             pixels = pixels.narrow(-4, 0, legal)
         return pixels
 
+    def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
+        """Latents (B, 16, F, h, w) -> frames (B, T, H, W, 3), in constant memory beside them."""
+        return self._decode(samples_in, None)
 
-def _memory(per_position: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes of activations: they do not grow with the frames, which come as a stream."""
-    return per_position * shape[3] * shape[4] * comfy.model_management.dtype_size(dtype)
+    def decode_tiled(
+        self,
+        samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """As `decode`, in tiles of so many latents; time is a stream and needs no tiles."""
+        return self._decode(samples, _tiling(tile_x, tile_y, overlap, 1))
+
+    def _decode(self, samples: Tensor, asked: Tiling | None) -> Tensor:
+        frames: Tensor | None = None
+        for index, sample in enumerate(samples.split(1)):
+            position = 0
+            for piece in decode_latents(self, sample, asked=asked):
+                if frames is None:
+                    shape = (len(samples), frame_length(sample.shape[2]), *piece.shape[1:])
+                    frames = piece.new_empty(shape, dtype=self.vae_output_dtype())
+                frames[index, position : position + len(piece)] = piece
+                position += len(piece)
+        assert frames is not None
+        return frames
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """Frames (T, H, W, C) or (B, T, H, W, C) -> raw latents (B, 16, F, h, w)."""
+        return self._encode(pixel_samples, None)
+
+    def encode_tiled(
+        self,
+        pixel_samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """As `encode`, in tiles of so many px; time is a stream and needs no tiles."""
+        return self._encode(pixel_samples, _tiling(tile_x, tile_y, overlap, 8))
+
+    def _encode(self, pixels: Tensor, asked: Tiling | None) -> Tensor:
+        pixels = self.vae_encode_crop_pixels(pixels)
+        films = pixels if pixels.ndim == 5 else pixels[None]
+        coded = [torch.cat(list(encode_frames(self, film, asked)), dim=2) for film in films]
+        return torch.cat(coded).to(self.output_device, self.vae_output_dtype())
+
+
+def _tiling(
+    tile_x: int | None, tile_y: int | None, overlap: int | None, scale: int
+) -> Tiling | None:
+    """The host's tiles as ours; `scale` of its units are a latent."""
+    if not tile_x and not tile_y:
+        return None
+    columns, rows = (
+        max((side or tile_x or tile_y) // scale, SMALLEST) for side in (tile_x, tile_y)
+    )
+    if overlap is None:
+        return Tiling(Side.of(rows), Side.of(columns))
+    least = overlap // scale
+    return Tiling(Side(rows, min(least, rows // 2)), Side(columns, min(least, columns // 2)))
 
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:

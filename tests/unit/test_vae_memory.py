@@ -1,0 +1,78 @@
+"""What a stream's step needs: the same at any length of film, and what the estimate says."""
+
+import pytest
+import torch
+
+from devtools.live_memory import LiveMemory
+from skyreels_model.vae import VideoVAE
+from skyreels_model.vae_memory import decode_memory, encode_memory
+
+ESTIMATES = {"decode": decode_memory, "encode": encode_memory}
+OTHER = {"dim": 32, "temporal_downsample": (True, True, False)}
+
+
+def peaks(vae: VideoVAE, kind: str, height: int, width: int, steps: int) -> tuple[list[int], int]:
+    """The peak of live bytes in each step of a stream on the meta device, and its cache's bytes."""
+    stream = vae.decode_stream() if kind == "decode" else vae.encode_stream()
+    found = []
+    with torch.no_grad(), LiveMemory(*vae.parameters()) as memory:
+        for step in range(steps):
+            if kind == "decode":
+                shape = (1, vae.z_dim, 1, height // vae.space_factor, width // vae.space_factor)
+            else:
+                shape = (1, 3, vae.time_factor if step else 1, height, width)
+            x = torch.empty(shape, device="meta", dtype=vae.conv1.weight.dtype)
+            memory.reset_peak()
+            stream.push(x)
+            found.append(memory.peak)
+    return found, sum(past.nbytes for past in stream.cache)
+
+
+@pytest.mark.parametrize("kind", ["decode", "encode"])
+@pytest.mark.parametrize(
+    ("config", "height", "width", "dtype"),
+    [
+        ({}, 480, 832, torch.bfloat16),
+        ({}, 544, 960, torch.float32),
+        ({}, 720, 1280, torch.bfloat16),
+        ({}, 1088, 1920, torch.bfloat16),
+        ({}, 64, 96, torch.float32),
+        (OTHER, 480, 832, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_the_estimate_is_the_peak(kind, config, height, width, dtype):
+    vae = VideoVAE(**config, device="meta", dtype=dtype)
+    found, cache = peaks(vae, kind, height, width, steps=2)
+    estimate = ESTIMATES[kind](vae, height, width, dtype.itemsize)
+    assert estimate.cache == cache
+    assert estimate.total == pytest.approx(max(found), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["decode", "encode"])
+def test_later_steps_need_no_more(kind):
+    found, _ = peaks(VideoVAE(dim=16, device="meta"), kind, 32, 32, steps=6)
+    assert len(set(found[1:])) == 1 and found[0] < found[1]
+
+
+def test_attention_never_has_all_scores():
+    """A square matrix of 720P would be 829 MB in float32, twice with its softmax."""
+    vae = VideoVAE(dim=4, device="meta")
+    x = torch.empty(1, 16, 1, 90, 160, device="meta")
+    with torch.no_grad(), LiveMemory(*vae.parameters()) as memory:
+        vae.decoder.middle[1](vae.decoder.conv1(x.expand(-1, -1, 3, -1, -1))[:, :, :1])
+    assert memory.peak < 4 * 14400 * 14400
+
+
+def test_live_memory_counts_what_lives():
+    with LiveMemory() as memory:
+        a = torch.zeros(1000, dtype=torch.uint8)
+        b = a[:10]
+        del a
+        assert memory.live == 1000
+        c = b.clone()
+        del b
+        assert memory.live == 10 and memory.peak == 1010
+        memory.reset_peak()
+        del c
+    assert (memory.live, memory.peak) == (0, 10)

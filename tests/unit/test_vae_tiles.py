@@ -1,0 +1,126 @@
+"""The VAE in tiles: their shares, their streams, and what a lack of memory does."""
+
+import itertools
+
+import pytest
+import torch
+from golden_data import relative_l2, weights
+
+from skyreels_model.vae import VideoVAE
+from skyreels_model.vae_tiles import (
+    Side,
+    TiledDecodeStream,
+    TiledEncodeStream,
+    Tiling,
+    coded,
+    ramps,
+    tilings,
+)
+
+SIZE = (12, 14)  # latents
+
+
+@pytest.fixture(scope="module")
+def vae() -> VideoVAE:
+    state = weights("weights_vae.safetensors")
+    model = VideoVAE.from_state_dict(state)
+    model.load_state_dict(state)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def film(vae) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth moving frames (1, 3, 9, 96, 128) and their latents."""
+    y, x = (torch.arange(side * 8) / 20 for side in SIZE)
+    t = torch.arange(9)[:, None, None] / 3
+    waves = [torch.sin(x * a + y[:, None] * b + t) for a, b in ((1, 2), (2, -1), (-1, 1))]
+    frames = torch.stack(waves)[None]
+    return frames, vae.encode(frames)
+
+
+@pytest.mark.parametrize("length", [5, 8, 9, 13, 30, 61])
+@pytest.mark.parametrize("side", [Side(8, 2), Side(8, 0), Side(7, 4), Side(16, 4)], ids=str)
+def test_tiles_cover_a_side_and_their_shares_add_up(length, side):
+    spans = side.spans(length)
+    assert spans[0][0] == 0 and spans[-1][1] == length
+    assert all(stop - start <= side.size for start, stop in spans)
+    for (_, stop), (start, _) in itertools.pairwise(spans):
+        assert stop - start >= side.overlap
+    total = torch.zeros(length * 8)
+    for (start, stop), share in zip(spans, ramps(spans, 8), strict=True):
+        assert (share >= 0).all()
+        total[start * 8 : stop * 8] += share
+    assert torch.allclose(total, torch.ones_like(total))
+
+
+def test_ways_to_cut_begin_with_the_one_that_codes_the_least_twice():
+    ways = tilings(60, 104)
+    assert (ways[0].rows.size, ways[0].columns.size) == (60, 56)
+    costs = [coded(way, 60, 104) for way in ways]
+    assert costs == sorted(costs) and costs[0] == 60 * 112
+    assert min(max(way.rows.size, way.columns.size) for way in ways) < 12
+
+
+def test_a_single_tile_is_the_untiled_stream(vae, film):
+    frames, z = film
+    tiling = Tiling.square(16)
+    assert torch.equal(TiledDecodeStream(vae, tiling, SIZE).push(z), vae.decode(z))
+    assert torch.equal(TiledEncodeStream(vae, tiling, SIZE).push(frames), z)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 2)], ids=str)
+def test_a_tiled_stream_is_equal_however_it_is_cut(vae, film, lengths):
+    frames, z = film
+    decode, encode = (
+        stream(vae, Tiling.square(8), SIZE) for stream in (TiledDecodeStream, TiledEncodeStream)
+    )
+    made = torch.cat([decode.push(part) for part in z.split(lengths, dim=2)], dim=2)
+    assert torch.equal(made, TiledDecodeStream(vae, Tiling.square(8), SIZE).push(z))
+    counts = [4 * lengths[0] - 3, *(4 * n for n in lengths[1:])]
+    made = torch.cat([encode.push(part) for part in frames.split(counts, dim=2)], dim=2)
+    assert torch.equal(made, TiledEncodeStream(vae, Tiling.square(8), SIZE).push(frames))
+
+
+def test_each_tile_is_a_stream_of_its_own(vae, film):
+    """Where a tile has no neighbour, the result is what its part alone becomes."""
+    _, z = film
+    made = TiledDecodeStream(vae, Tiling.square(8), SIZE).push(z)
+    (top, bottom), (left, right) = Side.of(8).spans(12)[0], Side.of(8).spans(14)[0]
+    alone = vae.decode(z[..., top:bottom, left:right])
+    assert torch.allclose(made[..., :32, :32], alone[..., :32, :32], atol=1e-6)
+
+
+class ShortOfMemory:
+    """Makes a part of the VAE raise as a full device would, at its calls number `when`."""
+
+    def __init__(self, module, largest: int, since: int = 0) -> None:
+        self.largest, self.since, self.calls = largest, since, 0
+        self.handle = module.register_forward_hook(self)
+
+    def __call__(self, module, args, output) -> None:
+        self.calls += 1
+        if self.calls > self.since and max(output.shape[3:]) > self.largest:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("since", [0, 7])
+def test_lack_of_memory_splits_the_tiles_and_loses_nothing(vae, film, since):
+    """From the first tile on, or in the midst of the film's second block."""
+    frames, z = film
+    told: list[Tiling] = []
+    stream = TiledDecodeStream(vae, Tiling.square(12), SIZE, on_split=told.append)
+    short = ShortOfMemory(vae.decoder.head["2"], 8 * 8, since)
+    try:
+        made = torch.cat([stream.push(z[:, :, :1]), stream.push(z[:, :, 1:])], dim=2)
+    finally:
+        short.handle.remove()
+    assert told == [Tiling(Side.of(12), Side.of(8)), Tiling.square(8)]
+    assert made.shape == (1, 3, 9, 96, 112) and relative_l2(made, vae.decode(z)) < 0.9
+    ones = sum(_placed(tile, SIZE) for tile in stream.tiles)
+    assert torch.allclose(ones, torch.ones_like(ones))
+
+
+def _placed(tile, size):
+    canvas = torch.zeros(size[0] * 8, size[1] * 8)
+    tile.cut(canvas, 8).copy_(tile.shares)
+    return canvas
