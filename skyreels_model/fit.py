@@ -105,7 +105,8 @@ def describe(latents: int, width: int, height: int, card: tuple[str, int] | None
         numbers = []
         for name, itemsize in FORMATS.items():
             one = need(config, latents, width, height, itemsize)
-            numbers.append(f"{name} {one.resident / GB:.1f} / {one.streamed / GB:.1f}")
+            sizes = [n / GB for n in (one.resident, one.streamed, one.weights)]
+            numbers.append("{} {:.1f} / {:.1f} (RAM {:.1f})".format(name, *sizes))
             if card is not None:
                 found[one.verdict(card[1])].append(f"{model} {name}")
         lines.append(f"{model}: {', '.join(numbers)}")

@@ -66,7 +66,8 @@ def test_a_card_holds_all_streams_or_is_too_small():
 def test_what_is_told_of_a_card():
     text = fit.describe(*WINDOW_540P, ("NVIDIA GeForce RTX 3060", 12 * fit.GB))
     one = fit.need(fit.MODELS["14B"], *WINDOW_540P, 1)
-    assert f"fp8 {one.resident / fit.GB:.1f} / {one.streamed / fit.GB:.1f}" in text
+    whole, streamed, ram = (n / fit.GB for n in (one.resident, one.streamed, one.weights))
+    assert f"fp8 {whole:.1f} / {streamed:.1f} (RAM {ram:.1f})" in text
     assert text.splitlines()[-1] == (
         "this machine: NVIDIA GeForce RTX 3060, 12.0 GB; fit: 1.3B bf16, 1.3B fp8; streamed: "
         "14B bf16, 14B fp8"
