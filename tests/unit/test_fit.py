@@ -37,7 +37,7 @@ def test_one_prompt_more_needs_a_forward_more():
 
 @pytest.mark.parametrize("model", fit.MODELS)
 def test_a_window_needs_what_a_forward_holds(model):
-    """Counted on meta, with what the film keeps beside; and the weights, or three layers of them."""
+    """Counted on meta, with what the film keeps beside; and three layers, where weights stream."""
     config = dataclasses.replace(fit.MODELS[model], num_layers=1)
     told = fit.need(config, 5, 416, 240, 2)
     made = SkyReelsModel(config, dtype=torch.bfloat16, device="meta").requires_grad_(False)
