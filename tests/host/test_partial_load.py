@@ -136,19 +136,18 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_partial_load_is_the_full_load(part, name):
-    import comfy.model_management
-
     patcher, call = part(name)
+    results = []
     with torch.inference_mode():
-        comfy.model_management.load_models_gpu([patcher])
-        full = call(CPU)
-        comfy.model_management.unload_all_models()
-        for share in (0.001, 0.6):
+        for share in (0, 0.001, 0.6):
             memory = int(patcher.model_size() * share)
             patcher.patch_model(device_to=CPU, lowvram_model_memory=memory)
-            assert patcher.model.model_lowvram and patcher.loaded_size() <= memory
-            assert torch.equal(call(CPU), full)
+            assert patcher.model.model_lowvram == bool(share)
+            assert not share or patcher.loaded_size() <= memory
+            results.append(call(CPU))
             patcher.unpatch_model(CPU)
+    full, *parts = results
+    assert all(torch.equal(result, full) for result in parts)
 
 
 @pytest.mark.parametrize("name", PARTS)
