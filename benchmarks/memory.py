@@ -8,9 +8,10 @@ SKYREELS_V2_REFERENCE: a source tree of SkyworkAI/SkyReels-V2). A row is a step 
 the forwards of the positive and the negative prompt, which the reference runs one after the other
 and ours also together (batch 2, as ComfyUI does where memory allows).
 
-Everywhere: the estimate against what is alive in tensors at full size (computed on no device) and
-against what PyTorch's CPU allocator hands out in small forwards that really run. Without a CUDA
-device it says so and shows these alone.
+Everywhere: the estimate against what is alive in tensors at full size (computed on no device), and,
+for small forwards that really run, against what PyTorch's CPU allocator hands out and by how much
+the process's resident memory peaks (Linux only; with the workspaces of the libraries in it).
+Without a CUDA device it says so and shows these alone.
 """
 
 from __future__ import annotations
@@ -115,23 +116,42 @@ def full_size() -> None:
 
 
 def small_sizes() -> None:
-    print("\nHanded out by the CPU allocator in forwards that ran (1.3B width, one block)\n")
-    print("| latents | batch | dtype | handed out | estimate / handed out |")
-    print("|---|---|---|---|---|")
+    print("\nTaken by forwards that ran on this processor (1.3B width, one block)\n")
+    print("| latents | batch | dtype | handed out | estimate / it | resident | estimate / it |")
+    print("|---|---|---|---|---|---|---|")
+    # Memory that is freed goes back at once, or the next peak would hide in what was kept.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    for dtype, size, batch in itertools.product(("float32", "bfloat16"), SMALL, (1, 2)):
+        command = [sys.executable, __file__, "--small", json.dumps([dtype, size, batch])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        figures = json.loads(done.stdout.splitlines()[-1])
+        estimate = figures.pop("estimate")
+        columns = (f"{taken / 1e6:.1f} MB | {estimate / taken:.3f}" for taken in figures.values())
+        print(f"| {' x '.join(map(str, size))} | {batch} | {dtype} | {' | '.join(columns)} |")
+
+
+@torch.no_grad()
+def measure_small(dtype: torch.dtype, size: tuple[int, int, int], batch: int) -> dict[str, int]:
+    """Bytes of a forward by the allocator's record, by the process's resident peak, estimated."""
     config = dataclasses.replace(PUBLISHED["DF-1.3B-540P"], num_layers=1)
-    for dtype, size, batch in itertools.product((torch.float32, torch.bfloat16), SMALL, (1, 2)):
-        forward = rivals.build("ours", config, dtype)
-        x = torch.randn(batch, 16, *size, dtype=dtype)
-        timesteps = torch.linspace(999, 100, size[0]).expand(batch, -1)
-        text = torch.randn(batch, 512, config.text_dim, dtype=dtype)
-        with torch.no_grad():
-            needed = allocated_peak(lambda: forward(x, timesteps, text))  # noqa: B023
-        estimate = forward_bytes(config, batch, *size, dtype.itemsize)
-        print(
-            f"| {size[0]} x {size[1]} x {size[2]} | {batch} | {str(dtype)[6:]} "
-            f"| {needed / 1e6:.1f} MB | {estimate / needed:.3f} |",
-            flush=True,
-        )
+    forward = rivals.build("ours", config, dtype)
+    x = torch.randn(batch, 16, *size, dtype=dtype)
+    timesteps = torch.linspace(999, 100, size[0]).expand(batch, -1)
+    text = torch.randn(batch, 512, config.text_dim, dtype=dtype)
+    forward(x[..., :4, :4].contiguous(), timesteps, text)
+    before = resident("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    forward(x, timesteps, text)
+    peak = resident("VmHWM") - before
+    handed_out = allocated_peak(lambda: forward(x, timesteps, text))
+    estimate = forward_bytes(config, batch, *size, dtype.itemsize)
+    return {"handed out": handed_out, "resident": peak, "estimate": estimate}
+
+
+def resident(field: str) -> int:
+    """Bytes of the process in memory: now (VmRSS) or at most since the reset (VmHWM)."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def main() -> None:
@@ -143,11 +163,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--small", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         rival, model, size, batch, folder = json.loads(options.child)
         figures = measure(rival, model, tuple(size), batch, folder and pathlib.Path(folder))
         print(json.dumps(figures))
+        return
+    if options.small:
+        dtype, size, batch = json.loads(options.small)
+        print(json.dumps(measure_small(getattr(torch, dtype), tuple(size), batch)))
         return
     if torch.cuda.is_available():
         on_gpu(options.models, options.sizes, options.reference)

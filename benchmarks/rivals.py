@@ -58,7 +58,8 @@ def build(
     if rival == "diffusers":
         return _diffusers(config, state)
     if rival == "reference":
-        return _reference(config, state, reference)
+        # It holds all in one dtype, and computes the time embedding in float32 nonetheless.
+        return _reference(config, {k: v.to(dtype) for k, v in state.items()}, reference)
     model = SkyReelsModel(config, dtype=dtype, device="meta").requires_grad_(False)
     model.load_state_dict(state, assign=True)
     return model

@@ -72,10 +72,16 @@ class LiveBytes(TorchDispatchMode):
 def allocated_peak(run: Callable[[], Any]) -> int:
     """Peak bytes that PyTorch's CPU allocator hands out while `run` really computes.
 
-    It sees what operators allocate inside, too: an instrument independent of `LiveBytes`.
+    It sees what operators allocate inside, too: an instrument independent of `LiveBytes`. One
+    thread runs, since in some operators each has buffers of its own.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            run()
+    finally:
+        torch.set_num_threads(threads)
     now = peak = 0
     for event in recorded.profiler.kineto_results.events():
         if event.name() == "[memory]":

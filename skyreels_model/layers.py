@@ -269,7 +269,7 @@ class FeedForward(nn.Sequential):
         if count > 1:
             for part in tokens.tensor_split(count):
                 part.copy_(super().forward(part))
-            return y
+            return tokens.unflatten(0, x.shape[:2])
         hidden = self[0](y)
         del y, tokens
         return self[2](self[1](hidden))

@@ -1,0 +1,145 @@
+"""The whole 1.3B model on this processor: load, one forward of a small size, peak of memory.
+
+    python benchmarks/full_size.py [--dtype bf16] [--folder FOLDER]
+
+A file of random weights in the published layout is written to FOLDER (a temporary one by default),
+and the same weights in diffusers' layout beside it. Ours and diffusers' transformer load them, each
+in a fresh process, and run one forward. Linux only. "Mapped" are pages of the file, which the
+system takes back when it needs them; "own" are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from skyreels_model import checkpoint  # noqa: E402
+from skyreels_model.config import ModelConfig  # noqa: E402
+from skyreels_model.key_maps import transformer_key_to_original  # noqa: E402
+from skyreels_model.model import SkyReelsModel  # noqa: E402
+from toy.random_weights import PUBLISHED, write_dit  # noqa: E402
+from toy.safetensors_writer import Entry, write_safetensors  # noqa: E402
+
+MODEL = "DF-1.3B-540P"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SIZE = (3, 16, 24)  # latent frames, height, width
+SETTINGS = {
+    "num_attention_heads": 12,
+    "ffn_dim": 8960,
+    "num_layers": 30,
+    "inject_sample_info": True,
+}
+
+
+def write(folder: pathlib.Path, dtype: torch.dtype) -> None:
+    """`folder`/original.safetensors, and the same in `folder`/diffusers."""
+    import diffusers
+
+    original, theirs = folder / "original.safetensors", folder / "diffusers"
+    write_dit(original, PUBLISHED[MODEL], dtype)
+    with torch.device("meta"):
+        model = diffusers.SkyReelsV2Transformer3DModel(**SETTINGS)
+    model.save_config(theirs)
+    tensors = load_file(original)
+    named = {key: tensors[transformer_key_to_original(key)] for key in model.state_dict()}
+    entries = [Entry.of(key, value) for key, value in named.items()]
+    write_safetensors(theirs / "diffusion_pytorch_model.safetensors", entries)
+
+
+def load_ours(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    file = checkpoint.read(folder / "original.safetensors")
+    weights = checkpoint.transformer_tensors(file.tensors, file.metadata)
+    model = SkyReelsModel(ModelConfig.from_state_dict(weights), dtype=dtype, device="meta")
+    checkpoint.load_weights(model, weights)
+    return model.eval()
+
+
+def load_diffusers(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    import diffusers
+
+    made = diffusers.SkyReelsV2Transformer3DModel
+    model = made.from_pretrained(folder / "diffusers", torch_dtype=dtype).eval()
+    fps = torch.ones(1, dtype=torch.long)
+    return lambda x, t, text: model(
+        x, t, text, enable_diffusion_forcing=True, fps=fps, return_dict=False
+    )[0]
+
+
+LOADERS = {"ours": load_ours, "diffusers": load_diffusers}
+
+
+@torch.inference_mode()
+def run(rival: str, folder: pathlib.Path, dtype: torch.dtype) -> dict[str, Any]:
+    if rival == "diffusers":
+        import diffusers  # noqa: F401, loading it is no part of loading a model
+    begun, before = time.perf_counter(), status("VmRSS")
+    forward = LOADERS[rival](folder, dtype)
+    loaded = time.perf_counter()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 16, *SIZE, generator=generator).to(dtype)
+    text = torch.randn(1, 512, 4096, generator=generator).to(dtype)
+    out = forward(x, torch.tensor([[900.0, 500.0, 100.0]]), text)
+    return {
+        "load": loaded - begun,
+        "forward": time.perf_counter() - loaded,
+        "peak": status("VmHWM") - before,
+        "own": status("RssAnon"),
+        "mapped": status("RssFile"),
+        "sample": out.float().flatten()[::50].tolist(),
+    }
+
+
+def status(field: str) -> int:
+    """Bytes of this process: resident (VmRSS), their peak (VmHWM), own or mapped (RssAnon, …)."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def compare(folder: pathlib.Path, name: str) -> None:
+    write(folder, DTYPES[name])
+    print("| way | load | forward | peak | own at the end | mapped at the end |")
+    print("|---|---|---|---|---|---|")
+    samples = []
+    for rival in LOADERS:
+        command = [sys.executable, __file__, "--child", rival, "--dtype", name]
+        command += ["--folder", str(folder)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        figures = json.loads(done.stdout.splitlines()[-1])
+        sizes = " | ".join(f"{figures[key] / 1e9:.2f} GB" for key in ("peak", "own", "mapped"))
+        print(f"| {rival} | {figures['load']:.1f} s | {figures['forward']:.1f} s | {sizes} |")
+        samples.append(torch.tensor(figures["sample"]))
+    mine, theirs = samples
+    print(f"\nrelative difference of the velocities: {(mine - theirs).norm() / theirs.norm():.0e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--folder", type=pathlib.Path)
+    parser.add_argument("--child", choices=LOADERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(run(options.child, options.folder, DTYPES[options.dtype])))
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        compare(pathlib.Path(folder), options.dtype)
+
+
+if __name__ == "__main__":
+    main()
