@@ -105,7 +105,12 @@ def measure(which: str, kind: str, latents: int, size: int) -> dict[str, object]
     start = time.process_time()
     out = code(x)
     seconds = time.process_time() - start
-    sample = out.flatten()[:: max(1, out.numel() // 500)].tolist()
+    # diffusers clamps what it decodes.
+    sample = (
+        (out.clamp(-1, 1) if kind == "decode" else out)
+        .flatten()[:: max(1, out.numel() // 500)]
+        .tolist()
+    )
     del out
     with LiveMemory(x, *model.parameters()) as memory:
         code(x)

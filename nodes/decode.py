@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .common_inputs import tile_size_input
 from .host.decoding import decode_film
 
 
@@ -22,7 +21,19 @@ class SkyReelsV2Decode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("samples", tooltip="Latents of a SkyReels-V2 or Wan 2.1 model."),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
-                tile_size_input(),
+                io.Int.Input(
+                    "tile_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=32,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Side of square tiles in pixels, for small cards: a multiple of 32 "
+                    "from 64 on. 0: whole pictures where the memory suffices for them, else the "
+                    "fewest tiles that fit. Tiles overlap, which costs time, and the frames "
+                    "differ a little from untiled ones.",
+                ),
             ],
             outputs=[io.Image.Output(tooltip="All frames, for Create Video.")],
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .common_inputs import tile_size_input
 from .host.encoding import encode_film
 
 
@@ -26,7 +25,19 @@ class SkyReelsV2Encode(io.ComfyNode):
                     "multiples of 16.",
                 ),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
-                tile_size_input(),
+                io.Int.Input(
+                    "tile_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=32,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Side of square tiles in pixels, for small cards: a multiple of 32 "
+                    "from 64 on. 0: whole pictures where the memory suffices for them, else the "
+                    "fewest tiles that fit. Tiles overlap, which costs time, and the latents "
+                    "differ a little from untiled ones.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(

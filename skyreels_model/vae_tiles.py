@@ -85,14 +85,23 @@ class Tiling:
 
 
 def tilings(height: int, width: int) -> list[Tiling]:
-    """Ways to cut height x width latents, the one that codes the fewest positions first."""
-    ways = [
-        Tiling(Side.parts(height, rows), Side.parts(width, columns))
-        for rows in range(1, max(height // SMALLEST, 1) + 1)
-        for columns in range(1, max(width // SMALLEST, 1) + 1)
-        if rows * columns > 1
-    ]
-    return sorted(ways, key=lambda tiling: coded(tiling, height, width))
+    """Ways to cut height x width latents: those with the full overlap first, few tiles to many.
+
+    Of as many tiles the ones that code the fewest positions come first.
+    """
+    ways = []
+    for rows in range(1, max(height // SMALLEST, 1) + 1):
+        for columns in range(1, max(width // SMALLEST, 1) + 1):
+            tiling = Tiling(Side.parts(height, rows), Side.parts(width, columns))
+            cut = [
+                side.overlap
+                for side, count in ((tiling.rows, rows), (tiling.columns, columns))
+                if count > 1
+            ]
+            if cut:
+                narrow = min(cut) < OVERLAP
+                ways.append((narrow, rows * columns, coded(tiling, height, width), tiling))
+    return [way[-1] for way in sorted(ways, key=lambda way: way[:3])]
 
 
 def coded(tiling: Tiling, height: int, width: int) -> int:
@@ -129,6 +138,10 @@ def _ramp(position: Tensor, overlap: int) -> Tensor:
     if not overlap:
         return torch.ones_like(position)
     return 0.5 - 0.5 * torch.cos((2 * position / overlap - 0.5).clamp(0, 1) * math.pi)
+
+
+def lacks_memory(error: Exception) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 @dataclass
@@ -176,7 +189,7 @@ class TiledStream:
     device: where a tile's steps are made; None is the input's device. Input, results and caches
     stay on the input's. A tile for which the device's memory does not suffice is split, and so are
     all others when it is their turn; `on_split` is told how, and the same step goes on. Where tiles
-    are the smallest already, the error is raised.
+    are the smallest already, the error is raised. `lacks_memory` knows such an error.
     """
 
     def __init__(
@@ -186,9 +199,10 @@ class TiledStream:
         size: tuple[int, int],
         device: torch.device | None = None,
         on_split: Callable[[Tiling], None] = lambda tiling: None,
+        lacks_memory: Callable[[Exception], bool] = lacks_memory,
     ) -> None:
         self.vae, self.tiling, self.size = vae, tiling, size
-        self.device, self.on_split = device, on_split
+        self.device, self.on_split, self.lacks_memory = device, on_split, lacks_memory
         self.tiles = make_tiles(tiling, *size, self.scales()[1])
 
     def scales(self) -> tuple[int, int]:
@@ -233,8 +247,8 @@ class TiledStream:
         before, behind = self.scales()
         try:
             part, cache = self._code(tile.cache, tile.cut(x, before))
-        except torch.cuda.OutOfMemoryError:
-            if self.tiling.smallest:
+        except Exception as error:
+            if self.tiling.smallest or not self.lacks_memory(error):
                 raise
             cache = []
         # Outside of the except block, which would keep the failed stream's tensors alive.

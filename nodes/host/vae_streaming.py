@@ -72,10 +72,9 @@ def _with_scratch(step: StepMemory) -> int:
 
 
 def fitting_tiling(vae: HostVAE, decode: bool, size: tuple[int, int], free: int) -> Tiling | None:
-    """None where a step of height x width latents fits into free bytes, else the tiles that do.
+    """None where a step of height x width latents fits into free bytes, else the fewest tiles.
 
-    Of these the ones that code the least twice, which are also the largest; the smallest where none
-    fits.
+    The smallest tiles where none fit.
     """
     if step_bytes(vae, decode, size) <= free:
         return None
@@ -109,7 +108,7 @@ def make_ready(
     free = vae.patcher.get_free_memory(vae.device)
     tiling = fitting_tiling(vae, decode, size, free)
     if tiling is not None:
-        LOG.warning(
+        LOG.info(
             "VAE %s of %d x %d px needs %.1f GB and %.1f GB are free: in tiles of %s.",
             "decode" if decode else "encode",
             *(side * LATENT for side in reversed(size)),
@@ -127,7 +126,8 @@ def open_stream(vae: HostVAE, decode: bool, size: tuple[int, int], tiling: Tilin
         stream: Stream = model.decode_stream() if decode else model.encode_stream()
         return stream
     tiled = TiledDecodeStream if decode else TiledEncodeStream
-    return tiled(model, tiling, size, vae.device, _say_split)
+    lacks_memory = comfy.model_management.is_oom
+    return tiled(model, tiling, size, vae.device, _say_split, lacks_memory)
 
 
 def _home(vae: HostVAE, stream: Stream) -> torch.device:
@@ -209,7 +209,8 @@ def _untiled_or_tiled(
         try:
             yield from _interruptible(pieces(open_stream(vae, decode, size, None), 1))
             return
-        except comfy.model_management.OOM_EXCEPTION:
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
             tiling = Tiling(Side.of(size[0]), Side.of(size[1])).halved()
         # Outside of the except block, which would keep the failed stream's tensors alive.
         _say_split(tiling)

@@ -104,6 +104,35 @@ def test_tiles_of_both_nodes_are_near_to_untiled(vae, part, film):
     assert torch.equal(encoding.encode_film(vae, pixels, 128)["samples"], latents)
 
 
+def coded_by_our_nodes(vae_loader):
+    """Five frames of noise, encoded and decoded by our nodes in tiles of 64 px."""
+    prompt = {"3": vae_loader}
+    size = {"width": 96, "height": 64, "batch_size": 5}
+    prompt["13"] = graphs.node("EmptyImage", **size, color=0x804020)
+    prompt["14"] = graphs.node("ImageAddNoise", image=["13", 0], seed=4, strength=0.2)
+    prompt["50"] = graphs.node("SkyReelsV2Encode", pixels=["14", 0], vae=["3", 0], tile_size=64)
+    prompt["52"] = graphs.node("SkyReelsV2Decode", samples=["50", 0], vae=["3", 0], tile_size=64)
+    links = {"vae": ["3", 0], "pixels": ["14", 0], "coded": ["50", 0], "frames": ["52", 0]}
+    return prompt, links
+
+
+def test_both_nodes_take_a_tile_size(look, part):
+    prompt, links = coded_by_our_nodes(graphs.film()["3"])
+    vae, pixels, coded, frames = look(prompt, **links)
+    samples = part("encoding").encode_film(vae, pixels, 64)["samples"]
+    assert torch.equal(coded["samples"], samples)
+    assert torch.equal(frames, part("decoding").decode_film(vae, {"samples": samples}, 64))
+
+
+def test_cores_vae_takes_a_tile_size(look):
+    loader = graphs.node("VAELoader", vae_name=graphs.TOY["vae"])
+    prompt, links = coded_by_our_nodes(loader)
+    vae, pixels, coded, frames = look(prompt, **links)
+    samples = vae.encode_tiled(pixels, tile_x=64, tile_y=64, overlap=16).float()
+    assert torch.equal(coded["samples"], samples)
+    assert torch.equal(frames, vae.decode_tiled(samples, tile_x=8, tile_y=8, overlap=2)[0])
+
+
 def test_tiles_are_nearer_to_untiled_than_cores(vae, film):
     """Core's own tiling of the same VAE, with the same size and overlap of tiles."""
     import comfy.sd

@@ -6,6 +6,7 @@ import torch
 from devtools.live_memory import LiveMemory
 from skyreels_model.vae import VideoVAE
 from skyreels_model.vae_memory import decode_memory, encode_memory
+from skyreels_model.vae_tiles import TiledDecodeStream, tilings
 
 ESTIMATES = {"decode": decode_memory, "encode": encode_memory}
 OTHER = {"dim": 32, "temporal_downsample": (True, True, False)}
@@ -53,6 +54,21 @@ def test_the_estimate_is_the_peak(kind, config, height, width, dtype):
 def test_later_steps_need_no_more(kind):
     found, _ = peaks(VideoVAE(dim=16, device="meta"), kind, 32, 32, steps=6)
     assert len(set(found[1:])) == 1 and found[0] < found[1]
+
+
+def test_tiles_hold_all_caches_and_make_one_step():
+    """A tile's old cache stays until its step is done, so that it can be split instead."""
+    vae = VideoVAE(device="meta", dtype=torch.bfloat16)
+    stream = TiledDecodeStream(vae, tilings(60, 104)[0], (60, 104))
+    with torch.no_grad(), LiveMemory(*vae.parameters()) as memory:
+        for _ in range(2):
+            memory.reset_peak()
+            frames = stream.push(
+                torch.empty(1, 16, 1, 60, 104, device="meta", dtype=torch.bfloat16)
+            )
+    one = decode_memory(vae, 480, 448, 2)
+    assert len(stream.tiles) == 2
+    assert memory.peak == pytest.approx(3 * one.cache + one.work + frames.nbytes, rel=0.05)
 
 
 def test_attention_never_has_all_scores():

@@ -9,6 +9,7 @@ from golden_data import relative_l2, weights
 from skyreels_model.vae import VideoVAE
 from skyreels_model.vae_tiles import (
     Side,
+    Tile,
     TiledDecodeStream,
     TiledEncodeStream,
     Tiling,
@@ -53,12 +54,15 @@ def test_tiles_cover_a_side_and_their_shares_add_up(length, side):
     assert torch.allclose(total, torch.ones_like(total))
 
 
-def test_ways_to_cut_begin_with_the_one_that_codes_the_least_twice():
+def test_ways_to_cut_begin_with_few_tiles_that_overlap_fully():
     ways = tilings(60, 104)
     assert (ways[0].rows.size, ways[0].columns.size) == (60, 56)
-    costs = [coded(way, 60, 104) for way in ways]
-    assert costs == sorted(costs) and costs[0] == 60 * 112
-    assert min(max(way.rows.size, way.columns.size) for way in ways) < 12
+    assert coded(ways[0], 60, 104) == 60 * 112
+    counts = [len(way.rows.spans(60)) * len(way.columns.spans(104)) for way in ways]
+    full = [way.columns.overlap == 8 or way.rows.overlap == 8 for way in ways]
+    wide = full.index(False)
+    assert counts[:wide] == [2, 3] and counts[wide:] == sorted(counts[wide:])
+    assert all(way.rows.size >= 8 and way.columns.size >= 8 for way in ways)
 
 
 def test_a_single_tile_is_the_untiled_stream(vae, film):
@@ -88,6 +92,19 @@ def test_each_tile_is_a_stream_of_its_own(vae, film):
     (top, bottom), (left, right) = Side.of(8).spans(12)[0], Side.of(8).spans(14)[0]
     alone = vae.decode(z[..., top:bottom, left:right])
     assert torch.allclose(made[..., :32, :32], alone[..., :32, :32], atol=1e-6)
+
+
+def test_the_parts_of_a_tile_go_on_from_its_past(vae, film):
+    stream = vae.decode_stream()
+    stream.push(film[1][:, :, :1])
+    whole = Tile((0, 12), (0, 14), torch.ones(96, 112), stream.cache)
+    parts = whole.split(Tiling.square(8), 8)
+    assert len(parts) == 4
+    for part in parts:
+        for past, before in zip(part.cache, whole.cache, strict=True):
+            scale = before.shape[3] // 12
+            assert torch.equal(past, part.cut(before, scale))
+            assert past.untyped_storage().nbytes() == past.nbytes
 
 
 class ShortOfMemory:
