@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..skyreels_model.fit import describe as fit_text
 from ..skyreels_model.picture import draw_plan
 from ..skyreels_model.plan import (
     HISTORIES,
@@ -15,6 +16,7 @@ from ..skyreels_model.plan import (
 )
 from ..skyreels_model.schedule import custom_schedule
 from ..skyreels_model.summary import describe
+from .host.memory import card
 
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 
@@ -28,8 +30,8 @@ class SkyReelsV2Schedule(io.ComfyNode):
             category="SkyReels-V2/sampling",
             description=(
                 "Plans a film: its size and length, the windows it is made in, and the noise level "
-                "of every latent frame in every step. Checks that all numbers go together, and "
-                "draws the plan."
+                "of every latent frame in every step. Checks that all numbers go together, draws "
+                "the plan, and says what GPU memory it needs."
             ),
             inputs=[
                 *_size_inputs(),
@@ -46,7 +48,10 @@ class SkyReelsV2Schedule(io.ComfyNode):
                     "latent frame; bright is noise, green is given, rimmed is being denoised; each "
                     "window has a frame around it.",
                 ),
-                io.String.Output(display_name="summary", tooltip="The numbers that were chosen."),
+                io.String.Output(
+                    display_name="summary",
+                    tooltip="The numbers that were chosen, and the GPU memory that they need.",
+                ),
                 io.Int.Output(display_name="frames", tooltip="Frames of the film."),
                 io.Float.Output(display_name="fps", tooltip="For Create Video."),
             ],
@@ -65,9 +70,10 @@ class SkyReelsV2Schedule(io.ComfyNode):
         if sigmas is not None:
             numbers["sigmas"] = tuple(custom_schedule(sigmas).sigmas.tolist())
         plan = FilmPlan(num_frames=frames, **numbers)
-        return io.NodeOutput(
-            plan, draw_plan(plan), describe(plan), plan.num_frames, float(plan.fps)
-        )
+        shown = plan.shown_latents(plan.window_at(0))
+        fit = fit_text(shown, plan.width, plan.height, card())
+        summary = f"{describe(plan)}\n{fit}"
+        return io.NodeOutput(plan, draw_plan(plan), summary, plan.num_frames, float(plan.fps))
 
 
 def _size_inputs() -> list[io.Input]:

@@ -14,18 +14,24 @@ from torch import Tensor
 # Values of a 4-bit step in the non-linear formats IQ4_NL and IQ4_XS.
 _NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 SUPER = 256
+PIECE = 2**23  # numbers made at a time: 120 MB, and not too many launches on a GPU
 
 
 def dequantize(data: Tensor, kind: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Bytes of a weight of `shape`, in the format `kind`, as numbers in `dtype`.
 
-    data is uint8 of any shape. Scales are 16-bit floats; products are computed in float32.
-    Raises ValueError for a format that is not in `FORMATS`.
+    data is uint8 of any shape. Scales are 16-bit floats; products are computed in float32, piece by
+    piece, for they take up to 15 bytes a number. Raises ValueError for a format that is not in
+    `FORMATS`.
     """
     if kind not in FORMATS:
         raise ValueError(f"GGUF format {kind!r} is not known; known are {', '.join(FORMATS)}")
-    _, size, decode = FORMATS[kind]
-    return decode(data.reshape(-1, size)).to(dtype).reshape(shape)
+    count, size, decode = FORMATS[kind]
+    blocks = data.reshape(-1, size)
+    out = torch.empty(len(blocks), count, dtype=dtype, device=data.device)
+    for part, numbers in zip(blocks.split(PIECE // count), out.split(PIECE // count), strict=True):
+        numbers.copy_(decode(part))
+    return out.reshape(shape)
 
 
 def _halves(bytes_: Tensor) -> Tensor:

@@ -50,14 +50,15 @@ def forward_bytes(
     width: int,
     itemsize: int,
     text_rows: int = 512,
+    casts: bool = False,
 ) -> int:
     """Peak bytes of a forward without gradients, beyond the weights and beyond its inputs.
 
     frames, height, width are of the latents; itemsize is of what is computed in; text_rows as
-    given to the model. Counts timesteps per frame, an I2V model's image, and attention that keeps
-    its scores to itself (flash, memory-efficient). Not counted: what a host adds (weights that it
-    casts, tensors that other nodes keep), workspaces of the libraries, and what an allocator
-    keeps in reserve.
+    given to the model; casts: whether a host converts each large layer's weight for its product.
+    Counts timesteps per frame, an I2V model's image, and attention that keeps its scores to itself
+    (flash, memory-efficient). Not counted: tensors that other nodes keep, workspaces of the
+    libraries, and what an allocator keeps in reserve.
     """
     dim, image = config.dim, CLIP_TOKENS if config.model_type == "i2v" else 0
     grid = [-(-n // p) for n, p in zip((frames, height, width), config.patch_size, strict=True)]
@@ -68,7 +69,7 @@ def forward_bytes(
     rope = tokens * config.head_dim * FLOAT32  # half as many complex numbers
     time = batch * grid[0] * dim * FLOAT32
     kept = rope + context + 7 * time  # e and its projection
-    in_blocks = kept + 6 * time + block_bytes(config, batch, tokens, text_rows, itemsize)
+    in_blocks = kept + 6 * time + block_bytes(config, batch, tokens, text_rows, itemsize, casts)
     # Angles, ones and rotations in float64 while the table is made, beside the first stream.
     before = context + 7 * time + stream + max(stream + rope, 4 * rope)
     patches = batch * tokens * config.out_dim * config.patch_size[1] * config.patch_size[2]
@@ -77,7 +78,14 @@ def forward_bytes(
     return max(in_blocks, before, after, embedding)
 
 
-def block_bytes(config: ModelConfig, batch: int, tokens: int, text_rows: int, itemsize: int) -> int:
+def block_bytes(
+    config: ModelConfig,
+    batch: int,
+    tokens: int,
+    text_rows: int,
+    itemsize: int,
+    casts: bool = False,
+) -> int:
     """Peak bytes of a block's tensors, the stream included, beyond what is there for all blocks."""
     dim, rows = config.dim, batch * tokens
     stream = rows * dim * itemsize
@@ -87,12 +95,13 @@ def block_bytes(config: ModelConfig, batch: int, tokens: int, text_rows: int, it
     norm_bytes = 2 * FLOAT32 if itemsize == FLOAT32 else 3 * FLOAT32
     norm = rows * dim * norm_bytes // piece_count(stream)
     projections = 4 * stream + norm
-    attention = 5 * stream + scores
+    square, wide = (casts * dim * n * itemsize for n in (dim, config.ffn_dim))
+    attention = 5 * stream + max(scores, square)
     text_norm = 3 * stream + text + batch * text_rows * dim * norm_bytes
     cross = 4 * stream + scores + 2 * text
     if config.model_type == "i2v":
         cross = max(cross, 5 * stream + scores + 2 * text * CLIP_TOKENS // text_rows)
     count = hidden_pieces(rows, dim, config.ffn_dim, itemsize)
     hidden = stream * config.ffn_dim // dim
-    feed_forward = 2 * stream + (hidden if count == 1 else (hidden + stream) // count)
+    feed_forward = 2 * stream + (hidden if count == 1 else (hidden + stream) // count) + wide
     return max(projections, attention, text_norm, cross, feed_forward)

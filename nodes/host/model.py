@@ -24,7 +24,7 @@ from ...skyreels_model.model import SkyReelsModel
 from ...skyreels_model.quantized import Weights
 from . import quantized
 from .gguf import GGUFPatcher
-from .memory import holds_scores, sampling_bytes
+from .memory import holds_scores, memory_required
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -177,7 +177,9 @@ class HostModel(comfy.model_base.WAN21):
         cond_shapes: Mapping[str, Any] = {},  # noqa: B006 (the host's signature)
     ) -> float:
         """Bytes that sampling takes beside the weights; the host frees as much before it begins."""
-        needed: float = sampling_bytes(self, input_shape, cond_shapes)
+        if len(input_shape) != 5:  # several models' latents, packed as one
+            return super().memory_required(input_shape, cond_shapes)
+        needed: float = memory_required(self, input_shape, cond_shapes)
         if holds_scores(self.diffusion_model.attention):
             needed = max(needed, super().memory_required(input_shape, cond_shapes))
         return needed

@@ -7,6 +7,7 @@ import graphs
 import pytest
 import torch
 
+from skyreels_model import fit
 from skyreels_model.plan import FilmPlan
 from toy.toyset import ToySet
 
@@ -100,6 +101,21 @@ def test_schedule_draws_and_tells_what_it_chose(look):
     assert picture.ndim == 4 and picture.shape[3] == 3 and picture.std() > 0.05
     assert frames == 48 and fps == 24.0
     assert "48 frames" in summary and "windows" in summary and "rows" in summary
+    # The window is five latents; memory is told for it, not for the film.
+    assert summary.endswith(fit.describe(5, 32, 32, None)) and "no GPU" in summary
+
+
+def test_the_card_is_named_for_people(host, monkeypatch):
+    import comfy.model_management as management
+
+    memory = next(m for n, m in sys.modules.items() if "/" in n and n.endswith("nodes.host.memory"))
+    assert memory.card() is None
+    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda", 0))
+    for name, device in (("cuda:0 NVIDIA GeForce RTX 4090 : native", "NVIDIA GeForce RTX 4090"),
+                         ("mps", "mps")):  # fmt: skip
+        monkeypatch.setattr(management, "get_torch_device_name", lambda _, name=name: name)
+        monkeypatch.setattr(management, "get_total_memory", lambda _: 24 * 2**30)
+        assert memory.card() == (device, 24 * 2**30)
 
 
 @pytest.mark.parametrize("solver", ["unipc", "euler", "unipc_as_shipped"])

@@ -76,7 +76,7 @@ def test_loading_takes_no_memory_beside_the_file(files, open_model, name):
         model, _ = open_model(name, "bf16")
         _, peak, own = memory()
         assert model.model_size() > 0.9 * size
-        assert size * 0.9 < peak - before < size * (1 + SHARE)
+        assert size * 0.5 < peak - before < size * (1 + SHARE)
         # All but the time path, which is widened to fp32, is the file itself.
         assert own - own_before < size * SHARE
 

@@ -12,7 +12,7 @@ from devtools.live_bytes import LiveBytes
 from skyreels_model.image_encoder import CLIPVisionConfig
 from toy.random_weights import PUBLISHED, UMT5_XXL
 
-SIZES = ((1, 68, 120), (5, 30, 52), (25, 68, 120), (31, 90, 160))  # up to 720P, in latents
+SIZES = ((1, 68, 120), (25, 68, 120), (31, 90, 160))  # up to 720P, in latents
 NEAR = 0.15
 CLIP_H = CLIPVisionConfig(1280, 5120, 16, 32, 1024)
 
@@ -61,7 +61,7 @@ def test_forwards_at_full_size(host, name, weights):
             model.apply_model(x, torch.empty(batch, **given), c_crossattn=context, **concat)
         told = model.memory_required(list(x.shape), {"c_crossattn": [[1, 512, 4096]] * batch})
         around = 10 * x.nbytes // batch  # what the film keeps beside, see `memory`
-        assert abs(told / (live.peak + around) - 1) < NEAR, (batch, frames, told, live.peak)
+        assert abs(told / (live.peak + around) - 1) < 0.06, (batch, frames, told, live.peak)
 
 
 def test_longer_texts_need_more(host):

@@ -9,11 +9,13 @@ import sys
 import graphs
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 I2V = "toy/SkyReels-V2-I2V-Toy-32P/model.safetensors"
 IMAGE_ENCODER = "toy/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+FP8 = torch.float8_e4m3fn
 CPU, META = torch.device("cpu"), torch.device("meta")
 TOY, node = graphs.TOY, graphs.node
 
@@ -34,6 +36,20 @@ def transformer(open_model):
         return model, call
 
     return make
+
+
+@pytest.fixture
+def scaled_file(plain, models_folder):
+    """The toy model with its blocks' large layers in fp8, each with a scale beside it."""
+    name, state = "scaled, in parts.safetensors", {"scaled_fp8": torch.zeros(2).to(FP8)}
+    for key, value in plain.items():
+        if value.ndim == 2 and key.startswith("blocks.") and key.endswith(".weight"):
+            scale = value.abs().max() / torch.finfo(FP8).max
+            state[key.removesuffix("weight") + "scale_weight"] = scale.clone()
+            value = (value / scale).to(FP8)
+        state[key] = value
+    save_file(state, models_folder / "diffusion_models" / name)
+    return name
 
 
 @pytest.fixture
@@ -80,11 +96,12 @@ def image_encoder(look):
 
 
 @pytest.fixture
-def part(transformer, text_encoder, vae, image_encoder):
+def part(transformer, scaled_file, text_encoder, vae, image_encoder):
     """`part(name)` -> a part's patcher, fresh from its file, and a call of it on a device."""
     makers = {
         "transformer": lambda: transformer(TOY["model"], "fp32", 16),
         "transformer in bf16": lambda: transformer(TOY["model"], "bf16", 16),
+        "transformer in scaled fp8": lambda: transformer(scaled_file, "fp32", 16),
         "I2V": lambda: transformer(I2V, "fp32", 36, clip_fea=torch.randn(1, 257, 1280)),
         "text encoder": text_encoder,
         "VAE decoder": lambda: vae("decode", 1, 16, 2, 4, 4),
@@ -99,8 +116,8 @@ def part(transformer, text_encoder, vae, image_encoder):
     return make
 
 
-PARTS = ("transformer", "transformer in bf16", "I2V", "text encoder", "VAE decoder", "VAE encoder",
-         "image encoder")  # fmt: skip
+PARTS = ("transformer", "transformer in bf16", "transformer in scaled fp8", "I2V", "text encoder",
+         "VAE decoder", "VAE encoder", "image encoder")  # fmt: skip
 
 
 class OneDevice(TorchDispatchMode):
@@ -119,19 +136,18 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_partial_load_is_the_full_load(part, name):
-    import comfy.model_management
-
     patcher, call = part(name)
+    results = []
     with torch.inference_mode():
-        comfy.model_management.load_models_gpu([patcher])
-        full = call(CPU)
-        comfy.model_management.unload_all_models()
-        for share in (0.001, 0.6):
+        for share in (0, 0.001, 0.6):
             memory = int(patcher.model_size() * share)
             patcher.patch_model(device_to=CPU, lowvram_model_memory=memory)
-            assert patcher.model.model_lowvram and patcher.loaded_size() <= memory
-            assert torch.equal(call(CPU), full)
+            assert patcher.model.model_lowvram == bool(share)
+            assert not share or patcher.loaded_size() <= memory
+            results.append(call(CPU))
             patcher.unpatch_model(CPU)
+    full, *parts = results
+    assert all(torch.equal(result, full) for result in parts)
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -155,3 +155,30 @@ def test_a_folder_with_both_precisions_gives_the_chosen_one(state, tmp_path):
         read = checkpoint.read(tmp_path / f"{stem}-00001-of-{count:05d}.safetensors").tensors
         assert read.keys() == state.keys()
         assert {tensor.dtype for tensor in read.values()} == {dtype}
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "model.pth", "before 1.6.pth"])
+def test_what_was_released_can_be_read_again(state, tmp_path, kind):
+    """From the file, if it is mapped; else it was never given up."""
+    path = tmp_path / kind
+    if kind.endswith("safetensors"):
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization="before" not in kind)
+    file = checkpoint.read(path)
+    assert bool(file.mapped) == ("before" not in kind)
+    model = SkyReelsModel(SMALL, dtype=torch.bfloat16, device="meta")
+    checkpoint.load_weights(model, file.tensors, release=file.release)
+    foreign = torch.ones(2**16)
+    file.release(foreign)
+    assert foreign.eq(1).all()
+    assert all(torch.equal(file.tensors[key], value) for key, value in state.items())
+    assert torch.equal(model.head.head.weight, state["head.head.weight"].bfloat16())
+
+
+def test_all_is_checked_before_anything_is_put_in_place(state):
+    state["head.head.weight"][0, 0] = torch.nan
+    model = SkyReelsModel(SMALL, device="meta")
+    with pytest.raises(ValueError, match=r"head\.head\.weight holds numbers"):
+        checkpoint.load_weights(model, state)
+    assert all(parameter.is_meta for parameter in model.parameters())

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from skyreels_model import checkpoint
+from devtools.live_bytes import LiveBytes
+from skyreels_model import checkpoint, gguf_blocks
 from skyreels_model.config import ModelConfig
 from skyreels_model.gguf_blocks import FORMATS, dequantize
 from skyreels_model.model import SkyReelsModel
@@ -48,6 +49,20 @@ def test_blocks_are_read_as_the_package_reads_them(name):
     assert torch.equal(dequantize(torch.from_numpy(data), name, shape, torch.float32), expected)
     half = dequantize(torch.from_numpy(data), name, shape, torch.bfloat16)
     assert torch.equal(half, expected.bfloat16())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_large_weights_are_read_in_pieces(name, monkeypatch):
+    numbers, size = FORMATS[name][:2]
+    shape = torch.Size((8192, 5120))
+    data = torch.empty(shape.numel() // numbers, size, dtype=torch.uint8, device="meta")
+    with torch.no_grad(), LiveBytes() as live:
+        out = dequantize(data, name, shape, torch.bfloat16)
+    assert out.shape == shape and live.peak < out.nbytes + 16 * gguf_blocks.PIECE
+    small = torch.from_numpy(random_blocks(name, (8, 1280)))
+    whole = dequantize(small, name, torch.Size((8, 1280)), torch.float32)
+    monkeypatch.setattr(gguf_blocks, "PIECE", 768)
+    assert torch.equal(dequantize(small, name, torch.Size((8, 1280)), torch.float32), whole)
 
 
 def write(path, weights, architecture="wan", formats=(), **fields):
