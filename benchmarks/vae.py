@@ -28,7 +28,7 @@ from torch import Tensor, nn
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from devtools.live_memory import LiveMemory  # noqa: E402
+from devtools.live_bytes import LiveBytes  # noqa: E402
 from skyreels_model.key_maps import vae_key_to_original  # noqa: E402
 from skyreels_model.vae import VideoVAE  # noqa: E402
 
@@ -112,7 +112,7 @@ def measure(which: str, kind: str, latents: int, size: int) -> dict[str, object]
         .tolist()
     )
     del out
-    with LiveMemory(x, *model.parameters()) as memory:
+    with LiveBytes() as memory:
         code(x)
     return {"seconds": seconds, "bytes": memory.peak, "sample": sample}
 
@@ -121,7 +121,7 @@ def measure(which: str, kind: str, latents: int, size: int) -> dict[str, object]
 def full_size_bytes(which: str, kind: str, latents: int) -> int:
     model, code = build(which, kind, "meta", torch.bfloat16)
     x = inputs(kind, latents, *FULL_SIZE, "meta")
-    with LiveMemory(x, *model.parameters()) as memory:
+    with LiveBytes() as memory:
         code(x)
     return memory.peak
 

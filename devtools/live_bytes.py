@@ -35,6 +35,10 @@ class LiveBytes(TorchDispatchMode):
         self.last = ""  # the operator at which the peak was reached
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
+    def reset_peak(self) -> None:
+        """Begin the peak anew at what is alive."""
+        self.peak = self.now
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from devtools.live_memory import LiveMemory
+from devtools.live_bytes import LiveBytes
 from toy.training.vae import clips
 
 
@@ -78,7 +78,7 @@ def test_a_minute_needs_no_more_memory_than_ten_seconds(small, part):
     for seconds in (10, 60):
         count = 6 * seconds + 1
         latents, pixels = torch.zeros(1, 16, count, 2, 2), torch.zeros(count * 4 - 6, 16, 16, 3)
-        with LiveMemory(latents, pixels, *small.first_stage_model.parameters()) as memory:
+        with LiveBytes() as memory:
             frames = part("decoding").decode_film(small, {"samples": latents})
             decode = memory.peak - frames.nbytes
             assert len(frames) == count * 4 - 3

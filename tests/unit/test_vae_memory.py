@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from devtools.live_memory import LiveMemory
+from devtools.live_bytes import LiveBytes
 from skyreels_model.vae import VideoVAE
 from skyreels_model.vae_memory import decode_memory, encode_memory
 from skyreels_model.vae_tiles import TiledDecodeStream, tilings
@@ -16,7 +16,7 @@ def peaks(vae: VideoVAE, kind: str, height: int, width: int, steps: int) -> tupl
     """The peak of live bytes in each step of a stream on the meta device, and its cache's bytes."""
     stream = vae.decode_stream() if kind == "decode" else vae.encode_stream()
     found = []
-    with torch.no_grad(), LiveMemory(*vae.parameters()) as memory:
+    with torch.no_grad(), LiveBytes() as memory:
         for step in range(steps):
             if kind == "decode":
                 shape = (1, vae.z_dim, 1, height // vae.space_factor, width // vae.space_factor)
@@ -60,7 +60,7 @@ def test_tiles_hold_all_caches_and_make_one_step():
     """A tile's old cache stays until its step is done, so that it can be split instead."""
     vae = VideoVAE(device="meta", dtype=torch.bfloat16)
     stream = TiledDecodeStream(vae, tilings(60, 104)[0], (60, 104))
-    with torch.no_grad(), LiveMemory(*vae.parameters()) as memory:
+    with torch.no_grad(), LiveBytes() as memory:
         for _ in range(2):
             memory.reset_peak()
             frames = stream.push(
@@ -75,20 +75,20 @@ def test_attention_never_has_all_scores():
     """A square matrix of 720P would be 829 MB in float32, twice with its softmax."""
     vae = VideoVAE(dim=4, device="meta")
     x = torch.empty(1, 16, 1, 90, 160, device="meta")
-    with torch.no_grad(), LiveMemory(*vae.parameters()) as memory:
+    with torch.no_grad(), LiveBytes() as memory:
         vae.decoder.middle[1](vae.decoder.conv1(x.expand(-1, -1, 3, -1, -1))[:, :, :1])
     assert memory.peak < 4 * 14400 * 14400
 
 
 def test_live_memory_counts_what_lives():
-    with LiveMemory() as memory:
+    with LiveBytes() as memory:
         a = torch.zeros(1000, dtype=torch.uint8)
         b = a[:10]
         del a
-        assert memory.live == 1000
+        assert memory.now == 1000
         c = b.clone()
         del b
-        assert memory.live == 10 and memory.peak == 1010
+        assert memory.now == 10 and memory.peak == 1010
         memory.reset_peak()
         del c
-    assert (memory.live, memory.peak) == (0, 10)
+    assert (memory.now, memory.peak) == (0, 10)
