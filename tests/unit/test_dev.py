@@ -313,14 +313,23 @@ class TestStandIns:
 
 class TestProcess:
     @pytest.mark.skipif(os.name == "nt", reason="signals to oneself differ on Windows")
-    def test_an_interrupt_reaches_the_child_once(self, small_cache):
+    def test_an_interrupt_reaches_the_child_once(self, small_cache, tmp_path):
         code = (
-            "import time\n"
-            "try: time.sleep(20)\n"
+            "import pathlib, signal, sys, time\n"
+            # In the background of a script the shell has it ignored.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "try: pathlib.Path(sys.argv[1]).touch(); time.sleep(20)\n"
             "except KeyboardInterrupt: time.sleep(0.3); raise SystemExit(7)\n"
         )
-        child = process.start([sys.executable, "-c", code], offline=True)
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        ready = tmp_path / "ready"
+        child = process.start([sys.executable, "-c", code, ready], offline=True)
+
+        def press():
+            while not ready.exists() and child.poll() is None:
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press).start()
         assert process.wait(child) == 7
 
     def test_a_base_directory_links_to_the_pack_and_follows_its_move(self, tmp_path):
