@@ -146,9 +146,8 @@ class BlockHooks:
             # A copy, since a block writes over its input, and other nodes may keep any block's.
             return {"img": call(args["img"].clone(), args["txt"], args["vec"], args["pe"])}
 
-        replace = self.replacements.get(("double_block", index))
-
         args = {"img": x, "txt": context, "vec": e, "pe": rope, "transformer_options": self.options}
+        replace = self.replacements.get(("double_block", index))
         if replace is None:
             return original(args)["img"]
         return replace(args, {"original_block": original})["img"]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .vae import HostVAE
 
 LATENT = 8  # px
-STEP = 4  # latents between the sizes of tiles that are tried
+STEP = 4  # latents between the sizes of tiles that can be asked for
 BLOCK = 8  # latents that go through a tile before the next tile
 # What a convolution may take beside its live tensors, as a part of these: its input and its
 # output in another layout.

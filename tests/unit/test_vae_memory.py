@@ -47,7 +47,8 @@ def test_the_estimate_is_the_peak(kind, config, height, width, dtype):
     found, cache = peaks(vae, kind, height, width, steps=2)
     estimate = ESTIMATES[kind](vae, height, width, dtype.itemsize)
     assert estimate.cache == cache
-    assert estimate.total == pytest.approx(max(found), rel=0.05)
+    # Measured: within 0.2 % at the published layout, 1.7 % at the other one.
+    assert estimate.total == pytest.approx(max(found), rel=0.02 if config else 0.005)
 
 
 @pytest.mark.parametrize("kind", ["decode", "encode"])
