@@ -1,12 +1,13 @@
 """Our transformer against diffusers' and the reference's: equal weights, equal inputs.
 
-    python benchmarks/dit_forward.py [--reference FOLDER] [--rounds 5] [--only 14B]
+    python benchmarks/dit_forward.py [--reference FOLDER] [--rounds 5] [--only 14B] [--text 128]
 
 FOLDER is a source tree of SkyworkAI/SkyReels-V2, by default that of SKYREELS_V2_REFERENCE; without
 it there is no such column. Each implementation has a process of its own, in which it loads the same
 weights and warms up; then they run one forward each in turn, so that whatever else the machine does
 meets all of them. A round's ratio is ours against the rival beside it; the median of the rounds is
-printed, by the clock and by processor time. Memory is the peak of what PyTorch's allocator hands
+printed, by the clock and by processor time. All are given 512 rows of text, as in real films: that
+of `--text` tokens, and zeros. Memory is the peak of what PyTorch's allocator hands
 out during a forward, so without the weights and the inputs.
 """
 
@@ -56,11 +57,12 @@ CASES = (
 
 
 @torch.inference_mode()
-def serve(case: Case, rival: str, reference: pathlib.Path | None) -> None:
+def serve(case: Case, rival: str, reference: pathlib.Path | None, tokens: int) -> None:
     """Run a forward for each line that comes in, and print its figures."""
     forward = rivals.build(rival, case.config, reference=reference)
     generator = torch.Generator().manual_seed(1)
     text = torch.randn(1, 512, 4096, generator=generator)
+    text[:, tokens:] = 0
 
     def inputs(frames: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.randn(1, 16, frames, height, width, generator=generator)
@@ -89,8 +91,8 @@ def serve(case: Case, rival: str, reference: pathlib.Path | None) -> None:
 class Server:
     """A rival in its own process, which runs a forward when asked."""
 
-    def __init__(self, case: Case, rival: str, reference: pathlib.Path | None) -> None:
-        command = [sys.executable, __file__, "--child", case.name, rival]
+    def __init__(self, case: Case, rival: str, reference: pathlib.Path | None, tokens: int) -> None:
+        command = [sys.executable, __file__, "--child", case.name, rival, "--text", str(tokens)]
         command += ["--reference", str(reference)] if reference else []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -119,10 +121,12 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
     return float((x - y).norm() / y.norm())
 
 
-def compare(case: Case, names: list[str], rounds: int, reference: pathlib.Path | None) -> None:
+def compare(case: Case, names: list[str], options: argparse.Namespace) -> None:
     """Print a row for each rival."""
-    servers = {name: Server(case, name, reference) for name in names}
-    done = [{name: server.forward() for name, server in servers.items()} for _ in range(rounds)]
+    servers = {name: Server(case, name, options.reference, options.text) for name in names}
+    done = [
+        {name: server.forward() for name, server in servers.items()} for _ in range(options.rounds)
+    ]
     for server in servers.values():
         server.close()
     peaks = {name: figures["bytes"] for name, figures in done[0].items()}
@@ -147,12 +151,18 @@ def main() -> None:
     given = os.environ.get("SKYREELS_V2_REFERENCE")
     parser.add_argument("--reference", type=pathlib.Path, default=given)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--text", type=int, default=128, help="tokens of the prompt, up to 512")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         name, rival = options.child
-        serve(next(case for case in CASES if case.name == name), rival, options.reference)
+        serve(
+            next(case for case in CASES if case.name == name),
+            rival,
+            options.reference,
+            options.text,
+        )
         return
     names = [name for name in rivals.RIVALS if name != "reference" or options.reference]
     print(
@@ -160,7 +170,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for case in (case for case in CASES if options.only in case.name):
-        compare(case, names, options.rounds, options.reference)
+        compare(case, names, options)
 
 
 if __name__ == "__main__":

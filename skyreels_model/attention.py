@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -16,10 +17,11 @@ class Attend(Protocol):
         ...
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """PyTorch's own attention."""
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """PyTorch's own attention; bias (Lk,) is added to the scores of each key."""
     q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, L, d)
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    mask = None if bias is None else bias[None, None, None]
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)  # (B, Lq, heads * d)
 
 
@@ -42,3 +44,22 @@ def block_causal(attend: Attend, tokens_per_block: int) -> Attend:
         )
 
     return attend_blocks
+
+
+def last_repeated(attend: Attend, times: int) -> Attend:
+    """Attention in which the last key and its value stand for `times` equal ones.
+
+    Equal keys get equal weight: one with log(times) on its score is exactly as much as all of them.
+    A back end that takes no bias is given all of them.
+    """
+
+    def attend_weighted(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        bias = q.new_zeros(k.shape[1])
+        bias[-1] = math.log(times)
+        return sdpa(q, k, v, heads, bias)
+
+    def attend_to_all(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        k, v = (torch.cat([t, t[:, -1:].expand(-1, times - 1, -1)], dim=1) for t in (k, v))
+        return attend(q, k, v, heads)
+
+    return attend_weighted if attend is sdpa else attend_to_all

@@ -228,15 +228,22 @@ class CrossAttention(Attention):
             self.k_img, self.v_img = make.block_linear(dim, dim), make.block_linear(dim, dim)
             self.norm_k_img = make.rms_norm(dim, eps)
 
-    def forward(self, x: Tensor, context: Tensor, image_tokens: int, attend: Attend) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        image_tokens: int,
+        attend_text: Attend,
+        attend_image: Attend,
+    ) -> Tensor:
         """x (B, L, D); context (B, image_tokens + text rows, D), image first -> (B, L, D)."""
         q = self.normed(self.q(x), self.norm_q)
         text = context[:, image_tokens:]
-        out = attend(q, self.norm_k(self.k(text)), self.v(text), self.heads)
+        out = attend_text(q, self.norm_k(self.k(text)), self.v(text), self.heads)
         if image_tokens:
             image = context[:, :image_tokens]
             k, v = self.norm_k_img(self.k_img(image)), self.v_img(image)
-            out = add(out, attend(q, k, v, self.heads))
+            out = add(out, attend_image(q, k, v, self.heads))
         del q
         return self.o(out)
 
@@ -296,7 +303,8 @@ class Block(nn.Module):
         rope: Tensor,
         image_tokens: int,
         attend_self: Attend,
-        attend_cross: Attend,
+        attend_text: Attend,
+        attend_image: Attend,
     ) -> Tensor:
         """x (B, L, D), e (B, T, 6, D), context (B, N, D) -> (B, L, D).
 
@@ -304,7 +312,8 @@ class Block(nn.Module):
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(e).unbind(2)  # (B, T, D)
         x = gated_add(x, self.self_attn(x, shift1, scale1, rope, attend_self), gate1)
-        x = add(x, self.cross_attn(self.norm3(x), context, image_tokens, attend_cross))
+        attend = (attend_text, attend_image)
+        x = add(x, self.cross_attn(self.norm3(x), context, image_tokens, *attend))
         return gated_add(x, self.ffn(x, shift2, scale2), gate2)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import Attend, block_causal, sdpa
+from .attention import Attend, block_causal, last_repeated, sdpa
 from .config import CLIP_DIM, ModelConfig
 from .layers import Block, Factory, Head, ImageEmbedding, rope_table, sinusoid
 
@@ -84,22 +84,28 @@ class SkyReelsModel(nn.Module):
         causal_block_size: int | None = None,
         attend: Attend = sdpa,
         run_block: RunBlock = run_directly,
+        text_rows: int | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of noised latents.
 
         x: (B, in_dim, F, H, W) normalised latents, H and W multiples of 2; for I2V with the 20
         conditioning channels behind the 16 of the sample.
         timestep: (B,) or (B, F) on 0..1000. context: (B, N, text_dim), zero rows behind the text
-        (the reference feeds 512 rows and masks none). clip_fea: (B, 257, 1280), I2V only;
-        without it such a model sees the text alone.
+        (the reference feeds 512 rows and masks none; here equal ones are computed once).
+        clip_fea: (B, 257, 1280), I2V only; without it such a model sees the text alone.
         fps: (B,) frames per second; None means 24; ignored by models without an fps embedding.
         causal_block_size: frames per block of block-causal attention; None is full attention.
         attend, run_block: attention back end and block call (hooks of a host).
+        text_rows: rows of the context to compute, all behind them being equal to the last of them;
+        None looks for zero rows.
         Returns (B, out_dim, F, H, W) in x's dtype. Raises ValueError on unfit shapes.
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
         e, e0 = self.embed_time(timestep, fps)  # (B, T, D), (B, T, 6, D); T is F or 1
-        context = self.text_embedding(context)  # (B, N, D)
+        distinct = distinct_rows(context) if text_rows is None else text_rows
+        equal = context.shape[1] - distinct + 1  # the last of the distinct ones, and those like it
+        attend_text = last_repeated(attend, equal) if equal > 1 else attend
+        context = self.text_embedding(context[:, :distinct])  # (B, distinct, D)
         image_tokens = 0
         if clip_fea is not None:
             context = torch.cat([self.img_emb(clip_fea).to(context), context], dim=1)
@@ -117,7 +123,7 @@ class SkyReelsModel(nn.Module):
             def call(
                 x: Tensor, context: Tensor, e: Tensor, rope: Tensor, block: nn.Module = block
             ) -> Tensor:
-                return block(x, e, context, rope, image_tokens, attend_self, attend)
+                return block(x, e, context, rope, image_tokens, attend_self, attend_text, attend)
 
             tokens = run_block(index, call, tokens, context, e0, rope)
         return self._unpatchify(self.head(tokens, e), grid)
@@ -189,6 +195,21 @@ class SkyReelsModel(nn.Module):
                 f"causal_block_size {causal_block_size} does not divide the {frames} latent "
                 f"frames; nearest length: {max(1, frames // causal_block_size) * causal_block_size}"
             )
+
+
+def distinct_rows(context: Tensor) -> int:
+    """How many rows of a context (B, N, D) to compute: the text and one of the zeros behind it.
+
+    All N where that would be more than half: repeating keys and values takes memory beside them.
+    It is a look at the numbers, for which a device is waited for once. A compiler, and tensors
+    without numbers, are told N.
+    """
+    rows = context.shape[1]
+    if context.is_meta or torch.compiler.is_compiling():
+        return rows
+    filled = context.ne(0).any(dim=2).any(dim=0)  # (N,)
+    text = int((filled * torch.arange(1, rows + 1, device=context.device)).max())
+    return text + 1 if 2 * (text + 1) <= rows else rows
 
 
 def _accept_original_names(

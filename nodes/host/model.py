@@ -114,6 +114,7 @@ class HostDiT(SkyReelsModel):
         def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
             return self.attention(q, k, v, heads=heads, transformer_options=transformer_options)
 
+        hooks = BlockHooks(transformer_options, len(self.blocks))
         out = super().forward(
             x,
             timestep,
@@ -122,7 +123,9 @@ class HostDiT(SkyReelsModel):
             clip_fea=clip_fea if self.config.model_type == "i2v" else None,
             fps=fps,
             attend=attend,
-            run_block=BlockHooks(transformer_options, len(self.blocks)),
+            run_block=hooks,
+            # Replaced blocks may look into the text, or bring their own: they are given all of it.
+            text_rows=context.shape[1] if hooks.replacements else None,
         )
         return out[:, :, :frames, :h, :w]
 

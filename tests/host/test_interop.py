@@ -206,7 +206,7 @@ def test_other_nodes_block_replacements_reach_our_blocks(look):
     called, kept = [], []
 
     def replace(args, extra):
-        called.append(tuple(args["img"].shape))
+        called.append((tuple(args["img"].shape), tuple(args["txt"].shape)))
         out = extra["original_block"](args)
         # As nodes do that skip a block when little changes.
         kept.extend((tensor, tensor.clone()) for tensor in (args["img"], out["img"]))
@@ -224,7 +224,8 @@ def test_other_nodes_block_replacements_reach_our_blocks(look):
     comfy.sample.sample_custom(
         model, latent, 1.0, euler, sigmas, conditioning, conditioning, latent, disable_pbar=True
     )
-    assert called == [(1, 12, 128)] * 6
+    # All rows of the text, of which the blocks otherwise are given equal ones once.
+    assert called == [((1, 12, 128), (1, 512, 128))] * 6
     assert all(torch.equal(tensor, copy) for tensor, copy in kept)
 
 

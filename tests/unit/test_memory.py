@@ -48,6 +48,18 @@ def test_the_estimate_knows_the_texts_length(rows):
     assert abs(forward_bytes(config, 1, *size, 2, rows) / needed - 1) < 0.02
 
 
+@pytest.mark.parametrize("length", [0, 170, 255, 256, 511])
+def test_a_text_shorter_than_its_rows_needs_no_more(length):
+    config = ModelConfig(dim=512, ffn_dim=2048, num_heads=4, num_layers=2, text_dim=64)
+    model = SkyReelsModel(config).requires_grad_(False)
+    x, text, t = torch.randn(1, 16, 1, 16, 30), torch.randn(1, 512, 64), torch.rand(1) * 1000
+    text[:, length:] = 0
+    with torch.no_grad():
+        # A back end that takes no bias: keys and values are repeated.
+        needed = allocated_peak(lambda: model(x, t, text, attend=lambda *given: sdpa(*given)))
+    assert needed < 1.02 * forward_bytes(config, 1, 1, 16, 30, 4)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_weights_are_counted_as_they_are_held(name, dtype):
@@ -145,7 +157,7 @@ def test_a_block_run_again_for_its_gradients_finds_its_input():
     for run in (lambda f, x: f(x), lambda f, x: checkpoint(f, x, use_reentrant=True)):
         torch.manual_seed(1)
         leaf = torch.randn(1, 36, 128, requires_grad=True)
-        out = run(lambda x: block(x, e, context, rope, 0, sdpa, sdpa), leaf * 1)
+        out = run(lambda x: block(x, e, context, rope, 0, sdpa, sdpa, sdpa), leaf * 1)
         out.square().sum().backward()
         grads.append(leaf.grad)
     assert torch.allclose(*grads, atol=1e-5)

@@ -6,6 +6,7 @@ import torch
 from golden_data import models
 
 from skyreels_model import layers
+from skyreels_model.attention import sdpa
 
 TOLERANCE = 5e-6  # the manifest's, for fp32
 
@@ -42,6 +43,28 @@ def test_velocity_is_the_references(name, gradients, monkeypatch):
     with torch.set_grad_enabled(gradients):
         out, data = run_case(name)
     assert golden_data.relative_l2(out, data["expected"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("texts", "computed"), [((3, 7), 8), ((0, 0), 1), ((9, 200), 201),
+                                                 ((300, 1), 512), ((512, 9), 512)])  # fmt: skip
+@pytest.mark.parametrize("name", ["dit_df_batch2", "dit_i2v_batch2"])
+def test_equal_rows_of_text_are_computed_once(name, texts, computed):
+    """Golden cases, whose texts end in zero rows, say that it is right; here, what it costs."""
+    model, data = models.dit(golden_data.case(name)), golden_data.tensors(name)
+    x = torch.cat([data["x"], data["y"]], dim=1) if "y" in data else data["x"]
+    context = torch.randn(2, 512, model.config.text_dim)
+    for row, length in enumerate(texts):
+        context[row, length:] = 0
+    seen = []
+    for layer in (model.text_embedding[0], model.blocks[0].cross_attn.k):
+        layer.register_forward_hook(lambda _layer, given, _out: seen.append(given[0].shape[1]))
+    clip = torch.randn(2, 257, 1280) if "y" in data else None
+    whole = model(x, data["t"], context, clip_fea=clip, text_rows=512)
+    for attend in (sdpa, lambda *given: sdpa(*given)):  # with and without a weight for a key
+        seen.clear()
+        short = model(x, data["t"], context, clip_fea=clip, attend=attend)
+        assert seen == [computed, computed]
+        assert golden_data.relative_l2(short, whole) <= 1e-6
 
 
 def test_primitives():

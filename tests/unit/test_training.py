@@ -59,18 +59,6 @@ def fake_clips(count=256):
     )
 
 
-def test_one_weighted_zero_row_is_all_the_rows_that_are_published(captions):
-    model = new_model()
-    with torch.inference_mode():
-        rows = captions.rows([0, 5])  # (2, 17, 64)
-        full = torch.nn.functional.pad(rows, (0, 0, 0, 512 - rows.shape[1]))
-        x, t = torch.randn(2, 16, 3, 4, 4), torch.tensor([[0.0, 20, 700]] * 2)
-        short, long = model(x, t, rows, attend=text.attend), model(x, t, full)
-    assert torch.allclose(short, long, atol=2e-6)
-    with torch.inference_mode():
-        assert not torch.allclose(model(x, t, rows), long, atol=1e-3)  # without the weight
-
-
 def test_tokenizer_has_every_word_of_the_world_as_one_piece():
     tokenizer = Tokenizer(text.train_tokenizer())
     for scene in SCENES:

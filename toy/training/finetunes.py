@@ -17,7 +17,7 @@ from toy.training.latents import FRAMES, random_path
 from toy.training.noise import SIGMA_MAX
 from toy.training.optimiser import Average, cosine
 from toy.training.state import Workspace, batches
-from toy.training.text import Captions, attend
+from toy.training.text import Captions
 from toy.training.transformer import DF, initialise, new_optimiser, timesteps
 from toy.world import SCENES, paint
 
@@ -135,7 +135,7 @@ class FineTune:
         x = (1 - level) * sample.latents + level * noise
         x = torch.cat([x, sample.beside], dim=1)
         text, told = self.text[caption], timesteps(sigma)
-        v = self.model(x, told, text, clip_fea=sample.clip_fea, attend=attend)
+        v = self.model(x, told, text, clip_fea=sample.clip_fea)
         loss = (v - (noise - sample.latents)).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from skyreels_model.attention import sdpa
 from skyreels_model.text_encoder import UMT5Config, UMT5Encoder
 from skyreels_model.tokenizer import EOS_ID, PAD_ID, UNK_ID, Tokenizer
-from toy.world import SCENES
+from toy.world import SCENES, Scene
 
 WIDTH, LAYERS, HEADS, FFN = 64, 2, 2, 128
 VOCABULARY = 256
@@ -78,28 +76,18 @@ def new_encoder(vocabulary: int) -> UMT5Encoder:
 class Captions:
     """Rows of text for a batch of captions: only the different ones are encoded."""
 
-    def __init__(self, spiece: bytes, encoder: UMT5Encoder) -> None:
+    def __init__(
+        self,
+        spiece: bytes,
+        encoder: UMT5Encoder,
+        caption: Callable[[Scene], str] = lambda scene: scene.caption,
+    ) -> None:
         self.encoder = encoder
-        self.texts = ["", *(scene.caption for scene in SCENES)]
+        self.texts = ["", *(caption(scene) for scene in SCENES)]
         self.ids, self.mask = Tokenizer(spiece).tokenize(self.texts, ROWS)
 
     def rows(self, captions: Sequence[int]) -> Tensor:
-        """Indices into `texts` (B,) -> (B, ROWS + 1, WIDTH): the text, then zero rows."""
+        """Indices into `texts` (B,) -> (B, PUBLISHED_ROWS, WIDTH): the text, then zero rows."""
         wanted, place = torch.as_tensor(captions).unique(return_inverse=True)
         text = self.encoder(self.ids[wanted], self.mask[wanted])[place]
-        return nn.functional.pad(text, (0, 0, 0, 1))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention in which one zero row behind a text counts as all those that are published.
-
-    Text is padded to 512 rows and none is masked. Equal rows get equal weight, so that one of them
-    with log(count) on its logit is exactly as much as `count` of them.
-    """
-    if k.shape[1] != ROWS + 1:
-        return sdpa(q, k, v, heads)
-    bias = k.new_zeros(k.shape[1])
-    bias[-1] = math.log(PUBLISHED_ROWS - ROWS)
-    q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, L, d)
-    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias[None, None, None])
-    return out.transpose(1, 2).flatten(2)
+        return nn.functional.pad(text, (0, 0, 0, PUBLISHED_ROWS - ROWS))

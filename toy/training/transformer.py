@@ -14,7 +14,7 @@ from toy.training.latents import Clips
 from toy.training.noise import Batch, draw_batch
 from toy.training.optimiser import Average, Optimiser, cosine
 from toy.training.text import WIDTH as TEXT_WIDTH
-from toy.training.text import Captions, attend
+from toy.training.text import Captions
 
 DF = ModelConfig(
     dim=128, ffn_dim=512, num_heads=1, num_layers=4, text_dim=TEXT_WIDTH, fps_embedding=True
@@ -86,7 +86,6 @@ class DFTrainee:
             timesteps(batch.sigma),
             self.captions.rows(batch.caption),
             fps=batch.fps,
-            attend=attend,
         )
         error = (v - (noise - batch.latents)).square().mean(dim=(1, 3, 4))  # (B, F)
         return (error * batch.learned).sum() / batch.learned.sum()
