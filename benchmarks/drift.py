@@ -1,12 +1,13 @@
 """How far the colours of a long film drift, by the way over its seams: a table on the toy world.
 
-    python benchmarks/drift.py [--seconds 60] [--scenes 2]
+    python benchmarks/drift.py [--seconds 60] [--scenes 2] [--recoloured FOLDER]
 
 "reference" is the reference's way: pixels, prefix noise 20, the solver as shipped. The meter is the
 nodes' own: the largest shift of a window's latent channels against the first window's, in standard
 deviations. Drift is the largest change of a mean or standard deviation of a colour channel
 (background and figure, 0..1) against the first window, on decoded frames; the seam is the gap of
-the figure's path in px.
+the figure's path in px. With FOLDER, from `toy/recolour.py`, films begin with a picture in any
+colours, which no prompt tells, and windows are right by shape and direction.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from skyreels_model.conditions import Conditions  # noqa: E402
 from skyreels_model.drift import measure as measure_drift  # noqa: E402
 from skyreels_model.drift import statistics  # noqa: E402
 from skyreels_model.film import Film  # noqa: E402
+from skyreels_model.plan import FilmPlan  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import drift, seam_jumps  # noqa: E402
 from toy.instruments import find_figures  # noqa: E402
 from toy.toyset import ToySet, toy_plan  # noqa: E402
-from toy.world import FPS, HELD_OUT  # noqa: E402
+from toy.training.scenes import any_colours  # noqa: E402
+from toy.world import FPS, HELD_OUT, SIZE, Scene  # noqa: E402
 
 WAYS = {
     "reference": ({"history": "pixels"}, "unipc_as_shipped"),
@@ -64,14 +68,26 @@ class Row:
     inside: float
 
 
-def measured(toy: ToySet, made: Film, caption: str) -> Row:
+def make(
+    toy: ToySet, scene: Scene, plan: FilmPlan, seed: int, solver: str, recoloured: bool
+) -> Film:
+    if not recoloured:
+        return toy.make(scene.caption, plan, seed, solver)
+    rng = np.random.default_rng([7, seed])
+    picture = any_colours(rng, scene, rng.uniform(SIZE / 4, 3 * SIZE / 4, (1, 2)))
+    given = Conditions(start=toy.latents(picture))
+    return toy.make(scene.colourless, plan, seed, solver, conditions=given)
+
+
+def measured(toy: ToySet, made: Film, scene: Scene, recoloured: bool) -> Row:
     plan, frames = made.plan, toy.frames(made)
     spans = measure.window_spans(plan.num_frames, plan.window, plan.overlap)
     figures = find_figures(frames)
     found = drift(figures, spans)
     borders = [start for start, _ in spans[1:] if start <= plan.num_frames - 4]
     seams = seam_jumps(figures, borders)
-    right = [score.ok for score in measure.scores(frames, caption, spans)]
+    scores = measure.scores(frames, scene.caption, spans)
+    right = [score.moves if recoloured else score.ok for score in scores]
     at_border = np.median([seam.at_border.position for seam in seams])
     return Row(
         meter(made),
@@ -90,10 +106,12 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ar-step", type=int, default=5)
+    parser.add_argument("--recoloured", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
     torch.set_num_threads(1)  # more threads cost time at this size
-    toy = ToySet.load()
+    toy = ToySet.load(recoloured=options.recoloured)
+    recoloured = options.recoloured is not None
     frames = round(options.seconds * FPS)
     scenes = HELD_OUT[:: max(1, len(HELD_OUT) // options.scenes)][: options.scenes]
     print(f"{frames} frames, {options.scenes} scenes, ar_step {options.ar_step}\n")
@@ -104,11 +122,10 @@ def main() -> None:
         changes, solver = WAYS[way]
         plan = dataclasses.replace(toy_plan(), num_frames=frames, ar_step=options.ar_step)
         plan = dataclasses.replace(plan, **changes)
-        films = (
-            (toy.make(scene.caption, plan, options.seed + index, solver), scene.caption)
-            for index, scene in enumerate(scenes)
-        )
-        rows = [dataclasses.astuple(measured(toy, *film)) for film in films]
+        rows = []
+        for index, scene in enumerate(scenes):
+            film = make(toy, scene, plan, options.seed + index, solver, recoloured)
+            rows.append(dataclasses.astuple(measured(toy, film, scene, recoloured)))
         row = Row(*np.nanmean(rows, axis=0))
         print(
             f"| {way} | {row.meter:.4f} | {row.drift:.3f} | {row.slope:.5f} | "

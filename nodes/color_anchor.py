@@ -28,8 +28,8 @@ class SkyReelsV2ColorAnchor(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0: measure only. 1: every window gets the reference's mean and "
-                    "contrast in each latent channel; too much where a film is meant to change.",
+                    tooltip="0: measure only. 1: every window gets the reference's colours, mean "
+                    "and covariance of the latents; too much where a film is meant to change.",
                 ),
                 io.Latent.Input(
                     "reference",

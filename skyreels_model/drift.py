@@ -1,8 +1,11 @@
 """Colour drift over the windows of a film: measured, drawn, and held back.
 
-Each window continues the one before, so small shifts of brightness and contrast add up. They show
-in the statistics of the latents' channels, where they can be undone without a way through pixels:
-Huang and Belongie 2017 (arXiv:1703.06868), there called adaptive instance normalisation.
+Each window continues the one before, so small shifts of brightness, contrast and hue add up. They
+show in the mean and the covariance of the latents' channels, where they can be undone without a way
+through pixels. What undoes them is the optimal transport between two Gaussians, the linear
+Monge-Kantorovich map of colour transfer: Pitie and Kokaram 2007, "The linear Monge-Kantorovitch
+linear colour mapping for example-based colour transfer". Means and deviations of each channel alone
+(Huang and Belongie 2017, arXiv:1703.06868) are not enough: hues turn while these stay.
 """
 
 from __future__ import annotations
@@ -15,31 +18,57 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-LEAST_STD = 1e-6
+LEAST_VARIANCE = 1e-12
+RIDGE = 0.01  # added to both covariances, of the mean variance
 SIZE = (480, 200)  # px of the plot
 MARGIN = (44, 16, 10, 22)  # left, top, right, bottom
 SHIFT_COLOUR, SPREAD_COLOUR, GRID, GROUND = "#f0b429", "#4aa8ff", "#44444c", "#1c1c21"
 
 
 def statistics(latents: Tensor) -> Tensor:
-    """Mean and standard deviation of each channel, (1, C, F, h, w) -> (2, C) float32."""
+    """Mean and covariance of the channels, (1, C, F, h, w) -> (1 + C, C) float32 on the CPU."""
     x = latents.float().transpose(0, 1).flatten(1)  # (C, F * h * w)
-    return torch.stack([x.mean(dim=1), x.std(dim=1, unbiased=False)])
+    mean = x.mean(dim=1)
+    centred = x - mean[:, None]
+    return torch.cat([mean[None], centred @ centred.T / x.shape[1]]).cpu()
+
+
+def transport(own: Tensor, reference: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """The map x -> matrix @ x + shift that brings statistics (1 + C, C) nearer to a reference's.
+
+    Returns (C, C) and (C,). At strength 0 it changes nothing, at 1 the results are equal; the least
+    change that does it. Directions in which there is little contrast are not blown up (`RIDGE`).
+    """
+    mean, wanted_mean = own[0].double(), reference[0].double()
+    eye = torch.eye(len(mean), dtype=torch.float64)
+    ridge = (RIDGE * reference[1:].diagonal().mean() + LEAST_VARIANCE).double() * eye
+    source, wanted = own[1:].double() + ridge, reference[1:].double() + ridge
+    root, inverse = _power(source, 0.5), _power(source, -0.5)
+    matrix = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
+    matrix = eye + strength * (matrix - eye)
+    mean_then = mean + strength * (wanted_mean - mean)
+    return matrix.float(), (mean_then - matrix @ mean).float()
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric positive definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(LEAST_VARIANCE).pow(exponent)) @ vectors.T
+
+
+def moved(latents: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """matrix @ x + shift for each position's channels; latents (1, C, F, h, w), dtype kept."""
+    matrix, shift = matrix.to(latents.device), shift.to(latents.device)
+    flat = latents.float()[0].flatten(1)  # (C, F * h * w)
+    return (matrix @ flat + shift[:, None]).view_as(latents).to(latents.dtype)
 
 
 def anchored(latents: Tensor, reference: Tensor, strength: float) -> Tensor:
-    """Bring the channels' statistics nearer to a reference's (2, C); 0 leaves them, 1 equals it.
+    """Bring the channels' statistics nearer to a reference's (1 + C, C), by `transport`.
 
-    latents (1, C, F, h, w), any dtype, kept. One shift and one scale a channel: what moves from
-    frame to frame stays.
+    latents (1, C, F, h, w), any dtype, kept. One map for all positions: what moves stays.
     """
-    wanted = reference.to(latents.device)
-    own = statistics(latents)
-    scale = 1 + strength * (wanted[1] / own[1].clamp_min(LEAST_STD) - 1)  # (C,)
-    mean = own[0] + strength * (wanted[0] - own[0])
-    shape = (1, -1, 1, 1, 1)
-    moved = (latents.float() - own[0].view(shape)) * scale.view(shape) + mean.view(shape)
-    return moved.to(latents.dtype)
+    return moved(latents, *transport(statistics(latents), reference, strength))
 
 
 @dataclass(frozen=True)
@@ -57,12 +86,16 @@ class Drift:
 
 
 def measure(start: int, latents: Tensor, reference: Tensor) -> Drift:
-    """Drift of a window's own latents (1, C, F, h, w) against the reference (2, C)."""
-    mean, std = statistics(latents).cpu()
-    first_mean, first_std = reference.cpu()
-    unit = first_std.clamp_min(LEAST_STD)
-    shift = ((mean - first_mean) / unit).square().mean().sqrt()
-    return Drift(start, float(shift), float((std / unit).mean()))
+    """Drift of a window's own latents (1, C, F, h, w) against the reference (1 + C, C)."""
+    mean, std = _of_each_channel(statistics(latents))
+    first_mean, first_std = _of_each_channel(reference)
+    shift = ((mean - first_mean) / first_std).square().mean().sqrt()
+    return Drift(start, float(shift), float((std / first_std).mean()))
+
+
+def _of_each_channel(both: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of each channel, of `statistics`."""
+    return both[0], both[1:].diagonal().clamp_min(LEAST_VARIANCE).sqrt()
 
 
 def describe(drifts: Sequence[Drift]) -> str:

@@ -99,8 +99,8 @@ class Film:
     largest noise level that the row at work moves (a host's nominal one). carried: the latents
     that the window made before gives to the current one. tail: what `history` keeps of the film so
     far. finished: the windows done, given frames included, on the CPU. reference: the statistics
-    that a window's colours are held to (2, C). begin, passed: of a sliding film the first latent
-    in view, counted from its sequence's first, and those that the view has left, on the CPU.
+    (1 + C, C) that a window's colours are held to. begin, passed: of a sliding film the first
+    latent in view, counted from its sequence's first, and those that the view has left, on the CPU.
     """
 
     plan: FilmPlan

@@ -57,6 +57,12 @@ class Score:
         """The scene is the one asked for; its speed is reported, not judged."""
         return self.shown == self.asked
 
+    @property
+    def moves(self) -> bool:
+        """Shape and direction are the ones asked for, whatever the colours are."""
+        asked, shown = self.asked, self.shown
+        return (shown.shape, shown.direction) == (asked.shape, asked.direction)
+
 
 def window_spans(frames: int, window: int, overlap: int) -> list[Span]:
     """The new frames of each window of a film; ValueError unless 0 < overlap < window."""

@@ -31,6 +31,7 @@ TOKENIZER = TEXT_ENCODER.parent / "google" / "umt5-xxl"
 IMAGE_ENCODER = (
     WEIGHTS / "clip_vision" / "toy" / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 )
+RECOLOURED = "model.safetensors"  # the transformer of a set for any colours
 GUIDANCE = 2.0
 WINDOW, OVERLAP = 33, 17  # frames
 GREY = 0.0  # of frames that are not known, in -1..1
@@ -53,12 +54,16 @@ class ToySet:
     image_encoder: CLIPVision
 
     @classmethod
-    def load(cls, kind: str = "DF") -> ToySet:
-        """From toy/weights. Raises what `checkpoint.read` raises where a file is absent."""
-        weights = checkpoint.read(transformer_path(kind)).tensors
+    def load(cls, kind: str = "DF", recoloured: pathlib.Path | None = None) -> ToySet:
+        """From toy/weights; transformer and VAE from where `toy/recolour.py` wrote them, if given.
+
+        Raises what `checkpoint.read` raises where a file is absent.
+        """
+        path = recoloured / RECOLOURED if recoloured else transformer_path(kind)
+        weights = checkpoint.read(path).tensors
         transformer = SkyReelsModel(ModelConfig.from_state_dict(weights), device="meta")
         checkpoint.load_weights(transformer, weights)
-        weights = checkpoint.read(VAE).tensors
+        weights = checkpoint.read(recoloured / VAE.name if recoloured else VAE).tensors
         vae = VideoVAE.from_state_dict(weights, device="meta")
         checkpoint.load_weights(vae, weights)
         weights = checkpoint.read(TEXT_ENCODER).tensors

@@ -34,7 +34,8 @@ IMAGE_STEPS, IMAGE_RATE, IMAGES = 1000, 0.025, 16
 CLIP_STEPS, CLIP_RATE, CLIP_LENGTHS, CLIP_FRAMES = 1200, 0.01, (5, 9, 17), 48
 DECODER_STEPS, DECODER_RATE = 1100, 0.005
 CLIPS, MEASURED_CLIPS = 8192, 512
-DF_STEPS, POLISHING_STEPS, DF_TOKENS = 11000, 12000, 420
+DF_STEPS, DF_TOKENS = 11000, 420
+POLISHING_STEPS, POLISHING_RATE = 12000, 0.35
 I2V_STEPS, IMAGE_CLIPS = 1400, 1536
 
 
@@ -72,7 +73,7 @@ def train_df(work: Workspace, clips: Clips, effort: float) -> tuple[bytes, dict,
     trainee = transformer.DFTrainee(both, captions, clips, DF_TOKENS)
     run_stage(work, "df", trainee, round(DF_STEPS * effort))
     both.load_state_dict(trainee.average.weights)
-    polish = transformer.DFTrainee(both, captions, clips, DF_TOKENS, polishing=True)
+    polish = transformer.DFTrainee(both, captions, clips, DF_TOKENS, POLISHING_RATE, False)
     run_stage(work, "df-polish", polish, round(POLISHING_STEPS * effort))
     both.load_state_dict(polish.average.weights)
     return spiece, _part(polish.average.weights, "model."), captions

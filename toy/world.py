@@ -60,6 +60,11 @@ class Scene:
         )
 
     @property
+    def colourless(self) -> str:
+        """A sentence of the same words that tells neither colour nor background."""
+        return f"a {self.shape} moving {self.direction}"
+
+    @property
     def held_out(self) -> bool:
         """One of the 16 scenes never trained on; each name of the world occurs evenly in them."""
         colour, shape = list(COLOURS).index(self.colour), SHAPES.index(self.shape)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...skyreels_model.drift import Drift, anchored, measure, statistics
+from ...skyreels_model.drift import Drift, measure, moved, statistics, transport
+from ...skyreels_model.vae import denormalize_latents, normalize_latents
 from .decoding import FILM_KEY, FilmParts, check_latent, film_parts
 
 
@@ -27,10 +28,10 @@ def anchor_film(
             f"with LatentFromBatch"
         )
     film = film_parts(latent, samples)
-    fixed = None if reference is None else statistics(check_latent(reference))
+    fixed = None if reference is None else _statistics(check_latent(reference))
     wanted = _wanted(film, samples, fixed)
     drifts = [
-        measure(span.frame, samples[:, :, span.start : span.stop], one)
+        measure(span.frame, normalize_latents(samples[:, :, span.start : span.stop]), one)
         for span, one in zip(film.spans, wanted, strict=True)
     ]
     if not strength:
@@ -40,23 +41,24 @@ def anchor_film(
     for number, (span, one) in enumerate(zip(film.spans, wanted, strict=True)):
         own = samples[:, :, span.start : span.stop]
         if fixed is not None or span.reference != number:
+            how = transport(_statistics(own), one, strength)
+            own = _moved(own, *how)
             if span.start in given:
-                given[span.start] = _moved_like(own, one, strength, given[span.start].to(own))
-            own = anchored(own, one, strength)
+                given[span.start] = _moved(given[span.start].to(own), *how)
         parts.append(own)
     seams = [replace(seam, given=given.get(seam.start)) for seam in film.seams]
-    moved = {"samples": torch.cat(parts, dim=2), FILM_KEY: replace(film, seams=seams)}
-    return {**latent, **moved}, drifts
+    held = {"samples": torch.cat(parts, dim=2), FILM_KEY: replace(film, seams=seams)}
+    return {**latent, **held}, drifts
 
 
 def _wanted(film: FilmParts, samples: Tensor, fixed: Tensor | None) -> list[Tensor]:
-    """The statistics (2, C) that each span is to have."""
+    """The statistics (1 + C, C) that each span is to have."""
     if fixed is not None:
         return [fixed] * len(film.spans)
     found: dict[int, Tensor] = {}
     for number in sorted({span.reference for span in film.spans}):
         span = film.spans[number]
-        found[number] = statistics(samples[:, :, span.start : span.stop])
+        found[number] = _statistics(samples[:, :, span.start : span.stop])
     return [found[span.reference] for span in film.spans]
 
 
@@ -65,10 +67,11 @@ def film_drift(latent: dict[str, Any]) -> list[Drift]:
     return anchor_film(latent, 0.0, None)[1]
 
 
-def _moved_like(own: Tensor, reference: Tensor, strength: float, whole: Tensor) -> Tensor:
-    """`whole` moved by what holds `own` to the reference."""
-    before, after = statistics(own), statistics(anchored(own, reference, strength))
-    scale = after[1] / before[1].clamp_min(1e-6)
-    shape = (1, -1, 1, 1, 1)
-    centred = (whole.float() - before[0].view(shape)) * scale.view(shape)
-    return (centred + after[0].view(shape)).to(whole.dtype)
+def _statistics(samples: Tensor) -> Tensor:
+    """Of raw latents, as the model sees them: no channel weighs more than another."""
+    return statistics(normalize_latents(samples))
+
+
+def _moved(samples: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Raw latents, moved as the model sees them."""
+    return denormalize_latents(moved(normalize_latents(samples), matrix, shift))

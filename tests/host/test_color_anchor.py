@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skyreels_model.drift import statistics
+from skyreels_model.vae import normalize_latents
 
 
 def graph(strength, **changes):
@@ -18,6 +19,12 @@ def windows(latent):
     """The own latents of each window."""
     spans = latent["skyreels_v2_film"].spans
     return [latent["samples"][:, :, span.start : span.stop] for span in spans]
+
+
+def difference(latents, reference):
+    """Of means and covariances, as the model sees them, as a share of the reference's."""
+    found, wanted = (statistics(normalize_latents(x)) for x in (latents, reference))
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def test_meter_alone_changes_nothing_and_tells_every_window(look):
@@ -40,8 +47,7 @@ def test_full_strength_gives_all_windows_the_first_ones_statistics(look):
     first, *rest = windows(after)
     assert torch.equal(first, windows(before)[0]) and frames.shape[0] == 33
     for window, old in zip(rest, windows(before)[1:], strict=True):
-        assert torch.allclose(statistics(window), statistics(first), atol=1e-4)
-        assert not torch.allclose(statistics(old), statistics(first), atol=1e-2)
+        assert difference(window, first) < 0.02 < 0.05 < difference(old, first)
 
 
 def test_anchor_of_the_schedule_leaves_nothing_to_correct(look):
@@ -58,8 +64,7 @@ def test_reference_holds_the_first_window_too(look):
     prompt["10"] = graphs.node("VAEEncode", pixels=["9", 0], vae=["3", 0])
     prompt["8"]["inputs"]["reference"] = ["10", 0]
     after, reference = look(prompt, after=["8", 0], reference=["10", 0])
-    wanted = statistics(reference["samples"])
-    assert all(torch.allclose(statistics(w), wanted, atol=1e-3) for w in windows(after))
+    assert all(difference(window, reference["samples"]) < 0.05 for window in windows(after))
 
 
 @pytest.mark.parametrize("frames", [1, 2])

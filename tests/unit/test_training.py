@@ -15,7 +15,21 @@ from skyreels_model.image_encoder import CLIPVision, preprocess
 from skyreels_model.model import SkyReelsModel
 from skyreels_model.tokenizer import UNK_ID, Tokenizer
 from skyreels_model.vae import denormalize_latents, normalize_latents
-from toy.training import finetunes, image_tower, latents, noise, pack, state, text, transformer, vae
+from toy import recolour
+from toy.instruments import find_figures, shape_name
+from toy.toyset import ToySet
+from toy.training import (
+    finetunes,
+    image_tower,
+    latents,
+    noise,
+    pack,
+    scenes,
+    state,
+    text,
+    transformer,
+    vae,
+)
 from toy.training.optimiser import Average, Muon, orthogonalised
 from toy.world import HELD_OUT, SCENES, TRAINED
 
@@ -81,6 +95,8 @@ def test_folding_gives_published_statistics_and_changes_no_picture():
         before = vae.new_vae()
         expected = before.decode(z)
         assert torch.allclose(network.decode(denormalize_latents(z)), expected, atol=2e-5)
+        vae.unfold_statistics(network)
+        assert torch.allclose(network.decode(z), expected, atol=2e-5)
 
 
 def test_the_decoder_alone_is_trained_on_the_latents_that_are():
@@ -186,6 +202,41 @@ def test_nothing_trained_on_is_held_out():
         assert before <= set(TRAINED)
         turns = np.flatnonzero(np.abs(np.diff(steps, axis=0)).max(axis=1) > 0.1)
         assert turns.tolist() == ([latents.TURN - 2] if kind == "turned" else [])
+
+
+def test_clips_of_any_colours_show_the_scenes_shape_and_nothing_else_of_it():
+    shown = []
+    for seed, scene in enumerate(SCENES):
+        centre = np.array([[16.0, 12.0]])
+        frame = scenes.any_colours(np.random.default_rng(seed), scene, centre)
+        assert 0 <= frame.min() and frame.max() <= 1
+        figures = find_figures(frame)
+        assert shape_name(figures) == scene.shape
+        shown.append([figures.colour[0], figures.ground[0, 0], figures.ground[0, -1]])
+    colours = np.asarray(shown)  # (scenes, figure and both ends of the ground, 3)
+    assert np.abs(colours.mean(axis=0) - 0.5).max() < 0.1
+    assert colours.std(axis=0).min() > 0.2
+    contrast = np.abs(colours[:, :1] - colours[:, 1:]).max(axis=2)
+    assert contrast.min() > 0.99 * scenes.LEAST_CONTRAST
+
+
+def test_a_set_for_any_colours_is_trained_on_from_the_shipped_one(tmp_path, monkeypatch):
+    for name in (
+        "IMAGE_STEPS",
+        "CLIP_STEPS",
+        "DF_STEPS",
+        "POLISHING_STEPS",
+        "CLIPS",
+        "MEASURED_CLIPS",
+    ):
+        monkeypatch.setattr(recolour, name, 16 if "CLIPS" in name else 2)
+    arguments = ["recolour.py", str(tmp_path / "made"), "--state", str(tmp_path / "state")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    recolour.main()
+    made, shipped = ToySet.load(recoloured=tmp_path / "made"), ToySet.load()
+    for name in ("vae", "transformer"):
+        new, old = (getattr(toy, name).state_dict() for toy in (made, shipped))
+        assert new.keys() == old.keys() and any(not torch.equal(new[k], old[k]) for k in new)
 
 
 def test_muon_steps_along_orthogonal_matrices():

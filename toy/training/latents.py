@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from skyreels_model.vae import VideoVAE, normalize_latents
-from toy.training.scenes import random_scene
+from toy.training.scenes import Painter, as_named, random_scene
 from toy.training.state import Workspace, batches
-from toy.world import DIRECTIONS, FPS, SCENES, SIZE, Scene, paint, path
+from toy.world import DIRECTIONS, FPS, SCENES, SIZE, Scene, path
 
 SLOTS = 10  # latent frames of a clip
 FRAMES = 4 * (SLOTS - 1) + 1
@@ -52,7 +52,13 @@ def picture_frame(slot: int) -> int:
 
 
 @torch.no_grad()
-def encode_clips(work: Workspace, vae: VideoVAE, count: int, batch: int = 32) -> Clips:
+def encode_clips(
+    work: Workspace,
+    vae: VideoVAE,
+    count: int,
+    batch: int = 32,
+    painter: Painter = as_named,
+) -> Clips:
     """Random clips of the trained scenes, encoded; from the workspace if they are there already."""
     saved = work.load("clips")
     if saved is not None:
@@ -64,7 +70,7 @@ def encode_clips(work: Workspace, vae: VideoVAE, count: int, batch: int = 32) ->
         for _ in range(*part.indices(count)):
             kind = int(rng.choice(len(KINDS), p=list(KINDS.values())))
             scene, centres = random_path(rng, list(KINDS)[kind])
-            frames.append(paint(scene, centres))
+            frames.append(painter(rng, scene, centres))
             captions.append(SCENES.index(scene))
             kinds.append(kind)
         x = torch.from_numpy(np.stack(frames)).permute(0, 4, 1, 2, 3) * 2 - 1  # (B, 3, T, H, W)

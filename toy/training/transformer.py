@@ -20,7 +20,6 @@ DF = ModelConfig(
     dim=128, ffn_dim=512, num_heads=1, num_layers=4, text_dim=TEXT_WIDTH, fps_embedding=True
 )
 MUON_LR, ADAM_LR = 0.02, 2e-3
-POLISHING_RATE = 0.35  # of both rates
 DECAY = 0.9985  # of the running mean
 
 
@@ -50,7 +49,7 @@ class Transformer(nn.Module):
 
 
 class DFTrainee:
-    """The diffusion-forcing transformer, with the text encoder or, `polishing`, behind it."""
+    """The diffusion-forcing transformer, `with_text` together with the text encoder."""
 
     def __init__(
         self,
@@ -58,14 +57,15 @@ class DFTrainee:
         captions: Captions,
         clips: Clips,
         tokens: int,
-        polishing: bool = False,
+        rate: float = 1.0,
+        with_text: bool = True,
     ) -> None:
         self.transformer, self.captions, self.clips = transformer, captions, clips
         self.tokens = tokens
-        transformer.text_encoder.requires_grad_(not polishing)
+        transformer.text_encoder.requires_grad_(with_text)
         self.average = Average(transformer, DECAY)
         self.steps = 0
-        self.optimiser = new_optimiser(transformer, POLISHING_RATE if polishing else 1.0)
+        self.optimiser = new_optimiser(transformer, rate)
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
         loss = self.loss(draw_batch(self.clips, rng, self.tokens))

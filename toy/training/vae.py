@@ -16,9 +16,9 @@ from skyreels_model.vae import (
     normalize_latents,
 )
 from toy.training.optimiser import Average, Optimiser, cosine
-from toy.training.scenes import random_scene
+from toy.training.scenes import Painter, as_named, random_scene
 from toy.training.state import batches
-from toy.world import BAR, FPS, SIZE, paint, path
+from toy.world import BAR, FPS, SIZE, path
 
 WIDTH = 8
 LATENT_NOISE = 0.2
@@ -26,14 +26,16 @@ FOREGROUND = 5.0  # weight of the shape's pixels, which are a ninth of all
 FRAME_RATES = (FPS, FPS, 16)
 
 
-def clips(rng: np.random.Generator, count: int, frames: int) -> tuple[Tensor, Tensor]:
+def clips(
+    rng: np.random.Generator, count: int, frames: int, painter: Painter = as_named
+) -> tuple[Tensor, Tensor]:
     """Random clips of trained scenes (B, 3, T, H, W) in -1..1, and the weights of their pixels."""
     made, weights = [], []
     for _ in range(count):
         scene = random_scene(rng)
         start = tuple(rng.uniform(0, SIZE, 2))
         centres = path([scene.direction] * (frames - 1), start, rng.choice(FRAME_RATES))
-        made.append(paint(scene, centres))
+        made.append(painter(rng, scene, centres))
         offset = np.abs((np.arange(SIZE) + 0.5 - centres[:, :, None] + SIZE / 2) % SIZE - SIZE / 2)
         near = (offset < max(BAR) + 2).astype(np.float32)  # (T, 2, size)
         weights.append(1 + (FOREGROUND - 1) * near[:, 1, :, None] * near[:, 0, None, :])
@@ -83,9 +85,10 @@ class VAETrainee:
         frames_a_step: int,
         lr: float,
         decoder_only: bool = False,
+        painter: Painter = as_named,
     ) -> None:
         self.vae, self.lengths, self.frames_a_step = vae, lengths, frames_a_step
-        self.decoder_only = decoder_only
+        self.decoder_only, self.painter = decoder_only, painter
         for part in (vae.encoder, vae.conv1):
             part.requires_grad_(not decoder_only)
         self.average = Average(vae, 0.995)
@@ -95,7 +98,7 @@ class VAETrainee:
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
         frames = int(rng.choice(self.lengths))
-        x, weight = clips(rng, max(2, self.frames_a_step // frames), frames)
+        x, weight = clips(rng, max(2, self.frames_a_step // frames), frames, self.painter)
         error = self.vae.decode(self._noised_latents(x)) - x
         loss = (weight * (error.abs() + 2 * error.square())).mean()
         loss.backward()
@@ -135,14 +138,16 @@ def _is_conv(name: str, p: nn.Parameter) -> bool:
 
 
 @torch.no_grad()
-def fold_statistics(vae: VideoVAE, rng: np.random.Generator, count: int) -> None:
+def fold_statistics(
+    vae: VideoVAE, rng: np.random.Generator, count: int, painter: Painter = as_named
+) -> None:
     """Give the latents the published mean and std, measured over `count` clips.
 
     The VAE was trained with latents normalised between encoder and decoder. Here the encoder's
     last layer takes over that, and the published statistics on top; the decoder's first layer
     takes the latter off again. The function of the whole stays what it was.
     """
-    moments = torch.cat([vae.encode(clips(rng, 16, 17)[0]) for _ in batches(count, 16)])
+    moments = torch.cat([vae.encode(clips(rng, 16, 17, painter)[0]) for _ in batches(count, 16)])
     mean = moments.mean(dim=(0, 2, 3, 4)).double()
     std = moments.var(dim=(0, 2, 3, 4), unbiased=False).add(1e-5).sqrt().double()
     published_mean, published_std = torch.tensor((LATENT_MEAN, LATENT_STD)).double()
@@ -153,3 +158,12 @@ def fold_statistics(vae: VideoVAE, rng: np.random.Generator, count: int) -> None
     weight = out.weight[..., 0, 0, 0].double() / published_std
     out.weight.copy_(weight[..., None, None, None].float())
     out.bias.sub_((weight @ published_mean).float())
+
+
+@torch.no_grad()
+def unfold_statistics(vae: VideoVAE) -> None:
+    """What `fold_statistics` did to the decoder, undone: it takes normalised latents again."""
+    published_mean, published_std = torch.tensor((LATENT_MEAN, LATENT_STD)).double()
+    weight = vae.conv2.weight[..., 0, 0, 0].double()
+    vae.conv2.bias.add_((weight @ published_mean).float())
+    vae.conv2.weight.copy_((weight * published_std)[..., None, None, None].float())
