@@ -4,9 +4,10 @@
 
 "reference" is the reference's way: pixels, prefix noise 20, the solver as shipped. The meter is the
 nodes' own: the largest shift of a window's latent channels against the first window's, in standard
-deviations. Drift is the largest change of a mean or standard deviation of a colour channel
-(background and figure, 0..1) against the first window, on decoded frames; the seam is the gap of
-the figure's path in px. With FOLDER, from `toy/recolour.py`, films begin with a picture in any
+deviations. Frame, background and figure are drift on decoded frames: the largest change of a mean
+or standard deviation of a colour channel (0..1) against the first window, over all windows. The
+slope is its steepest straight line in background and figure; the seam is the gap of the figure's
+path in px. With FOLDER, from `toy/recolour.py`, films begin with a picture in any
 colours, which no prompt tells, and windows are right by shape and direction.
 """
 
@@ -60,12 +61,19 @@ class Row:
     """What the table tells of a film; see the top."""
 
     meter: float
-    drift: float
+    frame: float
+    background: float
+    figure: float
     slope: float
     sharpness: float
     right: float
     seam: float
     inside: float
+
+
+def largest_change(colours: np.ndarray) -> float:
+    """Of any number of (windows, ...) against the first window's; NaN where there is no figure."""
+    return float(np.nanmax(np.abs(colours - colours[0])))
 
 
 def make(
@@ -89,9 +97,14 @@ def measured(toy: ToySet, made: Film, scene: Scene, recoloured: bool) -> Row:
     scores = measure.scores(frames, scene.caption, spans)
     right = [score.moves if recoloured else score.ok for score in scores]
     at_border = np.median([seam.at_border.position for seam in seams])
+    parts = [frames[start:stop] for start, stop in spans]
+    whole = [np.stack([part.mean((0, 1, 2)), part.std((0, 1, 2))]) for part in parts]
+    colours = np.stack([one.colours for one in found.spans])  # (N, 4, 3)
     return Row(
         meter(made),
-        found.deviation,
+        largest_change(np.stack(whole)),
+        largest_change(colours[:, :2]),
+        largest_change(colours[:, 2:]),
         found.slope,
         found.sharpness,
         float(np.mean(right)),
@@ -115,9 +128,12 @@ def main() -> None:
     frames = round(options.seconds * FPS)
     scenes = HELD_OUT[:: max(1, len(HELD_OUT) // options.scenes)][: options.scenes]
     print(f"{frames} frames, {options.scenes} scenes, ar_step {options.ar_step}\n")
-    columns = "way, meter, drift, slope a window, least sharpness, windows right, seam (inside) px"
+    columns = (
+        "way, meter, frame, background, figure, slope a window, least sharpness, windows right, "
+        "seam (inside) px"
+    )
     print(f"| {' | '.join(columns.split(', '))} |")
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for way in options.ways:
         changes, solver = WAYS[way]
         plan = dataclasses.replace(toy_plan(), num_frames=frames, ar_step=options.ar_step)
@@ -128,8 +144,9 @@ def main() -> None:
             rows.append(dataclasses.astuple(measured(toy, film, scene, recoloured)))
         row = Row(*np.nanmean(rows, axis=0))
         print(
-            f"| {way} | {row.meter:.4f} | {row.drift:.3f} | {row.slope:.5f} | "
-            f"{row.sharpness:.2f} | {row.right:.2f} | {row.seam:.2f} ({row.inside:.2f}) |",
+            f"| {way} | {row.meter:.3f} | {row.frame:.3f} | {row.background:.3f} | "
+            f"{row.figure:.3f} | {row.slope:.5f} | {row.sharpness:.2f} | {row.right:.2f} | "
+            f"{row.seam:.2f} ({row.inside:.2f}) |",
             flush=True,
         )
 
