@@ -7,8 +7,10 @@ it there is no such column. Each implementation has a process of its own, in whi
 weights and warms up; then they run one forward each in turn, so that whatever else the machine does
 meets all of them. A round's ratio is ours against the rival beside it; the median of the rounds is
 printed, by the clock and by processor time. All are given 512 rows of text, as in real films: that
-of `--text` tokens, and zeros. Memory is the peak of what PyTorch's allocator hands
-out during a forward, so without the weights and the inputs.
+of `--text` tokens, and zeros. "Floor" is what the matrix products and the attention of the blocks
+alone take of a rival's processor time, by the same operators: no implementation is below it. Memory
+is the peak of what PyTorch's allocator hands out during a forward, so without the weights and the
+inputs.
 """
 
 from __future__ import annotations
@@ -131,7 +133,10 @@ def compare(case: Case, names: list[str], options: argparse.Namespace) -> None:
         server.close()
     peaks = {name: figures["bytes"] for name, figures in done[0].items()}
     tokens = case.size[0] * case.size[1] * case.size[2] // 4
-    for rival in names[1:]:
+    for rival in names[1:-1]:
+        floor = statistics.median(
+            turn[rivals.PRODUCTS]["cpu"] / turn[rival]["cpu"] for turn in done
+        )
         ratios = {
             kind: statistics.median(turn["ours"][kind] / turn[rival][kind] for turn in done)
             for kind in ("seconds", "cpu")
@@ -139,7 +144,7 @@ def compare(case: Case, names: list[str], options: argparse.Namespace) -> None:
         seconds = statistics.median(turn["ours"]["seconds"] for turn in done)
         print(
             f"| {case.name} | {tokens} | {rival} | {seconds:.2f} s | {ratios['seconds']:.2f} "
-            f"| {ratios['cpu']:.2f} | {peaks['ours'] / 2**20:.0f} MiB "
+            f"| {ratios['cpu']:.2f} | {floor:.2f} | {peaks['ours'] / 2**20:.0f} MiB "
             f"| {peaks['ours'] / peaks[rival]:.2f} "
             f"| {max(difference(turn['ours'], turn[rival]) for turn in done):.0e} |",
             flush=True,
@@ -165,10 +170,12 @@ def main() -> None:
         )
         return
     names = [name for name in rivals.RIVALS if name != "reference" or options.reference]
+    names.append(rivals.PRODUCTS)
     print(
-        "| case | tokens | against | time, ours | time | CPU time | memory, ours | memory | diff |"
+        "| case | tokens | against | time, ours | time | CPU time | floor | memory, ours | memory "
+        "| diff |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for case in (case for case in CASES if options.only in case.name):
         compare(case, names, options)
 

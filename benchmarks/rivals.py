@@ -2,7 +2,8 @@
 
 "diffusers" is its SkyReelsV2Transformer3DModel. "reference" is the WanModel of
 SkyworkAI/SkyReels-V2, from a source tree that is fetched beside the project; where it wants flash
-attention and there is none, PyTorch's own attention stands in for it, from outside.
+attention and there is none, PyTorch's own attention stands in for it, from outside. "products" is
+no model: the matrix products and the attention of the blocks, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from skyreels_model.attention import sdpa  # noqa: E402
 from skyreels_model.config import ModelConfig  # noqa: E402
 from skyreels_model.key_maps import transformer_key_to_original  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
 
 RIVALS = ("ours", "diffusers", "reference")
+PRODUCTS = "products"
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -57,6 +60,8 @@ def build(
     state = random_state(config, dtype, torch.device(device))
     if rival == "diffusers":
         return _diffusers(config, state)
+    if rival == PRODUCTS:
+        return lambda x, _t, text: _products(config, state, x, text)
     if rival == "reference":
         # It holds all in one dtype, and computes the time embedding in float32 nonetheless.
         return _reference(config, {k: v.to(dtype) for k, v in state.items()}, reference)
@@ -118,6 +123,28 @@ def _reference(
     model.eval().requires_grad_(False)
     fps = {"fps": [1]} if config.fps_embedding else {}
     return lambda x, t, text: model(x, t, text, **fps)
+
+
+def _products(config: ModelConfig, state: dict[str, Tensor], x: Tensor, text: Tensor) -> Tensor:
+    """Of the blocks, for latents x and one row of text more than is not zero: (1, tokens, dim)."""
+    tokens = x.shape[2] * x.shape[3] * x.shape[4] // 4
+    rows = min(int(text.ne(0).any(dim=2).sum()) + 1, text.shape[1])
+    stream = torch.randn(1, tokens, config.dim, dtype=x.dtype, device=x.device)
+    words = torch.randn(1, rows, config.dim, dtype=x.dtype, device=x.device)
+
+    def through(layer: str, given: Tensor) -> Tensor:
+        return torch.nn.functional.linear(given, state[layer + ".weight"], state[layer + ".bias"])
+
+    for index in range(config.num_layers):
+        block = f"blocks.{index}."
+        for part, told in (("self_attn.", stream), ("cross_attn.", words)):
+            q, k, v = (
+                through(block + part + n, y)
+                for n, y in zip("qkv", (stream, told, told), strict=True)
+            )
+            stream = through(block + part + "o", sdpa(q, k, v, config.num_heads))
+        stream = through(block + "ffn.2", through(block + "ffn.0", stream))
+    return stream
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, window_size: tuple[int, int] = (-1, -1)) -> Tensor:
