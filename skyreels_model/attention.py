@@ -50,16 +50,16 @@ def last_repeated(attend: Attend, times: int) -> Attend:
     """Attention in which the last key and its value stand for `times` equal ones.
 
     Equal keys get equal weight: one with log(times) on its score is exactly as much as all of them.
-    A back end that takes no bias is given all of them.
+    A back end that takes no bias is given all of them, and so is a narrow number format, in which
+    the logarithm would be a percent off.
     """
 
-    def attend_weighted(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        bias = q.new_zeros(k.shape[1])
-        bias[-1] = math.log(times)
-        return sdpa(q, k, v, heads, bias)
-
     def attend_to_all(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        if attend is sdpa and q.dtype.itemsize >= 4:
+            bias = q.new_zeros(k.shape[1])
+            bias[-1] = math.log(times)
+            return sdpa(q, k, v, heads, bias)
         k, v = (torch.cat([t, t[:, -1:].expand(-1, times - 1, -1)], dim=1) for t in (k, v))
         return attend(q, k, v, heads)
 
-    return attend_weighted if attend is sdpa else attend_to_all
+    return attend_to_all

@@ -38,18 +38,9 @@ def train_vae(work: Workspace) -> VideoVAE:
     network = vae.new_vae()
     done = work.load("vae")
     if done is None:
-        pictures = vae.VAETrainee(
-            network, (1,), train.IMAGES, train.IMAGE_RATE, painter=any_colours
+        train.learn_clips(
+            work, network, IMAGE_STEPS, CLIP_STEPS, MEASURED_CLIPS, painter=any_colours
         )
-        run_stage(work, "vae-images", pictures, IMAGE_STEPS)
-        network.load_state_dict(pictures.average.weights)
-        vae.inflate(network)
-        lengths, frames = train.CLIP_LENGTHS, train.CLIP_FRAMES
-        clips = vae.VAETrainee(network, lengths, frames, train.CLIP_RATE, painter=any_colours)
-        run_stage(work, "vae-clips", clips, CLIP_STEPS)
-        network.load_state_dict(clips.average.weights)
-        rng = work.rng("vae-statistics", 0)
-        vae.fold_statistics(network, rng, MEASURED_CLIPS, any_colours)
         done = network.half().float().state_dict()
         work.save("vae", done)
     network.load_state_dict(done)

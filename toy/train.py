@@ -27,6 +27,7 @@ from skyreels_model.vae import VideoVAE  # noqa: E402
 from toy.training import finetunes, pack, text, transformer, vae  # noqa: E402
 from toy.training.image_tower import Features, new_tower  # noqa: E402
 from toy.training.latents import Clips, encode_clips  # noqa: E402
+from toy.training.scenes import Painter, as_named  # noqa: E402
 from toy.training.state import Workspace, run_stage  # noqa: E402
 
 WEIGHTS = ROOT / "toy" / "weights"
@@ -44,15 +45,8 @@ def train_vae(work: Workspace, effort: float) -> VideoVAE:
     done = work.load("vae")
     network = vae.new_vae()
     if done is None:
-        pictures = vae.VAETrainee(network, (1,), IMAGES, IMAGE_RATE)
-        run_stage(work, "vae-images", pictures, round(IMAGE_STEPS * effort))
-        network.load_state_dict(pictures.average.weights)
-        vae.inflate(network)
-        clips = vae.VAETrainee(network, CLIP_LENGTHS, CLIP_FRAMES, CLIP_RATE)
-        run_stage(work, "vae-clips", clips, round(CLIP_STEPS * effort))
-        network.load_state_dict(clips.average.weights)
-        measured = max(16, round(MEASURED_CLIPS * min(effort, 1)))
-        vae.fold_statistics(network, work.rng("vae-statistics", 0), measured)
+        images, clips = round(IMAGE_STEPS * effort), round(CLIP_STEPS * effort)
+        learn_clips(work, network, images, clips, max(16, round(MEASURED_CLIPS * min(effort, 1))))
         decoder = vae.VAETrainee(network, CLIP_LENGTHS, CLIP_FRAMES, DECODER_RATE, True)
         run_stage(work, "vae-decoder", decoder, round(DECODER_STEPS * effort))
         network.load_state_dict(decoder.average.weights)
@@ -60,6 +54,25 @@ def train_vae(work: Workspace, effort: float) -> VideoVAE:
         work.save("vae", done)
     network.load_state_dict(done)
     return network.eval()
+
+
+def learn_clips(
+    work: Workspace,
+    network: VideoVAE,
+    image_steps: int,
+    clip_steps: int,
+    measured: int,
+    painter: Painter = as_named,
+) -> None:
+    """A new VAE learns pictures, then clips; `measured` of them give it published statistics."""
+    pictures = vae.VAETrainee(network, (1,), IMAGES, IMAGE_RATE, painter=painter)
+    run_stage(work, "vae-images", pictures, image_steps)
+    network.load_state_dict(pictures.average.weights)
+    vae.inflate(network)
+    clips = vae.VAETrainee(network, CLIP_LENGTHS, CLIP_FRAMES, CLIP_RATE, painter=painter)
+    run_stage(work, "vae-clips", clips, clip_steps)
+    network.load_state_dict(clips.average.weights)
+    vae.fold_statistics(network, work.rng("vae-statistics", 0), measured, painter)
 
 
 def train_df(work: Workspace, clips: Clips, effort: float) -> tuple[bytes, dict, text.Captions]:

@@ -6,7 +6,7 @@ import torch
 from golden_data import models
 
 from skyreels_model import layers
-from skyreels_model.attention import sdpa
+from skyreels_model.attention import last_repeated, sdpa
 
 TOLERANCE = 5e-6  # the manifest's, for fp32
 
@@ -65,6 +65,16 @@ def test_equal_rows_of_text_are_computed_once(name, texts, computed):
         short = model(x, data["t"], context, clip_fea=clip, attend=attend)
         assert seen == [computed, computed]
         assert golden_data.relative_l2(short, whole) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_key_that_stands_for_many_is_as_much_as_all_of_them(dtype):
+    """In narrow formats to the bit: the logarithm of their number would be rounded by a percent."""
+    q, k, v = (torch.randn(1, n, 256).to(dtype) for n in (6, 9, 9))
+    all_k, all_v = (torch.cat([t, t[:, -1:].expand(-1, 383, -1)], dim=1) for t in (k, v))
+    one, every = last_repeated(sdpa, 384)(q, k, v, 2), sdpa(q, all_k, all_v, 2)
+    assert torch.allclose(one, every, atol=0 if dtype == torch.bfloat16 else 1e-6)
+    assert not torch.allclose(one, sdpa(q, k, v, 2), atol=1e-2)
 
 
 def test_primitives():

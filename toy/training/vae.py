@@ -158,12 +158,3 @@ def fold_statistics(
     weight = out.weight[..., 0, 0, 0].double() / published_std
     out.weight.copy_(weight[..., None, None, None].float())
     out.bias.sub_((weight @ published_mean).float())
-
-
-@torch.no_grad()
-def unfold_statistics(vae: VideoVAE) -> None:
-    """What `fold_statistics` did to the decoder, undone: it takes normalised latents again."""
-    published_mean, published_std = torch.tensor((LATENT_MEAN, LATENT_STD)).double()
-    weight = vae.conv2.weight[..., 0, 0, 0].double()
-    vae.conv2.bias.add_((weight @ published_mean).float())
-    vae.conv2.weight.copy_((weight * published_std)[..., None, None, None].float())
