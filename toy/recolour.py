@@ -26,11 +26,13 @@ from skyreels_model.vae import VideoVAE  # noqa: E402
 from toy import toyset, train  # noqa: E402
 from toy.training import pack, text, transformer, vae  # noqa: E402
 from toy.training.latents import encode_clips  # noqa: E402
+from toy.training.noise import CONTINUED, SHARES  # noqa: E402
 from toy.training.scenes import any_colours  # noqa: E402
 from toy.training.state import Workspace, run_stage  # noqa: E402
 
 IMAGE_STEPS, CLIP_STEPS, MEASURED_CLIPS = 1000, 1200, 256
 CLIPS, DF_STEPS, POLISHING_STEPS = 4096, 6000, 4000
+MORE_CLIPS, CONTINUING_STEPS, CONTINUING_RATE = 10240, 11000, 0.7
 
 
 def train_vae(work: Workspace) -> VideoVAE:
@@ -50,14 +52,18 @@ def train_vae(work: Workspace) -> VideoVAE:
 def train_df(work: Workspace, toy: toyset.ToySet, network: VideoVAE) -> None:
     """The shipped transformer, which knows how things move, behind the shipped text encoder."""
     clips = encode_clips(work, network, CLIPS, painter=any_colours)
+    more = Workspace(work.folder / "more", work.seed + 1)
+    many = encode_clips(more, network, MORE_CLIPS, painter=any_colours)
     spiece = (toyset.TOKENIZER / "spiece.model").read_bytes()
     captions = text.Captions(spiece, toy.text_encoder, lambda scene: scene.colourless)
     both = transformer.Transformer(toy.transformer.requires_grad_(True), captions)
-    for stage, steps, rate in (
-        ("df", DF_STEPS, 1.0),
-        ("df-polish", POLISHING_STEPS, train.POLISHING_RATE),
+    for stage, steps, rate, seen, shares in (
+        ("df", DF_STEPS, 1.0, clips, SHARES),
+        ("df-polish", POLISHING_STEPS, train.POLISHING_RATE, clips, SHARES),
+        ("df-continued", CONTINUING_STEPS, CONTINUING_RATE, many, CONTINUED),
     ):
-        trainee = transformer.DFTrainee(both, captions, clips, train.DF_TOKENS, rate, False)
+        tokens = train.DF_TOKENS
+        trainee = transformer.DFTrainee(both, captions, seen, tokens, rate, False, shares)
         run_stage(work, stage, trainee, steps)
         both.load_state_dict(trainee.average.weights)
 

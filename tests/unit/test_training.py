@@ -31,7 +31,7 @@ from toy.training import (
     vae,
 )
 from toy.training.optimiser import Average, Muon, orthogonalised
-from toy.world import HELD_OUT, SCENES, TRAINED
+from toy.world import FPS, HELD_OUT, SCENES, SIZE, TRAINED, step_length
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,11 +159,15 @@ def test_training_samples_obey_diffusion_forcing():
         rising = (batch.sigma.diff(dim=1) >= 0).all(dim=1) & ~even
         counts.update(even=int(even.sum()), rising=int(rising.sum()), all=len(even))
         counts.update(empty=int((batch.caption == 0).sum()), slow=int((batch.fps == 16).sum()))
+        counts.update(text=int((~clean).all(dim=1).sum()))
         counts.update(noised=int((batch.sigma[:, 0] == np.float32(noise.PREFIX_SIGMA)).sum()))
     share = {name: counts[name] / counts["all"] for name in counts}
     assert 0.2 < share["even"] < 0.5 and 0.25 < share["rising"] < 0.6
     assert 0.07 < share["empty"] < 0.13 and 0.2 < share["slow"] < 0.6
-    assert 0.05 < share["noised"] < 0.3
+    assert 0.05 < share["noised"] < 0.3 and 0.4 < share["text"] < 0.7
+    batch = noise.draw_batch(clips, np.random.default_rng(0), 240, noise.CONTINUED)
+    first = batch.sigma[:, 0]
+    assert ((first == 0) | (first == np.float32(noise.PREFIX_SIGMA))).all()
 
 
 def test_pictures_stand_in_their_slots_and_turns_lie_behind_their_prefix():
@@ -178,7 +182,8 @@ def test_pictures_stand_in_their_slots_and_turns_lie_behind_their_prefix():
         given, still = noise._given(rng, noise.PREFIX, 9, turned=True)
         assert given.tolist() == [True] * latents.TURN_SLOT + [False] * 4 and not still.any()
         picked = noise._pick(clips, rng, noise.TEXT_ONLY, 50, 9)
-        assert not (clips.kind[picked] == list(latents.KINDS).index("turned")).any()
+        names = {list(latents.KINDS)[kind] for kind in clips.kind[picked].tolist()}
+        assert names == {"central", "slow central"}
 
 
 def test_nothing_trained_on_is_held_out():
@@ -191,7 +196,11 @@ def test_nothing_trained_on_is_held_out():
         kind = list(latents.KINDS)[seed % len(latents.KINDS)]
         scene, centres = latents.random_path(rng, kind)
         assert scene in TRAINED and centres.shape == (latents.FRAMES, 2)
+        low, high = latents.MIDDLE if kind in latents.CENTRAL else (0, SIZE)
+        assert low <= centres[0].min() and centres[0].max() <= high
         steps = np.diff(centres, axis=0)
+        fps = latents.SLOW_FPS if kind in latents.SLOW else FPS
+        assert np.abs(steps).max() == pytest.approx(step_length(fps))
         before = {
             dataclasses.replace(scene, direction=name)
             for name, unit in latents.DIRECTIONS.items()
@@ -224,7 +233,9 @@ def test_a_set_for_any_colours_is_trained_on_from_the_shipped_one(tmp_path, monk
         "CLIP_STEPS",
         "DF_STEPS",
         "POLISHING_STEPS",
+        "CONTINUING_STEPS",
         "CLIPS",
+        "MORE_CLIPS",
         "MEASURED_CLIPS",
     ):
         monkeypatch.setattr(recolour, name, 16 if "CLIPS" in name else 2)

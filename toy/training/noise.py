@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toy.training.latents import TURN_SLOT, Clips
+from toy.training.latents import CENTRAL, SLOW, TURN_SLOT, Clips
 
 SIGMA_MAX = 0.999
 ROUNDING = 1e-9
 PREFIX_SIGMA = 0.02
 STEPS = 20  # of the sampling that staircases imitate
 TEXT_ONLY, PREFIX, END, KEY, HEAL, SUFFIX = range(6)
-SHARES = {TEXT_ONLY: 0.42, PREFIX: 0.27, END: 0.13, KEY: 0.12, HEAL: 0.03, SUFFIX: 0.03}
+SHARES = {TEXT_ONLY: 0.54, PREFIX: 0.21, END: 0.10, KEY: 0.09, HEAL: 0.03, SUFFIX: 0.03}
+CONTINUED = {PREFIX: 1.0}
 BOTH = 0.4  # of the pictures on the way come with one at the end, too
 UNIFORM, STAIRCASE, INDEPENDENT = range(3)
 LEVELS = {UNIFORM: 0.57, STAIRCASE: 0.36, INDEPENDENT: 0.07}
@@ -37,16 +39,18 @@ class Batch:
     fps: Tensor
 
 
-def draw_batch(clips: Clips, rng: np.random.Generator, tokens: int) -> Batch:
+def draw_batch(
+    clips: Clips, rng: np.random.Generator, tokens: int, shares: Mapping[int, float] = SHARES
+) -> Batch:
     """Random samples of one length and about `tokens` latent frames in all."""
     frames = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
     count = max(8, tokens // frames)
-    conditions = np.sort(rng.choice(len(SHARES), size=count, p=list(SHARES.values())))
+    conditions = np.sort(rng.choice(list(shares), size=count, p=list(shares.values())))
     index = torch.cat(
-        [_pick(clips, rng, c, int((conditions == c).sum()), frames) for c in SHARES]
+        [_pick(clips, rng, c, int((conditions == c).sum()), frames) for c in sorted(shares)]
     )  # (B,)
     video, stills = clips.video[index, :frames].float(), clips.stills[index, :frames].float()
-    turned, slow = clips.kind[index] == 2, clips.kind[index] == 3
+    turned, slow = clips.are(("turned",))[index], clips.are(SLOW)[index]
     given = np.zeros((count, frames), bool)
     still = np.zeros((count, frames), bool)
     for row, condition in enumerate(conditions):
@@ -71,12 +75,10 @@ def _pick(
     clips: Clips, rng: np.random.Generator, condition: int, count: int, frames: int
 ) -> Tensor:
     """Clips fit for a condition: turned ones only where the turn lies behind a given prefix."""
-    kinds: tuple[str, ...] = ("central", "anywhere", "slow")
     if condition == TEXT_ONLY:
-        kinds = ("central", "slow")
-    elif condition == PREFIX and frames > TURN_SLOT:
-        kinds = ("central", "anywhere", "turned", "slow")
-    return clips.pick(rng, kinds, count)
+        return clips.pick(rng, CENTRAL, count)
+    turned = ("turned",) if condition == PREFIX and frames > TURN_SLOT else ()
+    return clips.pick(rng, ("central", "anywhere", *SLOW, *turned), count)
 
 
 def _given(

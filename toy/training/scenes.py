@@ -8,9 +8,11 @@ import numpy as np
 
 from toy.world import SIZE, TRAINED, Scene, coverage, paint
 
-# Bars and shaded backgrounds are learned last, and fail first: they are drawn twice as often.
+# Bars and shaded backgrounds are learned last, and fail first, bars that move along themselves most
+# of all: they are drawn twice as often, and those three times.
 HARD = tuple(scene for scene in TRAINED if scene.shape == "bar" or scene.background == "shaded")
-DRAWN = TRAINED + HARD
+ALONG = tuple(s for s in TRAINED if s.shape == "bar" and s.direction in ("left", "right"))
+DRAWN = TRAINED + HARD + ALONG
 GRADED = 0.3  # of the backgrounds of any colours
 LEAST_CONTRAST = 0.4  # between figure and background of any colours, largest channel
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from skyreels_model.config import ModelConfig
 from skyreels_model.model import SkyReelsModel
 from toy.training.latents import Clips
-from toy.training.noise import Batch, draw_batch
+from toy.training.noise import SHARES, Batch, draw_batch
 from toy.training.optimiser import Average, Optimiser, cosine
 from toy.training.text import WIDTH as TEXT_WIDTH
 from toy.training.text import Captions
@@ -49,7 +50,10 @@ class Transformer(nn.Module):
 
 
 class DFTrainee:
-    """The diffusion-forcing transformer, `with_text` together with the text encoder."""
+    """The diffusion-forcing transformer, `with_text` together with the text encoder.
+
+    shares: how often each condition of `noise` occurs.
+    """
 
     def __init__(
         self,
@@ -59,16 +63,17 @@ class DFTrainee:
         tokens: int,
         rate: float = 1.0,
         with_text: bool = True,
+        shares: Mapping[int, float] = SHARES,
     ) -> None:
         self.transformer, self.captions, self.clips = transformer, captions, clips
-        self.tokens = tokens
+        self.tokens, self.shares = tokens, shares
         transformer.text_encoder.requires_grad_(with_text)
         self.average = Average(transformer, DECAY)
         self.steps = 0
         self.optimiser = new_optimiser(transformer, rate)
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
-        loss = self.loss(draw_batch(self.clips, rng, self.tokens))
+        loss = self.loss(draw_batch(self.clips, rng, self.tokens, self.shares))
         loss.backward()
         nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
         self.optimiser.step(cosine(progress, 0.01, 0.02))
