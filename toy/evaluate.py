@@ -27,6 +27,7 @@ from skyreels_model.plan import picture_frame  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import FrameError, Span, frame_errors  # noqa: E402
 from toy.toyset import OVERLAP, WINDOW, ToySet, toy_plan  # noqa: E402
+from toy.training.latents import MIDDLE  # noqa: E402
 from toy.world import FPS, HELD_OUT, SCENES, SHAPES, SIZE, TRAINED, Scene, render, step_length  # noqa: E402
 
 NAMES = ("background", "colour", "shape", "direction")
@@ -35,6 +36,7 @@ KEY_LATENT = 5  # of the film in which key pictures are tried: frame 17
 SLIDING_KEY = 7  # the same of a sliding film
 ROUND = round(SIZE / step_length())  # frames
 REMADE = 0.5  # of the way to noise
+INSIDE = (SIZE / 4, 3 * SIZE / 4)  # px, where films that are given pictures begin
 LEADING_FRAMES, FOLLOWING_FRAMES = 16, 24  # made before another film; of that film
 
 
@@ -61,10 +63,10 @@ class Take:
 Mode = Callable[[dict[str, ToySet], Scene, int], Take]
 
 
-def truth(scene: Scene, seed: int, frames: int, fps: int = FPS) -> np.ndarray:
-    """The scene as it is, from a start well inside the picture that the seed decides."""
-    start = np.random.default_rng([7, seed]).uniform(SIZE / 4, 3 * SIZE / 4, 2)
-    return render(scene, frames, (float(start[0]), float(start[1])), fps)
+def truth(scene: Scene, seed: int, frames: int, begin: tuple[float, float] = INSIDE) -> np.ndarray:
+    """The scene as it is, from a start that the seed decides, both coordinates in `begin`, px."""
+    start = np.random.default_rng([7, seed]).uniform(*begin, 2)
+    return render(scene, frames, (float(start[0]), float(start[1])))
 
 
 def text_film(ar_step: int, fps: int = FPS) -> Mode:
@@ -171,11 +173,14 @@ def sliding_pictures(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
 
 
 def remade_film(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
-    """Two windows of a film of the other shape made anew: the motion stays, the shape changes."""
+    """Two windows of a film of the other shape made anew: the motion stays, the shape changes.
+
+    The source begins where films from text alone do: remade from noise, it is one of them.
+    """
     toy, plan = toys["DF"], dataclasses.replace(toy_plan(2, 0), denoise=REMADE)
     other = next(shape for shape in SHAPES if shape != scene.shape)
-    source = truth(dataclasses.replace(scene, shape=other), seed, plan.num_frames)
-    wanted = truth(scene, seed, plan.num_frames)
+    source = truth(dataclasses.replace(scene, shape=other), seed, plan.num_frames, MIDDLE)
+    wanted = truth(scene, seed, plan.num_frames, MIDDLE)
     given = Conditions(source=toy.latents(source))
     frames = toy.film(scene.caption, plan, seed, conditions=given)
     spans = [plan.new_frames(window) for window in plan.windows()]
