@@ -5,10 +5,12 @@
 "reference" is the reference's way: pixels, prefix noise 20, the solver as shipped. The meter is the
 nodes' own: the largest shift of a window's latent channels against the first window's, in standard
 deviations. Frame, background and figure are drift on decoded frames: the largest change of a mean
-or standard deviation of a colour channel (0..1) against the first window, over all windows. The
-slope is its steepest straight line in background and figure; the seam is the gap of the figure's
-path in px. With FOLDER, from `toy/recolour.py`, films begin with a picture in any
-colours, which no prompt tells, and windows are right by shape and direction.
+or standard deviation of a colour channel (0..1) against the first window, over all windows, and in
+brackets its change from the first 15 % of the frames to the last 15 % (the start-end contrast of
+Zhang and Agrawala 2025, arXiv:2504.12626). The slope is the steepest straight line through the
+windows in background and figure; the seam is the gap of the figure's path in px. With FOLDER, from
+`toy/recolour.py`, films begin with a picture in any colours, which no prompt tells, and windows are
+right by shape and direction.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,12 +34,13 @@ from skyreels_model.drift import statistics  # noqa: E402
 from skyreels_model.film import Film  # noqa: E402
 from skyreels_model.plan import FilmPlan  # noqa: E402
 from toy import measure  # noqa: E402
-from toy.continuity import drift, seam_jumps  # noqa: E402
-from toy.instruments import find_figures  # noqa: E402
+from toy.continuity import Span, drift, seam_jumps  # noqa: E402
+from toy.instruments import Figures, find_figures  # noqa: E402
 from toy.toyset import ToySet, toy_plan  # noqa: E402
 from toy.training.scenes import any_colours  # noqa: E402
 from toy.world import FPS, HELD_OUT, SIZE, Scene  # noqa: E402
 
+ENDS = 0.15  # of the frames
 WAYS = {
     "reference": ({"history": "pixels"}, "unipc_as_shipped"),
     "pixels": ({"history": "pixels"}, "unipc"),
@@ -64,6 +68,9 @@ class Row:
     frame: float
     background: float
     figure: float
+    frame_ends: float
+    background_ends: float
+    figure_ends: float
     slope: float
     sharpness: float
     right: float
@@ -71,9 +78,14 @@ class Row:
     inside: float
 
 
-def largest_change(colours: np.ndarray) -> float:
-    """Of any number of (windows, ...) against the first window's; NaN where there is no figure."""
-    return float(np.nanmax(np.abs(colours - colours[0])))
+def largest_changes(figures: Figures, spans: Sequence[Span]) -> tuple[float, float, float]:
+    """Of the colours of whole frames, background and figure against the first span's."""
+    parts = [figures.frames[start:stop] for start, stop in spans]
+    whole = np.stack([np.stack([part.mean((0, 1, 2)), part.std((0, 1, 2))]) for part in parts])
+    colours = np.stack([one.colours for one in drift(figures, spans).spans])  # (N, 4, 3)
+    changes = [np.abs(c - c[0]) for c in (whole, colours[:, :2], colours[:, 2:])]
+    frame, background, figure = (float(np.nanmax(change)) for change in changes)
+    return frame, background, figure
 
 
 def make(
@@ -97,14 +109,12 @@ def measured(toy: ToySet, made: Film, scene: Scene, recoloured: bool) -> Row:
     scores = measure.scores(frames, scene.caption, spans)
     right = [score.moves if recoloured else score.ok for score in scores]
     at_border = np.median([seam.at_border.position for seam in seams])
-    parts = [frames[start:stop] for start, stop in spans]
-    whole = [np.stack([part.mean((0, 1, 2)), part.std((0, 1, 2))]) for part in parts]
-    colours = np.stack([one.colours for one in found.spans])  # (N, 4, 3)
+    end = round(ENDS * len(frames))
+    ends = [(0, end), (len(frames) - end, len(frames))]
     return Row(
         meter(made),
-        largest_change(np.stack(whole)),
-        largest_change(colours[:, :2]),
-        largest_change(colours[:, 2:]),
+        *largest_changes(figures, spans),
+        *largest_changes(figures, ends),
         found.slope,
         found.sharpness,
         float(np.mean(right)),
@@ -129,8 +139,8 @@ def main() -> None:
     scenes = HELD_OUT[:: max(1, len(HELD_OUT) // options.scenes)][: options.scenes]
     print(f"{frames} frames, {options.scenes} scenes, ar_step {options.ar_step}\n")
     columns = (
-        "way, meter, frame, background, figure, slope a window, least sharpness, windows right, "
-        "seam (inside) px"
+        "way, meter, frame (ends), background (ends), figure (ends), slope a window, "
+        "least sharpness, windows right, seam (inside) px"
     )
     print(f"| {' | '.join(columns.split(', '))} |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -144,9 +154,10 @@ def main() -> None:
             rows.append(dataclasses.astuple(measured(toy, film, scene, recoloured)))
         row = Row(*np.nanmean(rows, axis=0))
         print(
-            f"| {way} | {row.meter:.3f} | {row.frame:.3f} | {row.background:.3f} | "
-            f"{row.figure:.3f} | {row.slope:.5f} | {row.sharpness:.2f} | {row.right:.2f} | "
-            f"{row.seam:.2f} ({row.inside:.2f}) |",
+            f"| {way} | {row.meter:.3f} | {row.frame:.3f} ({row.frame_ends:.3f}) | "
+            f"{row.background:.3f} ({row.background_ends:.3f}) | "
+            f"{row.figure:.3f} ({row.figure_ends:.3f}) | {row.slope:.5f} | "
+            f"{row.sharpness:.2f} | {row.right:.2f} | {row.seam:.2f} ({row.inside:.2f}) |",
             flush=True,
         )
 

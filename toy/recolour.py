@@ -5,7 +5,7 @@
 The toy world names few colours: what goes a little wrong in one window is pulled back to them in
 the next. Real films have no such rest. Here figures and backgrounds are of any colours, which no
 caption tells: a window has nothing to go by but the frames that it continues. A VAE is trained from
-scratch and the shipped DF transformer trained on with such clips, in about an hour on one CPU
+scratch and the shipped DF transformer trained on with such clips, in about two hours on one CPU
 core; interrupted, it goes on.
 """
 
