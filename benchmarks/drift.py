@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -34,8 +33,8 @@ from skyreels_model.drift import statistics  # noqa: E402
 from skyreels_model.film import Film  # noqa: E402
 from skyreels_model.plan import FilmPlan  # noqa: E402
 from toy import measure  # noqa: E402
-from toy.continuity import Span, drift, seam_jumps  # noqa: E402
-from toy.instruments import Figures, find_figures  # noqa: E402
+from toy.continuity import Drift, drift, seam_jumps  # noqa: E402
+from toy.instruments import find_figures  # noqa: E402
 from toy.toyset import ToySet, toy_plan  # noqa: E402
 from toy.training.scenes import any_colours  # noqa: E402
 from toy.world import FPS, HELD_OUT, SIZE, Scene  # noqa: E402
@@ -78,11 +77,11 @@ class Row:
     inside: float
 
 
-def largest_changes(figures: Figures, spans: Sequence[Span]) -> tuple[float, float, float]:
+def largest_changes(frames: np.ndarray, found: Drift) -> tuple[float, float, float]:
     """Of the colours of whole frames, background and figure against the first span's."""
-    parts = [figures.frames[start:stop] for start, stop in spans]
+    parts = [frames[slice(*one.span)] for one in found.spans]
     whole = np.stack([np.stack([part.mean((0, 1, 2)), part.std((0, 1, 2))]) for part in parts])
-    colours = np.stack([one.colours for one in drift(figures, spans).spans])  # (N, 4, 3)
+    colours = np.stack([one.colours for one in found.spans])  # (N, 4, 3)
     changes = [np.abs(c - c[0]) for c in (whole, colours[:, :2], colours[:, 2:])]
     frame, background, figure = (float(np.nanmax(change)) for change in changes)
     return frame, background, figure
@@ -113,8 +112,8 @@ def measured(toy: ToySet, made: Film, scene: Scene, recoloured: bool) -> Row:
     ends = [(0, end), (len(frames) - end, len(frames))]
     return Row(
         meter(made),
-        *largest_changes(figures, spans),
-        *largest_changes(figures, ends),
+        *largest_changes(frames, found),
+        *largest_changes(frames, drift(figures, ends)),
         found.slope,
         found.sharpness,
         float(np.mean(right)),

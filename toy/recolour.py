@@ -52,6 +52,7 @@ def train_vae(work: Workspace) -> VideoVAE:
 def train_df(work: Workspace, toy: toyset.ToySet, network: VideoVAE) -> None:
     """The shipped transformer, which knows how things move, behind the shipped text encoder."""
     clips = encode_clips(work, network, CLIPS, painter=any_colours)
+    # To go on from given frames is all that these films are measured at, in colours never seen.
     more = Workspace(work.folder / "more", work.seed + 1)
     many = encode_clips(more, network, MORE_CLIPS, painter=any_colours)
     spiece = (toyset.TOKENIZER / "spiece.model").read_bytes()
