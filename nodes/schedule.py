@@ -233,7 +233,8 @@ def _sigma_inputs() -> list[io.Input]:
             optional=True,
             tooltip="How strongly each window's colours are held to the first one's (of the film, "
             "or since a cut) before the next continues it. 0 is off; 0.5 to 1 stop a slow drift of "
-            "brightness, contrast and hue, but also changes that are meant.",
+            "brightness, contrast and hue, but also changes that are meant. Small figures are held "
+            "best with history pixels.",
         ),
         io.Float.Input(
             "denoise",

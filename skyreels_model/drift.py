@@ -2,10 +2,11 @@
 
 Each window continues the one before, so small shifts of brightness, contrast and hue add up. They
 show in the mean and the covariance of the latents' channels, where they can be undone without a way
-through pixels. What undoes them is the optimal transport between two Gaussians, the linear
-Monge-Kantorovich map of colour transfer: Pitie and Kokaram 2007, "The linear Monge-Kantorovitch
-linear colour mapping for example-based colour transfer". Means and deviations of each channel alone
-(Huang and Belongie 2017, arXiv:1703.06868) are not enough: hues turn while these stay.
+through pixels, and in those of frames, which tell more of a small figure. What undoes them is the
+optimal transport between two Gaussians, the linear Monge-Kantorovich map of colour transfer: Pitie
+and Kokaram 2007, "The linear Monge-Kantorovitch linear colour mapping for example-based colour
+transfer". Means and deviations of each channel alone (Huang and Belongie 2017, arXiv:1703.06868)
+are not enough: hues turn while these stay.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ def statistics(latents: Tensor) -> Tensor:
     mean = x.mean(dim=1)
     centred = x - mean[:, None]
     return torch.cat([mean[None], centred @ centred.T / x.shape[1]]).cpu()
+
+
+def pooled(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """The statistics (1 + C, C) of a whole, of those of its parts and how many frames each has."""
+    counts = torch.tensor([count for count, _ in parts], dtype=torch.float64)
+    each = torch.stack([part for _, part in parts]).double()  # (N, 1 + C, C)
+    share = counts / counts.sum()
+    mean = share @ each[:, 0]  # (C,)
+    off = each[:, 0] - mean
+    spread = torch.einsum("n,nij->ij", share, each[:, 1:] + off[:, :, None] * off[:, None, :])
+    return torch.cat([mean[None], spread]).float()
 
 
 def transport(own: Tensor, reference: Tensor, strength: float) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ class Film:
     latents: Tensor | None = None
     solver_state: SolverState | None = None
     carried: Tensor | None = None
-    tail: Tail = ()
+    tail: Tail = field(default_factory=Tail)
     conditions: Conditions = field(default_factory=Conditions)
     finished: list[Tensor] = field(default_factory=list)
     reference: Tensor | None = None

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from .drift import anchored, pooled, statistics
 from .plan import FilmPlan
 from .shots import latent_length
 from .vae import VideoVAE, denormalize_latents, normalize_latents
 
+
+@dataclasses.dataclass(frozen=True)
+class Tail:
+    """What a history keeps of the film so far.
+
+    frames (1, 3, n, H, W) and latents (1, C, n, h, w): the last ones, for an overlap may reach back
+    further than one window's new frames. colours: the statistics (4, 3) of the frames of the
+    sequence's first window, to which those that go on are held.
+    """
+
+    frames: Tensor | None = None
+    latents: Tensor | None = None
+    colours: Tensor | None = None
+
+
 # history(latents of the finished window (1, C, F, h, w), how many of them repeat the window before,
-# tail) -> (latents given to the next window (1, C, O, h, w), new tail). The tail is what the
-# history keeps of the film so far, for it may reach back further than one window's new frames.
-Tail = tuple[Tensor, ...]
+# tail) -> (latents given to the next window (1, C, O, h, w), new tail).
 History = Callable[[Tensor, int, Tail], tuple[Tensor, Tail]]
 # decode(latents, repeated) -> pieces (1, 3, n, H, W) of the frames of the latents behind those.
 Decode = Callable[[Tensor, int], Iterator[Tensor]]
@@ -27,7 +42,7 @@ def new_history(plan: FilmPlan, vae: VideoVAE | None) -> History | None:
         return history_of(plan, None, None)
 
     def encode(frames: Tensor) -> Tensor:
-        return normalize_latents(vae.encode(frames))
+        return normalize_latents(vae.encode(frames.clamp(-1, 1)))
 
     def decode(latents: Tensor, repeated: int) -> Iterator[Tensor]:
         return new_frames(vae, latents, repeated)
@@ -44,22 +59,24 @@ def history_of(plan: FilmPlan, decode: Decode | None, encode: Encode | None) -> 
     if decode is None or encode is None:
         return None
     if plan.backwards:
-        return pixel_lead(decode, encode, plan.following)
+        return pixel_lead(decode, encode, plan.following, plan.anchor)
     made = pixel_history if plan.history == "pixels" else picture_history
-    return made(decode, encode, plan.overlap)
+    return made(decode, encode, plan.overlap, plan.anchor)
 
 
-def pixel_history(decode: Decode, encode: Encode, overlap: int) -> History:
+def pixel_history(decode: Decode, encode: Encode, overlap: int, anchor: float = 0.0) -> History:
     """Encode the film's last `overlap` frames again.
 
     So the prefix's first latent holds one frame, as the model was trained to see it, not four; but
-    each seam costs a way through the VAE. Only the last frames of a window are kept.
+    each seam costs a way through the VAE. Only the last frames of a window are kept. `anchor`: how
+    strongly, 0 to 1, the frames' colours are held to those of the sequence's first window on that
+    way; of a small figure they tell more than its few latents.
     Source: SkyworkAI/SkyReels-V2, long-video path.
     """
 
     def history(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
-        frames = _last_frames(decode(latents, repeated), tail[0] if tail else None, overlap)
-        return encode(frames), (frames,)
+        tail = _followed(decode(latents, repeated), tail, overlap, anchor)
+        return encode(_held(tail, anchor)), tail
 
     return history
 
@@ -72,25 +89,26 @@ def latent_history(overlap: int) -> History:
     """
 
     def history(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
-        carried = torch.cat([*tail, latents[:, :, repeated:]], dim=2)[:, :, -overlap:]
-        return carried, (carried.clone(),)
+        carried = _carried(latents, repeated, tail, overlap)
+        return carried, Tail(latents=carried.clone())
 
     return history
 
 
-def picture_history(decode: Decode, encode: Encode, overlap: int) -> History:
+def picture_history(decode: Decode, encode: Encode, overlap: int, anchor: float = 0.0) -> History:
     """Carry latents, the first of them replaced by a picture of the moment where it ends.
 
     So the prefix is what the model was trained to see, and all frames but one stay out of the VAE.
+    `anchor` as in `pixel_history`, for that one.
     """
     count = latent_length(overlap)
 
     def history(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
-        frames = _last_frames(decode(latents, repeated), tail[0] if tail else None, overlap)
-        kept = [tail[1]] if tail else []
-        carried = torch.cat([*kept, latents[:, :, repeated:]], dim=2)[:, :, -count:]
-        picture = encode(frames[:, :, :1]).to(carried)
-        return torch.cat([picture, carried[:, :, 1:]], dim=2), (frames, carried.clone())
+        carried = _carried(latents, repeated, tail, count)
+        tail = _followed(decode(latents, repeated), tail, overlap, anchor)
+        picture = encode(_held(tail, anchor)[:, :, :1]).to(carried)
+        tail = dataclasses.replace(tail, latents=carried.clone())
+        return torch.cat([picture, carried[:, :, 1:]], dim=2), tail
 
     return history
 
@@ -103,28 +121,47 @@ def latent_lead(count: int) -> History:
     """
 
     def lead(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
-        return latents[:, :, 1 : 1 + count].clone(), ()
+        return latents[:, :, 1 : 1 + count].clone(), Tail()
 
     return lead
 
 
-def pixel_lead(decode: Decode, encode: Encode, count: int) -> History:
-    """As `latent_lead`, of the frames of this window encoded again."""
+def pixel_lead(decode: Decode, encode: Encode, count: int, anchor: float = 0.0) -> History:
+    """As `latent_lead`, of the frames of this window encoded again; `anchor` as in
+    `pixel_history`."""
 
     def lead(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
+        if anchor and tail.colours is None:
+            tail = _followed(decode(latents, 0), tail, 1, anchor)
         frames = torch.cat(list(decode(latents[:, :, : count + 1], 0)), dim=2)
-        return encode(frames)[:, :, 1:], ()
+        tail = dataclasses.replace(tail, frames=frames)
+        return encode(_held(tail, anchor))[:, :, 1:], dataclasses.replace(tail, frames=None)
 
     return lead
 
 
-def _last_frames(pieces: Iterator[Tensor], before: Tensor | None, count: int) -> Tensor:
-    """The last `count` frames of what was before and the pieces, (1, 3, count, H, W)."""
-    kept = [] if before is None else [before]
+def _carried(latents: Tensor, repeated: int, tail: Tail, count: int) -> Tensor:
+    """The film's last `count` latents, (1, C, count, h, w)."""
+    kept = [] if tail.latents is None else [tail.latents]
+    return torch.cat([*kept, latents[:, :, repeated:]], dim=2)[:, :, -count:]
+
+
+def _followed(pieces: Iterator[Tensor], tail: Tail, count: int, anchor: float) -> Tail:
+    """The tail with the film's last `count` frames, and its first window's colours to hold to."""
+    kept = [] if tail.frames is None else [tail.frames]
+    seen = []
     for piece in pieces:
         # Cloned, or it would keep all that was decoded.
         kept = [torch.cat([*kept, piece], dim=2)[:, :, -count:].clone()]
-    return kept[0]
+        if anchor and tail.colours is None:
+            seen.append((piece.shape[2], statistics(piece)))
+    return Tail(kept[0], tail.latents, pooled(seen) if seen else tail.colours)
+
+
+def _held(tail: Tail, anchor: float) -> Tensor:
+    """The tail's frames with their colours held to the first window's."""
+    assert tail.frames is not None
+    return tail.frames if tail.colours is None else anchored(tail.frames, tail.colours, anchor)
 
 
 def new_frames(vae: VideoVAE, latents: Tensor, repeated: int) -> Iterator[Tensor]:

@@ -49,7 +49,8 @@ class FilmPlan:
     by several lengths with borders between them. `sigmas`:
     noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
     `sliding`: one sequence instead of windows, over which a view of `window` frames slides.
-    `anchor`: how strongly (0 to 1) each window's colours are held to its sequence's first one's.
+    `anchor`: how strongly (0 to 1) each window's colours are held to its sequence's first one's,
+    in latents and in frames that are encoded again.
     `denoise`: below 1 a film is made from a source film, from that share of the way to noise on.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.

@@ -23,7 +23,7 @@ from .film import (
     begun,
     noised_given,
 )
-from .history import History, new_frames
+from .history import History, Tail, new_frames
 from .plan import FilmPlan
 from .sliding import slide
 from .solvers import SOLVERS
@@ -131,7 +131,7 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
         shown = torch.cat([latents, behind], dim=2) if plan.backwards else latents
         film.carried, film.tail = history(shown, window.repeated, film.tail)
     elif not film.done:
-        film.tail = ()
+        film.tail = Tail()
     return WindowDone(window, latents)
 
 

@@ -133,7 +133,7 @@ def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -
     encode_frames = frame_encoder(vae, latent_format)
 
     def encode(frames: Tensor) -> Tensor:
-        return encode_frames(frames[0].movedim(0, -1))
+        return encode_frames(frames[0].movedim(0, -1).clamp(0, 1))
 
     def decode(latents: Tensor, repeated: int) -> Iterator[Tensor]:
         raw = latent_format.process_out(latents.cpu())

@@ -42,6 +42,7 @@ def from_lut(table: torch.Tensor, shape: list[int]) -> torch.Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # whoever asks first: what is kept serves all tests
 def weights(file: str) -> dict[str, torch.Tensor]:
     """A shared weights file with the original checkpoint key names."""
     shapes = manifest()["weights_files"][file].get("lut_shapes", {})

@@ -20,9 +20,11 @@ def test_long_film_has_the_asked_number_of_frames_and_knows_its_seams(look):
     assert plan.num_windows == 4
 
 
-def test_film_through_the_host_is_the_film_without_it(look):
+@pytest.mark.parametrize("changes", [{}, {"anchor": 1.0}], ids=["", "anchor"])
+def test_film_through_the_host_is_the_film_without_it(look, changes):
     """The same film by `skyreels_model` alone, with the guidance written out."""
-    frames, plan = look(graphs.film(frames=33, ar_step=2), frames=["7", 0], plan=["5", 0])
+    prompt = graphs.film(frames=33, ar_step=2, **changes)
+    frames, plan = look(prompt, frames=["7", 0], plan=["5", 0])
     numbers = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
     alone = ToySet.load().film(graphs.PROMPT, FilmPlan(**numbers), seed=1, guidance=4.0)
     assert (frames - torch.from_numpy(alone)).abs().max() < 2e-3

@@ -35,6 +35,12 @@ def test_statistics_are_those_of_the_channels():
     assert torch.allclose(found[1:], torch.cov(flat, correction=0), atol=1e-5)
 
 
+def test_statistics_of_parts_pool_to_those_of_the_whole():
+    whole = mixed(3, frames=6)
+    parts = [(part.shape[2], drift.statistics(part)) for part in whole.split([1, 3, 2], dim=2)]
+    assert torch.allclose(drift.pooled(parts), drift.statistics(whole), atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_anchored_latents_have_the_references_statistics_and_their_own_motion(dtype):
     x, reference = mixed(0).to(dtype), drift.statistics(mixed(1))

@@ -7,11 +7,15 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model.history import new_frames, new_history
+from skyreels_model.conditions import Conditions
+from skyreels_model.drift import anchored, statistics
+from skyreels_model.history import Tail, new_frames, new_history
 from skyreels_model.plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, WindowDone, film_frames, generate
-from skyreels_model.shots import frame_length, latent_length
+from skyreels_model.shots import Shot, frame_length, latent_length
 from skyreels_model.vae import denormalize_latents, normalize_latents
+from toy.toyset import ToySet
+from toy.world import COLOURS, Scene, render
 
 PLAN = FilmPlan(num_frames=45, width=16, height=16, window=17, overlap=9, steps=2, prefix_noise=20)
 # An overlap of 4 latents in windows of 5: each further window has fewer new frames than it repeats.
@@ -109,6 +113,72 @@ def test_picture_and_latents_replace_the_first_alone(plan, vae):
 
 
 @PLANS
+@pytest.mark.parametrize("history", ["pixels", "picture+latents"])
+@pytest.mark.parametrize("anchor", [0.5, 1.0])
+def test_an_anchor_holds_the_frames_that_go_on_to_the_first_windows(plan, history, anchor, vae):
+    plan = dataclasses.replace(plan, history=history, anchor=anchor)
+    _, seams = made(plan, vae)
+    changed = []
+    for prefix, finished in seams:
+        first = statistics(decoded(vae, finished[0]))
+        frames = frames_so_far(plan, vae, finished)[:, :, -plan.overlap :]
+        held = anchored(frames, first, anchor).clamp(-1, 1)
+        count = plan.overlap if history == "pixels" else 1
+        free, given = encoded(vae, frames[:, :, :count]), encoded(vae, held[:, :, :count])
+        shown = prefix[:, :, : given.shape[2]]
+        assert golden_data.relative_l2(shown, given) < 1e-4
+        changed.append(golden_data.relative_l2(shown, free))
+    assert min(changed) > 1e-3
+
+
+@pytest.mark.parametrize("ground", ["black", "white"])
+@pytest.mark.parametrize(("colour", "turned"), [("red", "yellow"), ("blue", "green")])
+def test_a_figure_whose_hue_turned_goes_on_in_its_own(ground, colour, turned):
+    """Through the toy set's VAE; without an anchor it goes on in the other."""
+    toy, seen = ToySet.load(), {}
+    first, second = (
+        toy.latents(render(Scene(name, "circle", ground, "right"), 33, start=(x, 16)))
+        for name, x in ((colour, 6), (turned, 8))
+    )
+    for anchor in (0.0, 1.0):
+        plan = dataclasses.replace(PLAN, window=33, overlap=17, anchor=anchor)
+        history = new_history(plan, toy.vae)
+        _, tail = history(first, 0, Tail())
+        given, _ = history(second, 5, tail)
+        frames = decoded(toy.vae, given)[0, :, 8, 14:18].flatten(1)  # of rows with the figure
+        away = (frames - frames[:, :1]).abs().sum(dim=0)
+        seen[anchor] = (frames[:, away > 0.8 * away.max()].median(dim=1).values + 1) / 2
+    own, other = torch.tensor(COLOURS[colour]), torch.tensor(COLOURS[turned])
+    assert (seen[0.0] - other).abs().max() < 0.1 and (seen[1.0] - own).abs().max() < 0.1
+
+
+def test_backwards_the_frames_are_held_to_those_of_the_window_made_first(vae):
+    given = Conditions(following=SeededNoise(5).initial(0, (1, 16, 2, 2, 2)))
+    plan = given.fit(dataclasses.replace(PLAN, history="pixels", anchor=1.0))
+    history = new_history(plan, vae)
+    first, second = (SeededNoise(seed).initial(0, (1, 16, 7, 2, 2)) for seed in (1, 2))
+    tail, colours = Tail(), statistics(decoded(vae, first))
+    for whole in (first, second):
+        shown, tail = history(whole, 0, tail)
+        frames = anchored(decoded(vae, whole[:, :, :3]), colours, 1.0).clamp(-1, 1)
+        assert golden_data.relative_l2(shown, encoded(vae, frames)[:, :, 1:]) < 1e-4
+        assert tail.frames is None and torch.allclose(tail.colours, colours, atol=1e-5)
+
+
+def test_a_cut_forgets_the_colours(vae):
+    shots = (Shot(29), Shot(29, cut=True))
+    plan = dataclasses.replace(PLAN, num_frames=58, anchor=1.0, shots=shots)
+    film, cuts = Film(plan), 0
+    for event in generate(velocity, plan, SeededNoise(1), new_history(plan, vae), film=film):
+        if isinstance(event, WindowDone) and not film.done:
+            cut = plan.window_at(film.window).repeated == 0
+            assert (film.tail.colours is None) is cut
+            cuts += cut
+    assert cuts == 1
+    assert film.tail.colours is not None
+
+
+@PLANS
 @pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
 def test_the_next_window_begins_with_what_it_was_given(plan, history, vae):
     film, seams = made(dataclasses.replace(plan, history=history), vae)
@@ -120,10 +190,13 @@ def test_the_next_window_begins_with_what_it_was_given(plan, history, vae):
 def test_no_more_is_kept_of_a_film_than_its_overlap(history, vae):
     plan = dataclasses.replace(PLAN, num_frames=77, history=history)
     film, _ = made(plan, vae)
-    for kept in film.tail:
-        frames = kept.shape[1] == 3
-        assert kept.shape[2] == (plan.overlap if frames else latent_length(plan.overlap))
-        assert kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()
+    frames, latents, colours = dataclasses.astuple(film.tail)
+    assert (frames is not None, latents is not None) == (history != "latents", history != "pixels")
+    assert colours is None
+    assert frames is None or frames.shape[2] == plan.overlap
+    assert latents is None or latents.shape[2] == latent_length(plan.overlap)
+    for kept in (frames, latents):
+        assert kept is None or kept.untyped_storage().nbytes() == kept.nbytes
 
 
 def test_only_latents_can_do_without_a_vae(vae):

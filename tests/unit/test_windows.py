@@ -11,7 +11,7 @@ import torch
 from golden_data import models
 
 from skyreels_model.conditions import Conditions
-from skyreels_model.history import new_history
+from skyreels_model.history import Tail, new_history
 from skyreels_model.plan import HISTORIES, FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, WindowDone, film_frames, generate
 from skyreels_model.shots import Shot, frame_length, latent_length
@@ -170,9 +170,9 @@ def test_frames_encoded_again_show_the_same_moments(vae):
     film = backward_film(history="pixels")
     history = new_history(film.plan, vae)
     whole = latents(8, 5)
-    given, tail = history(whole, 0, ())
+    given, tail = history(whole, 0, Tail())
     frames = vae.decode(denormalize_latents(whole[:, :, :3])).clamp(-1, 1)
-    assert frames.shape[2] == 9 and tail == ()
+    assert frames.shape[2] == 9 and tail == Tail()
     expected = normalize_latents(vae.encode(frames))[:, :, 1:]
     assert golden_data.relative_l2(given, expected) < 1e-5
 
