@@ -1,6 +1,6 @@
 """How far the colours of a long film drift, by the way over its seams: a table on the toy world.
 
-    python benchmarks/drift.py [--seconds 60] [--scenes 2] [--recoloured FOLDER]
+    python benchmarks/drift.py [--seconds 60] [--scenes 2] [--recoloured FOLDER] [--sheet FILE]
 
 "reference" is the reference's way: pixels, prefix noise 20, the solver as shipped. The meter is the
 nodes' own: the largest shift of a window's latent channels against the first window's, in standard
@@ -8,9 +8,10 @@ deviations. Frame, background and figure are drift on decoded frames: the larges
 or standard deviation of a colour channel (0..1) against the first window, over all windows, and in
 brackets its change from the first 15 % of the frames to the last 15 % (the start-end contrast of
 Zhang and Agrawala 2025, arXiv:2504.12626). The slope is the steepest straight line through the
-windows in background and figure; the seam is the gap of the figure's path in px. With FOLDER, from
-`toy/recolour.py`, films begin with a picture in any colours, which no prompt tells, and windows are
-right by shape and direction.
+windows in background and figure. Seams, and in brackets what is between any two frames inside: the
+gap of the figure's path in px, and the largest change of a channel's mean over the picture. With
+FOLDER, from `toy/recolour.py`, films begin with a picture in any colours, which no prompt tells,
+and windows are right by shape and direction.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 
 import numpy as np
 import torch
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
@@ -40,9 +42,11 @@ from toy.training.scenes import any_colours  # noqa: E402
 from toy.world import FPS, HELD_OUT, SIZE, Scene  # noqa: E402
 
 ENDS = 0.15  # of the frames
+SHOWN = 16  # frames of a film in the sheet
 WAYS = {
     "reference": ({"history": "pixels"}, "unipc_as_shipped"),
     "pixels": ({"history": "pixels"}, "unipc"),
+    "pixels, anchor 0.5": ({"history": "pixels", "anchor": 0.5}, "unipc"),
     "pixels, anchor 1": ({"history": "pixels", "anchor": 1.0}, "unipc"),
     "pixels, no prefix noise": ({"history": "pixels", "prefix_noise": 0}, "unipc"),
     "latents": ({"history": "latents"}, "unipc"),
@@ -75,6 +79,8 @@ class Row:
     right: float
     seam: float
     inside: float
+    step: float
+    step_inside: float
 
 
 def largest_changes(frames: np.ndarray, found: Drift) -> tuple[float, float, float]:
@@ -85,6 +91,13 @@ def largest_changes(frames: np.ndarray, found: Drift) -> tuple[float, float, flo
     changes = [np.abs(c - c[0]) for c in (whole, colours[:, :2], colours[:, 2:])]
     frame, background, figure = (float(np.nanmax(change)) for change in changes)
     return frame, background, figure
+
+
+def colour_steps(frames: np.ndarray, borders: list[int]) -> tuple[float, float]:
+    """Mean change of the whole picture's colour into the borders' frames, and into all others."""
+    steps = np.abs(np.diff(frames.mean((1, 2)), axis=0)).max(axis=1)
+    at_border = np.isin(np.arange(1, len(frames)), borders)
+    return float(steps[at_border].mean()), float(steps[~at_border].mean())
 
 
 def make(
@@ -98,8 +111,8 @@ def make(
     return toy.make(scene.colourless, plan, seed, solver, conditions=given)
 
 
-def measured(toy: ToySet, made: Film, scene: Scene, recoloured: bool) -> Row:
-    plan, frames = made.plan, toy.frames(made)
+def measured(made: Film, frames: np.ndarray, scene: Scene, recoloured: bool) -> Row:
+    plan = made.plan
     spans = measure.window_spans(plan.num_frames, plan.window, plan.overlap)
     figures = find_figures(frames)
     found = drift(figures, spans)
@@ -119,7 +132,18 @@ def measured(toy: ToySet, made: Film, scene: Scene, recoloured: bool) -> Row:
         float(np.mean(right)),
         float(at_border),
         seams[0].inside.position,
+        *colour_steps(frames, borders),
     )
+
+
+def sheet(films: list[np.ndarray]) -> Image.Image:
+    """A row a film, its frames evenly over the whole."""
+    rows = [
+        np.concatenate(film[np.linspace(0, len(film) - 1, SHOWN).round().astype(int)], axis=1)
+        for film in films
+    ]
+    picture = Image.fromarray((np.concatenate(rows).clip(0, 1) * 255).round().astype(np.uint8))
+    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 
 
 def main() -> None:
@@ -129,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ar-step", type=int, default=5)
     parser.add_argument("--recoloured", type=pathlib.Path, metavar="FOLDER")
+    parser.add_argument("--sheet", type=pathlib.Path, metavar="FILE", help="frames of all films")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
     torch.set_num_threads(1)  # more threads cost time at this size
@@ -139,10 +164,11 @@ def main() -> None:
     print(f"{frames} frames, {options.scenes} scenes, ar_step {options.ar_step}\n")
     columns = (
         "way, meter, frame (ends), background (ends), figure (ends), slope a window, "
-        "least sharpness, windows right, seam (inside) px"
+        "least sharpness, windows right, seam (inside) px, seam (inside) colour"
     )
     print(f"| {' | '.join(columns.split(', '))} |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    films = []
     for way in options.ways:
         changes, solver = WAYS[way]
         plan = dataclasses.replace(toy_plan(), num_frames=frames, ar_step=options.ar_step)
@@ -150,15 +176,19 @@ def main() -> None:
         rows = []
         for index, scene in enumerate(scenes):
             film = make(toy, scene, plan, options.seed + index, solver, recoloured)
-            rows.append(dataclasses.astuple(measured(toy, film, scene, recoloured)))
+            films.append(toy.frames(film))
+            rows.append(dataclasses.astuple(measured(film, films[-1], scene, recoloured)))
         row = Row(*np.nanmean(rows, axis=0))
         print(
             f"| {way} | {row.meter:.3f} | {row.frame:.3f} ({row.frame_ends:.3f}) | "
             f"{row.background:.3f} ({row.background_ends:.3f}) | "
             f"{row.figure:.3f} ({row.figure_ends:.3f}) | {row.slope:.5f} | "
-            f"{row.sharpness:.2f} | {row.right:.2f} | {row.seam:.2f} ({row.inside:.2f}) |",
+            f"{row.sharpness:.2f} | {row.right:.2f} | {row.seam:.2f} ({row.inside:.2f}) | "
+            f"{row.step:.3f} ({row.step_inside:.3f}) |",
             flush=True,
         )
+    if options.sheet:
+        sheet(films).save(options.sheet)
 
 
 if __name__ == "__main__":
