@@ -151,11 +151,14 @@ def _followed(pieces: Iterator[Tensor], tail: Tail, count: int, anchor: float) -
     kept = [] if tail.frames is None else [tail.frames]
     seen = []
     for piece in pieces:
-        # Cloned, or it would keep all that was decoded.
-        kept = [torch.cat([*kept, piece], dim=2)[:, :, -count:].clone()]
+        kept.append(piece)
+        while sum(frames.shape[2] for frames in kept[1:]) >= count:
+            kept.pop(0)
         if anchor and tail.colours is None:
             seen.append((piece.shape[2], statistics(piece)))
-    return Tail(kept[0], tail.latents, pooled(seen) if seen else tail.colours)
+    # Cloned, or it would keep all that was decoded.
+    frames = torch.cat(kept, dim=2)[:, :, -count:].clone()
+    return Tail(frames, tail.latents, pooled(seen) if seen else tail.colours)
 
 
 def _held(tail: Tail, anchor: float) -> Tensor:
