@@ -59,8 +59,8 @@ WAYS = {
 def meter(film: Film) -> float:
     """The largest shift of a window's own latents against the first window's."""
     windows = zip(film.plan.windows(), film.finished, strict=True)
-    own = [latents[:, :, window.repeated :] for window, latents in windows]
-    return max(measure_drift(0, latents, statistics(own[0])).shift for latents in own)
+    own = [statistics(latents[:, :, window.repeated :]) for window, latents in windows]
+    return max(measure_drift(0, one, own[0]).shift for one in own)
 
 
 @dataclasses.dataclass(frozen=True)

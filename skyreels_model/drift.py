@@ -23,7 +23,8 @@ LEAST_VARIANCE = 1e-12
 RIDGE = 0.01  # added to both covariances, of the mean variance
 SIZE = (480, 200)  # px of the plot
 MARGIN = (44, 16, 10, 22)  # left, top, right, bottom
-SHIFT_COLOUR, SPREAD_COLOUR, GRID, GROUND = "#f0b429", "#4aa8ff", "#44444c", "#1c1c21"
+SHIFT_COLOUR, SPREAD_COLOUR, DISTANCE_COLOUR = "#f0b429", "#4aa8ff", "#e5635d"
+GRID, GROUND = "#44444c", "#1c1c21"
 
 
 def statistics(latents: Tensor) -> Tensor:
@@ -89,20 +90,26 @@ class Drift:
 
     start: its first frame. shift: root mean square over the channels of the change of their means,
     in the first window's standard deviations. spread: mean of their standard deviations as a share
-    of the first's.
+    of the first's. distance: how far the map that undoes it all, turned hues too, moves latents,
+    root mean square, as a share of the first window's standard deviation.
     """
 
     start: int
     shift: float
     spread: float
+    distance: float
 
 
-def measure(start: int, latents: Tensor, reference: Tensor) -> Drift:
-    """Drift of a window's own latents (1, C, F, h, w) against the reference (1 + C, C)."""
-    mean, std = _of_each_channel(statistics(latents))
+def measure(start: int, own: Tensor, reference: Tensor) -> Drift:
+    """Drift of a window's own statistics (1 + C, C) against a reference's."""
+    mean, std = _of_each_channel(own)
     first_mean, first_std = _of_each_channel(reference)
     shift = ((mean - first_mean) / first_std).square().mean().sqrt()
-    return Drift(start, float(shift), float((std / first_std).mean()))
+    matrix, move = transport(own, reference, 1.0)
+    change = matrix - torch.eye(len(mean))
+    moved_by = (change @ mean + move).square().sum() + (change @ own[1:] @ change.T).trace()
+    distance = (moved_by / first_std.square().sum()).sqrt()
+    return Drift(start, float(shift), float((std / first_std).mean()), float(distance))
 
 
 def _of_each_channel(both: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,21 +120,29 @@ def _of_each_channel(both: Tensor) -> tuple[Tensor, Tensor]:
 def describe(drifts: Sequence[Drift]) -> str:
     """A line a window, and the worst of them."""
     lines = [
-        f"window {number}, from frame {d.start}: shift {d.shift:.3f}, spread {d.spread:.3f}"
+        f"window {number}, from frame {d.start}: {_numbers(d.shift, d.spread, d.distance)}"
         for number, d in enumerate(drifts)
     ]
-    shift = max(d.shift for d in drifts)
-    spread = max(drifts, key=lambda d: abs(d.spread - 1)).spread
-    return "\n".join([*lines, f"worst: shift {shift:.3f}, spread {spread:.3f}"])
+    worst = _numbers(
+        max(d.shift for d in drifts),
+        max(drifts, key=lambda d: abs(d.spread - 1)).spread,
+        max(d.distance for d in drifts),
+    )
+    return "\n".join([*lines, f"worst: {worst}"])
+
+
+def _numbers(shift: float, spread: float, distance: float) -> str:
+    return f"shift {shift:.3f}, spread {spread:.3f}, distance {distance:.3f}"
 
 
 def draw(drifts: Sequence[Drift]) -> Tensor:
-    """Shift and |spread - 1| by window, (1, H, W, 3) in 0..1; both would be 0 without drift."""
+    """Shift, |spread - 1| and distance by window, (1, H, W, 3) in 0..1; all 0 without drift."""
     left, top, right, bottom = MARGIN
     box = (left, top, SIZE[0] - right, SIZE[1] - bottom)
     lines = {
         SHIFT_COLOUR: [d.shift for d in drifts],
         SPREAD_COLOUR: [abs(d.spread - 1) for d in drifts],
+        DISTANCE_COLOUR: [d.distance for d in drifts],
     }
     highest = max(0.1, *(value for values in lines.values() for value in values))
     picture = Image.new("RGB", SIZE, GROUND)
@@ -146,5 +161,6 @@ def draw(drifts: Sequence[Drift]) -> Tensor:
         for x, y in points:
             pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
     pen.text((box[0], SIZE[1] - 16), f"shift, over {len(drifts)} windows", fill=SHIFT_COLOUR)
-    pen.text((box[0] + 180, SIZE[1] - 16), "change of spread", fill=SPREAD_COLOUR)
+    pen.text((box[0] + 160, SIZE[1] - 16), "change of spread", fill=SPREAD_COLOUR)
+    pen.text((box[0] + 290, SIZE[1] - 16), "distance", fill=DISTANCE_COLOUR)
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]

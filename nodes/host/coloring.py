@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...skyreels_model.drift import Drift, measure, moved, statistics, transport
 from ...skyreels_model.vae import denormalize_latents, normalize_latents
-from .decoding import FILM_KEY, FilmParts, check_latent, film_parts
+from .decoding import FILM_KEY, check_latent, film_parts
 
 
 def anchor_film(
@@ -29,19 +29,20 @@ def anchor_film(
         )
     film = film_parts(latent, samples)
     fixed = None if reference is None else _statistics(check_latent(reference))
-    wanted = _wanted(film, samples, fixed)
+    found = [_statistics(samples[:, :, span.start : span.stop]) for span in film.spans]
+    wanted = [found[span.reference] if fixed is None else fixed for span in film.spans]
     drifts = [
-        measure(span.frame, normalize_latents(samples[:, :, span.start : span.stop]), one)
-        for span, one in zip(film.spans, wanted, strict=True)
+        measure(span.frame, own, one)
+        for span, own, one in zip(film.spans, found, wanted, strict=True)
     ]
     if not strength:
         return latent, drifts
     given = {seam.start: seam.given for seam in film.seams if seam.given is not None}
     parts = []
-    for number, (span, one) in enumerate(zip(film.spans, wanted, strict=True)):
+    for number, span in enumerate(film.spans):
         own = samples[:, :, span.start : span.stop]
         if fixed is not None or span.reference != number:
-            how = transport(_statistics(own), one, strength)
+            how = transport(found[number], wanted[number], strength)
             own = _moved(own, *how)
             if span.start in given:
                 given[span.start] = _moved(given[span.start].to(own), *how)
@@ -49,17 +50,6 @@ def anchor_film(
     seams = [replace(seam, given=given.get(seam.start)) for seam in film.seams]
     held = {"samples": torch.cat(parts, dim=2), FILM_KEY: replace(film, seams=seams)}
     return {**latent, **held}, drifts
-
-
-def _wanted(film: FilmParts, samples: Tensor, fixed: Tensor | None) -> list[Tensor]:
-    """The statistics (1 + C, C) that each span is to have."""
-    if fixed is not None:
-        return [fixed] * len(film.spans)
-    found: dict[int, Tensor] = {}
-    for number in sorted({span.reference for span in film.spans}):
-        span = film.spans[number]
-        found[number] = _statistics(samples[:, :, span.start : span.stop])
-    return [found[span.reference] for span in film.spans]
 
 
 def film_drift(latent: dict[str, Any]) -> list[Drift]:

@@ -39,7 +39,7 @@ def test_meter_alone_changes_nothing_and_tells_every_window(look):
     assert torch.equal(before["samples"], after["samples"]) and frames.shape[0] == 33
     assert plot.shape == (1, 200, 480, 3)
     lines = numbers.splitlines()
-    assert len(lines) == len(windows(before)) + 1 and lines[0].endswith("shift 0.000, spread 1.000")
+    assert len(lines) == len(windows(before)) + 1 and lines[0].endswith("distance 0.000")
 
 
 def test_full_strength_gives_all_windows_the_first_ones_statistics(look):

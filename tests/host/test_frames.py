@@ -232,7 +232,7 @@ def test_drift_of_a_film_made_backwards_is_told_against_its_end(look):
     numbers, latent = look(prompt, numbers=["6", 2], latent=["6", 0])
     lines = numbers.splitlines()
     spans = latent["skyreels_v2_film"].spans
-    assert len(lines) == len(spans) + 1 and lines[-2].endswith("shift 0.000, spread 1.000")
+    assert len(lines) == len(spans) + 1 and lines[-2].endswith("spread 1.000, distance 0.000")
     assert {span.reference for span in spans} == {len(spans) - 1}
 
 

@@ -26,6 +26,10 @@ def mixed(seed, frames=5):
     return torch.einsum("ij,bjfhw->bifhw", mixing, noise(seed, frames, shift=0.5))
 
 
+def measured(latents, reference, start=0):
+    return drift.measure(start, drift.statistics(latents), reference)
+
+
 def test_statistics_are_those_of_the_channels():
     x = mixed(0)
     found = drift.statistics(x)
@@ -65,8 +69,9 @@ def test_a_turned_hue_is_turned_back():
     reference[:, 1] = reference[:, 0]
     turned = reference.clone()
     turned[:, 1] = 2 * turned[:, 1].mean() - turned[:, 1]
-    before = drift.measure(0, turned, drift.statistics(reference))
+    before = measured(turned, drift.statistics(reference))
     assert before.shift < 1e-6 and before.spread == pytest.approx(1, abs=1e-6)
+    assert before.distance > 0.1
     held = drift.anchored(turned, drift.statistics(reference), 1.0)[0].flatten(1)
     assert torch.corrcoef(turned[0].flatten(1))[0, 1] < -0.99
     assert torch.corrcoef(held)[0, 1] > 0.9
@@ -108,12 +113,12 @@ def film_of(plan):
 
 def test_anchor_holds_a_film_that_drifts():
     free, reference = film_of(PLAN)
-    drifts = [drift.measure(0, window, reference).shift for window in free]
+    drifts = [measured(window, reference).shift for window in free]
     assert drifts[0] == 0 and drifts == sorted(drifts) and drifts[-1] > 1
     held, reference = film_of(dataclasses.replace(PLAN, anchor=1.0))
-    assert all(drift.measure(0, window, reference).shift < 1e-4 for window in held)
+    assert all(measured(window, reference).shift < 1e-4 for window in held)
     half, reference = film_of(dataclasses.replace(PLAN, anchor=0.5))
-    assert 0.01 < drift.measure(0, half[-1], reference).shift < drifts[-1] / 4
+    assert 0.01 < measured(half[-1], reference).shift < drifts[-1] / 4
     assert torch.equal(free[0], held[0])
 
 
@@ -123,7 +128,7 @@ def test_a_cut_begins_afresh():
     first = next(w.index for w in dataclasses.replace(PLAN, shots=shots).windows() if w.shot == 1)
     reference = drift.statistics(held[first])
     assert not torch.allclose(reference, drift.statistics(held[0]), atol=1e-3)
-    assert all(drift.measure(0, w, reference).shift < 1e-4 for w in held[first:])
+    assert all(measured(w, reference).shift < 1e-4 for w in held[first:])
 
 
 def test_strength_out_of_range_is_told():
@@ -134,11 +139,13 @@ def test_strength_out_of_range_is_told():
 def test_meter_tells_and_draws():
     reference = drift.statistics(noise(0))
     windows = [noise(0), noise(0, shift=0.3), noise(0, scale=1.5)]
-    drifts = [drift.measure(33 * i, w, reference) for i, w in enumerate(windows)]
+    drifts = [measured(w, reference, 33 * i) for i, w in enumerate(windows)]
+    assert [d.distance for d in drifts] == pytest.approx([0, 0.3, 0.5], abs=0.02)
     assert drifts[0].shift < 1e-5 and drifts[1].shift == pytest.approx(0.3, abs=0.02)
     assert [d.spread for d in drifts] == pytest.approx([1, 1, 1.5], abs=1e-4)
     text = drift.describe(drifts)
-    assert "window 1, from frame 33: shift 0.3" in text and "spread 1.500" in text.splitlines()[-1]
+    assert "window 1, from frame 33: shift 0.3" in text
+    assert "spread 1.500, distance 0.5" in text.splitlines()[-1]
     picture = drift.draw(drifts)
     assert picture.shape == (1, 200, 480, 3) and 0 <= picture.min() < picture.max() <= 1
     assert not torch.equal(picture, drift.draw(drifts[:1] * 3))
