@@ -76,7 +76,7 @@ def _image_inputs() -> list[io.Input]:
             default="",
             optional=True,
             tooltip="When: a second for each key image, with commas between, such as 2, 4.5. They "
-            "are kept to within a twelfth of a second at 24 fps.",
+            "are kept to within an eighth of a second at 24 fps.",
         ),
         io.Image.Input(
             "video",

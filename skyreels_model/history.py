@@ -132,7 +132,8 @@ def pixel_lead(decode: Decode, encode: Encode, count: int, anchor: float = 0.0) 
 
     def lead(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
         if anchor and tail.colours is None:
-            tail = _followed(decode(latents, 0), tail, 1, anchor)
+            own = latents[:, :, :-count]  # without what is shown to the window made first
+            tail = _followed(decode(own, 0), tail, 1, anchor)
         frames = torch.cat(list(decode(latents[:, :, : count + 1], 0)), dim=2)
         tail = dataclasses.replace(tail, frames=frames)
         return encode(_held(tail, anchor))[:, :, 1:], dataclasses.replace(tail, frames=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,15 +82,16 @@ class FilmPlan:
     def __post_init__(self) -> None:
         if self.num_frames < 1:
             raise ValueError(f"frames is {self.num_frames}; it must be at least 1")
-        for name in ("window", "overlap"):
-            _require_frame_count(name, getattr(self, name))
+        _require_frame_count("window", self.window)
+        longest = frame_length(latent_length(self.window) - 1)
         for name in ("width", "height"):
             _require_multiple(name, getattr(self, name), SIZE_MULTIPLE)
         if self.overlap >= self.window:
             raise ValueError(
                 f"overlap is {self.overlap} frames and window {self.window}; the overlap must be "
-                f"shorter than the window: at most {frame_length(latent_length(self.window) - 1)}"
+                f"shorter than the window: at most {longest}"
             )
+        _require_frame_count("overlap", self.overlap, longest)
         self._require_ranges()
         if self.shots and sum(shot.frames for shot in self.shots) != self.num_frames:
             raise ValueError(
@@ -125,8 +127,8 @@ class FilmPlan:
                 f"set denoise to 1, or leave the sigmas out"
             )
         if not 0 <= self.anchor <= 1:
-            nearest = min(max(self.anchor, 0.0), 1.0)
-            raise ValueError(f"anchor is {self.anchor:g}; it must be 0 to 1; nearest: {nearest:g}")
+            nearest = 1 if self.anchor > 1 else 0
+            raise ValueError(f"anchor is {self.anchor:g}; it must be 0 to 1; nearest: {nearest}")
 
     def _require_sliding(self) -> None:
         """A staircase that slides must have left each block done behind it."""
@@ -341,9 +343,10 @@ class FilmPlan:
         return sum(times * rows(window) for window, times in self.layout.groups())
 
 
-def _require_frame_count(name: str, value: int) -> None:
+def _require_frame_count(name: str, value: int, most: int | None = None) -> None:
     if value < 1 or (value - 1) % 4:
         nearest = max(round((value - 1) / 4), 0) * 4 + 1
+        nearest = nearest if most is None else min(nearest, most)
         raise ValueError(
             f"{name} is {value}; it must be of the form 4k + 1 (1, 5, 9, …, 97); nearest: {nearest}"
         )
@@ -358,5 +361,7 @@ def _require_multiple(name: str, value: int, multiple: int) -> None:
 
 
 def frames_of_seconds(seconds: float, fps: int) -> int:
-    """The number of frames of a length in seconds, at least 1."""
+    """The number of frames of a length in seconds, at least 1; ValueError for no such length."""
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds is {seconds:g}; it must be a length, 0 or more")
     return max(round(seconds * fps), 1)

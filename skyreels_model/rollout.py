@@ -119,19 +119,19 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
     if film.passed:  # never the whole of a long sequence on the device
         whole = torch.cat([*film.passed, whole.cpu()], dim=2)
     latents = _held(film, window, whole[:, :, : window.length])
-    film.finished.append(latents.cpu())
-    film.window, film.row, film.latents, film.solver_state = film.window + 1, 0, None, None
-    film.begin, film.passed, film.carried = 0, [], None
-    if not film.done and plan.continues(plan.window_at(film.window)):
+    next_window, carried, tail = film.window + 1, None, Tail()
+    if next_window < plan.num_windows and plan.continues(plan.window_at(next_window)):
         if history is None:
             raise ValueError(
                 f"the film has {plan.num_windows} windows; continuing one needs `history`"
             )
         behind = whole[:, :, window.length :]
         shown = torch.cat([latents, behind], dim=2) if plan.backwards else latents
-        film.carried, film.tail = history(shown, window.repeated, film.tail)
-    elif not film.done:
-        film.tail = Tail()
+        carried, tail = history(shown, window.repeated, film.tail)
+    # Nothing of the film changes before, so that a history that fails can be asked again.
+    film.finished.append(latents.cpu())
+    film.window, film.row, film.latents, film.solver_state = next_window, 0, None, None
+    film.begin, film.passed, film.carried, film.tail = 0, [], carried, tail
     return WindowDone(window, latents)
 
 

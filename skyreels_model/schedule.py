@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+LEAST_BEGIN = 0.9  # noise level at which noise alone still passes for the film's
 TRAIN_TIMESTEPS = 1000
 SIGMA_MAX = 0.999
 
@@ -53,7 +54,7 @@ def flow_schedule(steps: int, shift: float) -> FlowSchedule:
 
 
 def custom_schedule(sigmas: Sequence[float] | Tensor) -> FlowSchedule:
-    """The schedule of given noise levels (N + 1,): falling, at most 1, the last 0.
+    """The schedule of given noise levels (N + 1,): falling from 1, or a little below, to 0.
 
     Raises ValueError on others.
     """
@@ -63,9 +64,11 @@ def custom_schedule(sigmas: Sequence[float] | Tensor) -> FlowSchedule:
             f"sigmas has {len(levels)} noise levels; it must have at least 2, such as 1, 0"
         )
     first, last = float(levels[0]), float(levels[-1])
-    if not first <= 1:
+    if not LEAST_BEGIN <= first <= 1:
         raise ValueError(
-            f"sigmas begins at {first:g}; a flow model's noise levels are at most 1; nearest: 1"
+            f"sigmas begins at {first:g}; films begin as noise, at levels of {LEAST_BEGIN:g} to "
+            f"1; nearest: {1 if first > 1 else LEAST_BEGIN:g} (for a part of the way use denoise, "
+            f"with a source film)"
         )
     if last != 0:
         raise ValueError(f"sigmas ends at {last:g}; it must end at 0: append a 0")

@@ -7,6 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 EXAMPLE = "'0s: a street at dawn / 6s: rain sets in / 9s cut: inside a café'"
+# What was meant as a mark: another unit or none, a comma, a minus, a slash without a space before.
+_NEARLY = re.compile(
+    r"(?:(?:^|\n|(?<!\d)/)\s*-?[\d.,]*\d\s*s(?:ec(?:ond)?s?)?|(?:^|\n|\s/)\s*-?[\d.,]*\d)"
+    r"(?:\s+cut)?\s*:(?!\d)",
+    re.IGNORECASE,
+)
 _MARK = re.compile(r"(?:^|\n|\s/)\s*(\d+(?:\.\d+)?)\s*s(\s+cut)?\s*:", re.IGNORECASE)
 
 
@@ -23,7 +29,8 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     """The shots of a text in which each prompt is marked with the second at which it begins.
 
     Marks stand at the beginning of a line or behind a slash. `seconds` is the film's length.
-    Raises ValueError where the text does not begin with a mark, or times do not go forward.
+    Raises ValueError where the text does not begin with a mark, where something in it is nearly a
+    mark, or where times do not go forward.
     """
     marks = list(_MARK.finditer(text))
     if not marks or text[: marks[0].start()].strip():
@@ -31,6 +38,13 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
             f"text begins with {text.strip()[:40]!r}; each prompt is marked with the second at "
             f"which it begins, such as {EXAMPLE}"
         )
+    for nearly in _NEARLY.finditer(text):
+        if nearly.end() not in [mark.end() for mark in marks]:
+            raise ValueError(
+                f"text has {nearly[0].strip()!r}; a mark is a second (with a point where it has a "
+                f"fraction), an s, and a colon, at the beginning of a line or behind a slash with "
+                f"a space before it, such as {EXAMPLE}"
+            )
     starts = [float(mark[1]) for mark in marks]
     if starts[0] != 0:
         raise ValueError(f"the first shot begins at {marks[0][1]}s; it must begin at 0s")
@@ -51,9 +65,17 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
 
 
 def shot_lengths(seconds: Sequence[float], fps: int) -> list[int]:
-    """Frames of shots of so many seconds: each begins at the frame nearest to its second."""
+    """Frames of shots of so many seconds: each begins at the frame nearest to its second.
+
+    Raises ValueError for a shot in which no frame begins.
+    """
     lengths: list[int] = []
-    for index in range(len(seconds)):
-        end = round(sum(seconds[: index + 1]) * fps)
-        lengths.append(max(end - sum(lengths), 1))
+    for index, length in enumerate(seconds):
+        frames = round(sum(seconds[: index + 1]) * fps) - sum(lengths)
+        if frames < 1:
+            raise ValueError(
+                f"shot {index + 1} lasts {length:g} s, and at {fps} fps no frame begins in it; "
+                f"nearest: {1 / fps:.3g} s, a frame"
+            )
+        lengths.append(frames)
     return lengths

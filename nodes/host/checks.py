@@ -41,7 +41,7 @@ def check_model(
     _check_text(transformer, positive, negative)
     channels = transformer.patch_embedding.weight.shape[1]
     if channels != CHANNELS:
-        _check_image(channels, positive, plan)
+        _check_image(channels, positive, negative, plan)
     given = plan.start or plan.pictures or plan.end or plan.following
     forcing = plan.num_windows > 1 or plan.ar_step or given
     variant = model.model_options["transformer_options"].get(VARIANT_KEY)
@@ -64,9 +64,23 @@ def _check_text(transformer: nn.Module, positive: list[Any], negative: list[Any]
             )
 
 
-def _check_image(channels: int, positive: list[Any], plan: FilmPlan) -> None:
+def _check_image(channels: int, positive: list[Any], negative: list[Any], plan: FilmPlan) -> None:
     """An image-to-video model makes the film that its image was prepared for, in one window."""
-    images = [e[1]["concat_latent_image"] for e in positive if "concat_latent_image" in e[1]]
+    if plan.shots:
+        raise ValueError(
+            f"storyboard is connected, and model takes {channels} channels (it is an "
+            f"image-to-video model), whose image a storyboard's prompts do not carry; disconnect "
+            f"storyboard, or use a DF checkpoint with SkyReels-V2 Frames"
+        )
+    images, others = (
+        [e[1]["concat_latent_image"] for e in text if "concat_latent_image" in e[1]]
+        for text in (positive, negative)
+    )
+    if images and not others:
+        LOG.warning(
+            "negative carries no image, and positive does; published films have it in both: "
+            "connect the negative of SkyReels-V2 Image to Video or WanImageToVideo."
+        )
     if not images:
         raise ValueError(
             f"model takes {channels} channels (it is an image-to-video model), but positive "

@@ -159,7 +159,8 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -
             before, decode_seams(vae, sample, film.seams, bar, tiling), behind
         ):
             if frames is None:
-                frames = piece.new_empty((total, *piece.shape[1:]))
+                # A film to go on from may have come in half precision; the new frames do not.
+                frames = piece.new_empty((total, *piece.shape[1:]), dtype=torch.float32)
             frames[position : position + len(piece)] = piece
             position += len(piece)
     assert frames is not None and position == len(frames)

@@ -126,8 +126,10 @@ def collect_images(
             return None
         if count is not None and len(images) != count:
             raise ValueError(f"{name} is a batch of {len(images)} images; it must be {count}")
-        shown = [fit_image(i[..., :3], plan.width, plan.height, fit, "bicubic") for i in images]
-        return torch.stack(shown)
+        if not len(images):
+            raise ValueError(f"{name} is a batch without images; connect at least one")
+        shown = [_colours(name, i, image) for i, image in enumerate(images, 1)]
+        return torch.stack([fit_image(i, plan.width, plan.height, fit, "bicubic") for i in shown])
 
     start, end = fitted("start_image", 1), fitted("end_image", 1)
     images = FilmImages(
@@ -140,6 +142,16 @@ def collect_images(
     )
     images.plan(plan)
     return images
+
+
+def _colours(name: str, number: int, image: Tensor) -> Tensor:
+    """An image (H, W, C) as (H, W, 3): without transparency, grey ones in three channels."""
+    if not bool(torch.isfinite(image).all()):
+        raise ValueError(
+            f"{name} has numbers in image {number} that are infinite or not a number; the node "
+            f"that makes it failed"
+        )
+    return image.expand(-1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
 
 
 # Inputs that exclude each other, and why.

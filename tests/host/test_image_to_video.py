@@ -330,7 +330,16 @@ def test_a_storyboard_has_no_image_for_image_to_video_models(run_prompt):
     prompt["40"] = graphs.node("SkyReelsV2Storyboard", clip=["2", 0], prompt="a", seconds=0.7)
     prompt["6"]["inputs"]["storyboard"] = ["40", 0]
     text = refused(run_prompt, prompt)
-    assert "image-to-video model" in text and "carries no image" in text
+    assert "storyboard is connected" in text and "image-to-video model" in text
+
+
+def test_an_image_on_positive_alone_is_warned_of(look, caplog):
+    prompt = film()
+    look(prompt, film=["7", 0])
+    assert "negative carries no image" not in caplog.text
+    prompt["6"]["inputs"]["negative"] = ["4", 1]
+    look(prompt, film=["7", 0])
+    assert "negative carries no image" in caplog.text
 
 
 def test_other_encoders_and_batches_are_refused(run_prompt):

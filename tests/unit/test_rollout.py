@@ -243,6 +243,19 @@ def test_given_frames_stay_clean_and_are_shown_noised():
     assert 0.7 < noise.std() < 1.3 and t[0, :3].tolist() == [20, 20, 20]
 
 
+def test_a_history_that_failed_can_be_asked_again():
+    def fails(latents, repeated, tail):
+        raise MemoryError
+
+    whole, film = Film(SMALL), Film(SMALL)
+    make(film=whole)
+    with pytest.raises(MemoryError):
+        list(generate(toy_velocity, SMALL, SeededNoise(3), fails, film=film))
+    assert film.window == 0 and not film.finished
+    make(film=film)
+    assert all(map(torch.equal, film.finished, whole.finished)) and film.done
+
+
 def test_long_film_without_history_is_refused():
     with pytest.raises(ValueError, match="4 windows"):
         list(generate(toy_velocity, SMALL, SeededNoise(0)))
@@ -252,6 +265,7 @@ PLANS = [
     ({"num_frames": 0}, ("frames is 0", "at least 1")),
     ({"window": 30}, ("window", "30", "4k + 1", "nearest: 29")),
     ({"overlap": 16}, ("overlap", "16", "4k + 1", "nearest: 17")),
+    ({"overlap": 96}, ("overlap", "96", "4k + 1", "nearest: 93")),
     ({"overlap": 97}, ("overlap", "97", "window", "93")),
     ({"width": 500}, ("width", "500", "16", "nearest: 496")),
     ({"height": 0}, ("height", "0", "16", "nearest: 16")),

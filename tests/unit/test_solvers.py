@@ -263,7 +263,8 @@ def test_timesteps_of_given_sigmas_are_the_schedules():
     ("sigmas", "says"),
     [
         ((0.0,), "sigmas has 1 noise levels; it must have at least 2"),
-        ((14.6, 1.0, 0.0), "sigmas begins at 14.6; .* at most 1; nearest: 1"),
+        ((14.6, 1.0, 0.0), "sigmas begins at 14.6; .* 0.9 to 1; nearest: 1"),
+        ((0.3, 0.0), "sigmas begins at 0.3; .* 0.9 to 1; nearest: 0.9"),
         ((math.nan, 0.0), "sigmas begins at nan"),
         ((1.0, 0.5), "sigmas ends at 0.5; it must end at 0"),
         ((1.0, 0.5, 0.5, 0.0), "sigmas has 0.5 at place 3, behind 0.5"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skyreels_model.storyboard import EXAMPLE, TimedPrompt, parse_storyboard
+from skyreels_model.storyboard import EXAMPLE, TimedPrompt, parse_storyboard, shot_lengths
 
 
 def test_a_line_for_each_shot():
@@ -27,6 +27,8 @@ def test_slashes_between_are_the_same_and_the_messages_example_is_legal():
         ("0s: a clock shows 5s: it is late\n2s: two", ["a clock shows 5s: it is late", "two"]),
         ("0s: open 24/7 and 1/2s: full\n2s: two", ["open 24/7 and 1/2s: full", "two"]),
         ("0s: a long prompt\nover two   lines\n2s: two", ["a long prompt over two lines", "two"]),
+        ("0s: always 24/7: here / at 16:9\n2s: two", ["always 24/7: here / at 16:9", "two"]),
+        ("0s: a clock\n10:30 it shows\n2s: two", ["a clock 10:30 it shows", "two"]),
         ("0s: left / right\n2s: two", ["left / right", "two"]),
         ("0s: café: inside / 2s: 二", ["café: inside", "二"]),
         ("0s: one\r\n2s: two\r\n", ["one", "two"]),
@@ -59,9 +61,33 @@ def test_times_may_be_fractions_and_the_last_shot_ends_with_the_film():
         ("0s: one\n12.5s: two", ("the film ends at 10s", "shot 2 begins at 12.5s", "forward")),
         ("0s: one\n4s:  \n6s: three", ("shot 2, at 4s, has no prompt",)),
         ("0s:", ("shot 1, at 0s, has no prompt",)),
+        ("0s: one / 6,5s: two", ("text has '/ 6,5s:'", "point", "0s: a street")),
+        ("0s: one / 6: two", ("text has '/ 6:'", "an s")),
+        ("0s: one\n6 cut: two", ("text has '6 cut:'", "an s")),
+        ("0s: one\n6 sec: two", ("text has '6 sec:'",)),
+        ("0s: one / -1s: two", ("text has '/ -1s:'",)),
+        ("0s: one / .5s: two", ("text has '/ .5s:'",)),
+        ("0s: one/6s: two", ("text has '/6s:'", "space before it")),
     ],
 )
 def test_what_is_refused(text, parts):
     with pytest.raises(ValueError) as error:
         parse_storyboard(text, 10)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_shots_begin_at_the_frame_nearest_to_their_second():
+    assert shot_lengths([0.3, 0.3, 0.4], 8) == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "parts"),
+    [
+        ([0.99, 0.01], 24, ("shot 2 lasts 0.01 s", "24 fps", "nearest: 0.0417 s")),
+        ([0.1, 0.1, 0.1], 8, ("shot 3 lasts 0.1 s", "8 fps", "nearest: 0.125 s")),
+    ],
+)
+def test_a_shot_without_a_frame_is_refused(seconds, fps, parts):
+    with pytest.raises(ValueError) as error:
+        shot_lengths(seconds, fps)
     assert all(part in str(error.value) for part in parts), error.value
