@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from . import mapped
 from .gguf_file import read_gguf, require_architecture
 from .key_maps import rename_diffusers_transformer
-from .quantized import QuantizedWeight, Weights, gather_scaled
+from .quantized import NEEDED_WITH_WEIGHTS, QuantizedWeight, Weights, gather_scaled
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 MARKER = "model_type."
 SHARD = re.compile(
-    r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$"
+    r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.sft|\.bin)$"
 )
 SAFETENSORS = (".safetensors", ".sft")
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
@@ -73,7 +73,7 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    if path.suffix in SAFETENSORS + PICKLED:
+    if path.suffix.lower() in SAFETENSORS + PICKLED:
         return _read_shards(shard_files(path))
     if path.suffix.lower() == GGUF:
         return Checkpoint(*read_gguf(path))
@@ -93,6 +93,8 @@ def shard_files(path: pathlib.Path) -> list[pathlib.Path]:
         path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}{match['suffix']}")
         for i in range(1, count + 1)
     ]
+    if path not in files:
+        return [path]
     absent = [f.name for f in files if not f.is_file()]
     if absent:
         raise ValueError(
@@ -123,7 +125,7 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
 
 def _read_file(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
     """A file's tensors and metadata, and whether the tensors lie in a mapping of the file."""
-    if file.suffix in SAFETENSORS:
+    if file.suffix.lower() in SAFETENSORS:
         return *_read_safetensors(file), True
     with file.open("rb") as opened:
         # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped.
@@ -184,9 +186,16 @@ def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
         ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"{file.name} is not a file of named tensors")
+    if not isinstance(loaded, dict) or not all(map(_named_tensor, loaded.items())):
+        raise ValueError(f"{file.name} is not a file of named tensors with numbers in them")
     return dict(loaded)
+
+
+def _named_tensor(item: tuple[Any, Any]) -> bool:
+    """Whether it has a name and holds all of its numbers (none on PyTorch's meta device)."""
+    key, value = item
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return isinstance(key, str) and dense
 
 
 def transformer_tensors(
@@ -199,10 +208,22 @@ def transformer_tensors(
     another architecture.
     """
     require_architecture(metadata or {}, "wan")
-    prefix = next((p for p in PREFIXES if f"{p}patch_embedding.weight" in tensors), "")
+    prefix = _prefix(tensors)
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}
     return rename_diffusers_transformer(gather_scaled(own, metadata or {}, prefix))
+
+
+def _prefix(tensors: Weights) -> str:
+    """What stands before all names of a transformer: a published prefix, or any other."""
+    mark = "patch_embedding.weight"
+    found = [p for p in ("", *PREFIXES) if f"{p}{mark}" in tensors]
+    found += [
+        prefix
+        for prefix in (key.removesuffix(mark) for key in tensors if key.endswith(f".{mark}"))
+        if any(key.startswith(f"{prefix}blocks.0.") for key in tensors)
+    ]
+    return found[0] if found else ""
 
 
 def published_name(path: str | pathlib.Path) -> str:
@@ -239,7 +260,7 @@ def load_weights(
             kept = keeps_quantized(key)
             ready.update(value.entries(key) if kept else {key: value.dequantize(want.dtype)})
             continue
-        ready[key] = value.to(want.dtype)
+        ready[key] = _converted(key, value, want.dtype)
         if ready[key] is not value:
             release(value)
     module.load_state_dict(ready, assign=True)
@@ -261,10 +282,35 @@ def _check(named: Weights, wanted: Mapping[str, Tensor]) -> None:
                 f"{key} has shape {tuple(value.shape)} in the file; the model needs "
                 f"{tuple(want.shape)}"
             )
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            raise ValueError(
+                f"{key} is stored as {str(value.dtype)[6:]}, which are no numbers of a weight "
+                f"without a description; use an fp8, bf16, fp16 or fp32 file"
+            )
+    for key in named:
+        if key not in wanted and key.rpartition(".")[2] in NEEDED_WITH_WEIGHTS:
+            raise ValueError(
+                f"the file is quantised with scales that are not read for this kind of model (it "
+                f"has {key!r}); use an fp8 one without scales, or bf16, fp16 or fp32"
+            )
+
+
+def _converted(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in another format; ValueError where its numbers are too large for that."""
+    made = value.to(dtype)
+    # bfloat16's largest number is a little below float32's, which no weight comes near.
+    largest = torch.finfo(dtype).max
+    narrower = largest < torch.finfo(value.dtype).max / 2 and not value.is_meta
+    if narrower and value.numel() and max(map(abs, map(float, torch.aminmax(value)))) > largest:
+        raise ValueError(
+            f"{key} holds numbers beyond {largest:g}, the largest of {str(dtype)[6:]}: load it as "
+            f"bf16 or fp32, or get another file"
+        )
+    return made
 
 
 def _check_finite(key: str, value: Tensor | QuantizedWeight) -> None:
-    parts = [value] if isinstance(value, Tensor) else value.entries(key).values()
+    parts = [value] if isinstance(value, Tensor) else value.floats()
     if not all(map(is_finite, parts)):
         raise ValueError(
             f"{key} holds numbers that are infinite or not a number (NaN); the file was "

@@ -107,7 +107,7 @@ def require_transformer(state_dict: Weights) -> None:
 def count_blocks(state_dict: Weights) -> int:
     """Number of transformer blocks; raises ValueError if one in between is missing."""
     found = {int(m.group(1)) for key in state_dict if (m := re.match(r"blocks\.(\d+)\.", key))}
-    absent = sorted(set(range(max(found) + 1)) - found)
-    if absent:
-        raise ValueError(f"block {absent[0]} of {max(found) + 1} is missing (is a shard missing?)")
+    absent = next(index for index in range(len(found) + 1) if index not in found)
+    if absent < len(found):
+        raise ValueError(f"block {absent} of {max(found) + 1} is missing (is a shard missing?)")
     return len(found)

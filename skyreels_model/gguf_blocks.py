@@ -26,12 +26,18 @@ def dequantize(data: Tensor, kind: str, shape: torch.Size, dtype: torch.dtype) -
     """
     if kind not in FORMATS:
         raise ValueError(f"GGUF format {kind!r} is not known; known are {', '.join(FORMATS)}")
-    count, size, decode = FORMATS[kind]
+    count, size, _, decode = FORMATS[kind]
     blocks = data.reshape(-1, size)
     out = torch.empty(len(blocks), count, dtype=dtype, device=data.device)
     for part, numbers in zip(blocks.split(PIECE // count), out.split(PIECE // count), strict=True):
         numbers.copy_(decode(part))
     return out.reshape(shape)
+
+
+def scales(data: Tensor, kind: str) -> Tensor:
+    """The 16-bit floats by which the blocks of a weight are scaled, (N, 1 or 2)."""
+    _, size, where, _ = FORMATS[kind]
+    return data.reshape(-1, size)[:, where].contiguous().view(torch.float16)
 
 
 def _halves(bytes_: Tensor) -> Tensor:
@@ -150,18 +156,18 @@ def _iq4_xs(x: Tensor) -> Tensor:
     return (scale[..., None] * steps).flatten(1)
 
 
-# Format -> numbers in a block, bytes in a block, how to read one.
-FORMATS: dict[str, tuple[int, int, Callable[[Tensor], Tensor]]] = {
-    "Q4_0": (32, 18, _q4_0),
-    "Q4_1": (32, 20, _q4_1),
-    "Q5_0": (32, 22, _q5_0),
-    "Q5_1": (32, 24, _q5_1),
-    "Q8_0": (32, 34, _q8_0),
-    "Q2_K": (SUPER, 84, _q2_k),
-    "Q3_K": (SUPER, 110, _q3_k),
-    "Q4_K": (SUPER, 144, _q4_k),
-    "Q5_K": (SUPER, 176, _q5_k),
-    "Q6_K": (SUPER, 210, _q6_k),
-    "IQ4_NL": (32, 18, _iq4_nl),
-    "IQ4_XS": (SUPER, 136, _iq4_xs),
+# Format -> numbers in a block, bytes in it, where among those 16-bit floats are, how to read one.
+FORMATS: dict[str, tuple[int, int, slice, Callable[[Tensor], Tensor]]] = {
+    "Q4_0": (32, 18, slice(0, 2), _q4_0),
+    "Q4_1": (32, 20, slice(0, 4), _q4_1),
+    "Q5_0": (32, 22, slice(0, 2), _q5_0),
+    "Q5_1": (32, 24, slice(0, 4), _q5_1),
+    "Q8_0": (32, 34, slice(0, 2), _q8_0),
+    "Q2_K": (SUPER, 84, slice(80, 84), _q2_k),
+    "Q3_K": (SUPER, 110, slice(108, 110), _q3_k),
+    "Q4_K": (SUPER, 144, slice(0, 4), _q4_k),
+    "Q5_K": (SUPER, 176, slice(0, 4), _q5_k),
+    "Q6_K": (SUPER, 210, slice(208, 210), _q6_k),
+    "IQ4_NL": (32, 18, slice(0, 2), _iq4_nl),
+    "IQ4_XS": (SUPER, 136, slice(0, 2), _iq4_xs),
 }

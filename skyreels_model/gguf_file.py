@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gguf_blocks import FORMATS, dequantize
+from .gguf_blocks import FORMATS, dequantize, scales
 from .quantized import QuantizedWeight
 
 ARCHITECTURE = "general.architecture"
@@ -34,6 +34,9 @@ class GGUFWeight:
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         return dequantize(self.data, self.format, self.shape, dtype)
+
+    def floats(self) -> list[Tensor]:
+        return [scales(self.data, self.format)]
 
     def entries(self, key: str) -> dict[str, Tensor]:
         layer = key.removesuffix("weight")
@@ -76,6 +79,8 @@ def _weight(gguf: Any, reader: Any, tensor: Any) -> Tensor | QuantizedWeight:
     stored = reader.get_field(f"{_SHAPE}{tensor.name}")
     if stored is not None:
         shape = torch.Size(stored.contents())
+        if shape.numel() != tensor.n_elements:
+            raise ValueError(f"{tensor.name} has {tensor.n_elements} numbers, no {tuple(shape)}")
     if name in _PLAIN:
         return data.reshape(shape)
     if name == "BF16":

@@ -9,6 +9,7 @@ a weight (`diff`), of a bias (`diff_b`) or of a modulation (`diff_m`), …
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -103,8 +104,8 @@ def match_lora(
     unmatched = []
     for key, tensor in file.tensors.items():
         layer, part = _split(key, names)
-        if layer is None:
-            unmatched.append(key)
+        if layer is None or part in found.get(layer, {}):
+            unmatched.append(key)  # of no layer, or a second one for the same place
         else:
             found.setdefault(layer, {})[part] = (key, tensor)
     if not found:
@@ -173,6 +174,8 @@ def peft_settings(path: str | pathlib.Path, metadata: Mapping[str, str]) -> Peft
         pattern = {name: float(one) for name, one in (found.get("alpha_pattern") or {}).items()}
         if alpha is None:
             return None
+        if not all(map(math.isfinite, (float(alpha), *pattern.values()))):
+            raise ValueError(f"alpha is {alpha}, of single layers {pattern}")
         return PeftSettings(float(alpha), pattern, bool(found.get("use_rslora")))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -216,6 +219,8 @@ def _checked_rank(layer: str, tensors: dict[str, Tensor]) -> int | None:
     broken = [part for part, tensor in tensors.items() if not is_finite(tensor)]
     if broken:
         raise ValueError(f"{layer}.{broken[0]} holds numbers that are infinite or NaN")
+    if "alpha" in tensors and tensors["alpha"].numel() != 1:
+        raise ValueError(f"{layer} has {tensors['alpha'].numel()} numbers as alpha; it has one")
     if "dora_scale" in tensors and tensors["dora_scale"].ndim == 1:
         tensors["dora_scale"] = tensors["dora_scale"][:, None]
     for first, second in (("lora_A", "lora_B"), ("lora_down", "lora_up")):
@@ -225,6 +230,11 @@ def _checked_rank(layer: str, tensors: dict[str, Tensor]) -> int | None:
         if down is None or up is None:
             raise ValueError(
                 f"{layer} has only one of {first} and {second}: the file is incomplete"
+            )
+        if min(down.ndim, up.ndim) < 2 or not down.numel() or not up.numel():
+            raise ValueError(
+                f"{layer} has {first} of shape {tuple(down.shape)} and {second} of "
+                f"{tuple(up.shape)}, which are no factors of a weight: the file is broken"
             )
         if "lora_mid.weight" not in tensors and down.shape[0] != up.shape[1]:
             raise ValueError(

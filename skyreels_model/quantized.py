@@ -21,6 +21,8 @@ _PACKED_IN_PAIRS = ("nvfp4", "convrot_w4a4")
 _MARK, _SETTINGS, _METADATA = "scaled_fp8", "comfy_quant", "_quantization_metadata"
 _OLD_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 _SCALES = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
+# Ends of names without which a weight's numbers mean something else.
+NEEDED_WITH_WEIGHTS = (*_OLD_NAMES, *_SCALES, "weight_scale_inv", _SETTINGS)
 
 
 class QuantizedWeight(Protocol):
@@ -40,6 +42,10 @@ class QuantizedWeight(Protocol):
 
     def entries(self, key: str) -> dict[str, Tensor]:
         """What a host's layer that keeps it quantised loads for the weight named `key`."""
+        ...
+
+    def floats(self) -> list[Tensor]:
+        """The floating-point numbers in it, without computing the weight's own."""
         ...
 
 
@@ -74,10 +80,11 @@ class ScaledWeight:
                 f"weights in the format {self.settings['format']!r} are only read inside ComfyUI; "
                 f"use an fp8, bf16, fp16 or fp32 file"
             )
-        scale = self.scales["weight_scale"].float()
-        if scale.numel() > 1:
-            scale = scale.reshape(-1, *[1] * (self.data.ndim - 1))  # one for each row
+        scale = _by_row("a layer", self.scales["weight_scale"], self.data)
         return (self.data.float() * scale).to(dtype)
+
+    def floats(self) -> list[Tensor]:
+        return [self.data, *self.scales.values()]
 
     def entries(self, key: str) -> dict[str, Tensor]:
         layer = key.removesuffix("weight")
@@ -120,25 +127,49 @@ def gather_scaled(
             raise ValueError(f"the file has scales for {layer}, but not {layer}.weight")
         # The older convention's mark has two elements where fp8 products are too coarse.
         coarse = isinstance(marker, Tensor) and marker.numel() == 2
-        kept[f"{layer}.weight"] = _scaled(weight, layers.get(layer), scales.get(layer, {}), coarse)
+        found = scales.get(layer, {})
+        kept[f"{layer}.weight"] = _scaled(layer, weight, layers.get(layer), found, coarse)
     return kept
 
 
 def _scaled(
-    weight: Tensor, settings: dict[str, Any] | None, scales: dict[str, Tensor], coarse: bool
+    layer: str,
+    weight: Tensor,
+    settings: dict[str, Any] | None,
+    scales: dict[str, Tensor],
+    coarse: bool,
 ) -> Tensor | ScaledWeight:
     """The weight with its scales; plain if it only looks scaled."""
     if settings is None:
+        if not weight.is_floating_point():
+            raise ValueError(
+                f"{layer}.weight is {str(weight.dtype)[6:]} with scales beside it, which is not "
+                f"read; use an fp8, bf16, fp16 or fp32 file, ComfyUI's own quantised one, or a GGUF"
+            )
         if weight.dtype not in FP8_FORMATS:
             # Some converters write scales beside the layers, too, that they left alone.
-            scale = scales.get("weight_scale", torch.ones(()))
+            scale = _by_row(layer, scales.get("weight_scale", torch.ones(())), weight)
             return weight if (scale == 1).all() else (weight.float() * scale).to(weight.dtype)
         settings = {"format": FP8_FORMATS[weight.dtype]}
         if coarse:
             settings["full_precision_matrix_mult"] = True
     if settings["format"] in FP8_FORMATS.values():
         scales = {"weight_scale": torch.ones(()), **scales}
+        _by_row(layer, scales["weight_scale"], weight)
     return ScaledWeight(weight, settings, scales)
+
+
+def _by_row(layer: str, scale: Tensor, weight: Tensor) -> Tensor:
+    """One scale, or one for each row of a weight, in the shape that multiplies it."""
+    rows = weight.shape[0] if weight.ndim else 1
+    if scale.numel() == 1:
+        return scale.float().reshape(())
+    if scale.numel() != rows or scale.shape[0] != rows:
+        raise ValueError(
+            f"{layer} has scales of shape {tuple(scale.shape)} for a weight of "
+            f"{tuple(weight.shape)}; read are one scale, or one for each of its {rows} rows"
+        )
+    return scale.float().reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def _described_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:

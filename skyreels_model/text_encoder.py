@@ -160,7 +160,8 @@ def _refuse_incomplete(keys: Weights) -> None:
             "pass it through to_original_names first"
         )
     needed = {"token_embedding.weight", "norm.weight"}
-    for index in range(max(1, _count_blocks(keys))):
+    # No more blocks than keys, whatever number one of them may name.
+    for index in range(max(1, min(_count_blocks(keys), len(keys)))):
         needed |= {f"blocks.{index}.{name}.weight" for name in _BLOCK_NAMES.values()}
     missing = sorted(needed - keys.keys())
     if not missing:

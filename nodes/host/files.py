@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import re
+import struct
 from collections.abc import Iterator
 
 import folder_paths
@@ -27,6 +28,11 @@ PARTS = {
         ("clip_vision", r"(models_clip_[^/\\]+\.pth|image_encoder[/\\][^/\\]+\.(safetensors|bin))"),
     )
 }
+# What a file that is damaged in some place nobody thought of makes Python raise.
+UNFORESEEN = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
+    RecursionError, TypeError, re.error, struct.error,
+)  # fmt: skip
 CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision")
 
 
@@ -90,8 +96,13 @@ def located(category: str, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def naming(name: str, value: str) -> Iterator[None]:
-    """Say of any ValueError inside which input, with which value, it is about."""
+    """Say of any error that a file can cause which input, with which value, it is about."""
     try:
         yield
     except ValueError as error:
         raise ValueError(f"{name} {value!r}: {error}") from error
+    except UNFORESEEN as error:
+        raise ValueError(
+            f"{name} {value!r}: loading it failed ({type(error).__name__}: {error}); the file is "
+            f"damaged, or made in a way that is not known here"
+        ) from error

@@ -154,6 +154,50 @@ def test_a_scale_that_is_no_number(refused, models_folder):
     assert f"{layer}.weight holds numbers" in refused("diffusion_models", "scale.safetensors")
 
 
+def test_scales_that_are_not_read(refused, models_folder):
+    """Whole numbers with scales, scales by columns or of blocks, and any of a VAE."""
+    layer, plain = "blocks.1.ffn.0", load_file(transformer_path())
+    rows, columns = plain[f"{layer}.weight"].shape
+    whole = (plain[f"{layer}.weight"] * 100).round().to(torch.int8)
+    eight = plain[f"{layer}.weight"].to(torch.float8_e4m3fn)
+    cases = [
+        (whole, {"weight_scale": torch.ones(rows, 1)}, "is int8 with scales beside it"),
+        (whole, {}, "is stored as int8"),
+        (eight, {"weight_scale": torch.ones(1, columns)}, f"one for each of its {rows} rows"),
+        (eight, {"weight_scale": torch.ones(3)}, f"scales of shape (3,) for a weight of ({rows}"),
+        (eight, {"weight_scale_inv": torch.ones(1, 1)}, "scales that are not read for this kind"),
+    ]
+    for weight, scales, says in cases:
+        beside = {f"{layer}.{name}": scale for name, scale in scales.items()}
+        write("diffusion_models", models_folder, "scales.safetensors",
+              {**plain, f"{layer}.weight": weight, **beside})  # fmt: skip
+        assert says in refused("diffusion_models", "scales.safetensors")
+    state, key = tensors_of("vae"), ONE_WEIGHT["vae"]
+    state[key] = state[key].to(torch.float8_e4m3fn)
+    state[key.replace("weight", "scale_weight")] = torch.tensor(0.5)
+    write("vae", models_folder, "scales.safetensors", state)
+    assert "scales that are not read for this kind" in refused("vae", "scales.safetensors")
+
+
+@pytest.mark.parametrize("category", ONE_WEIGHT)
+def test_pickled_tensors_without_numbers_or_names(refused, models_folder, category):
+    state, key = tensors_of(category), ONE_WEIGHT[category]
+    empty = torch.empty(state[key].shape, device="meta")
+    sparse = state[key].to_sparse()
+    for broken in ({**state, key: empty}, {**state, 7: state[key]}, {**state, key: sparse}):
+        torch.save(broken, models_folder / category / "hollow.pth")
+        assert "named tensors with numbers in them" in refused(category, "hollow.pth")
+
+
+def test_damage_that_nobody_thought_of(refused, models_folder):
+    """Whatever it raises is told as the file's, and a block's number allocates nothing."""
+    plain = load_file(transformer_path())
+    for change in ({"head.head.weight": torch.ones(())}, {"blocks.3000000000.x": torch.ones(1)}):
+        write("diffusion_models", models_folder, "odd.safetensors", {**plain, **change})
+        text = refused("diffusion_models", "odd.safetensors")
+        assert "loading it failed" in text or "block 4 of 3000000001 is missing" in text
+
+
 @pytest.mark.parametrize("category", ONE_WEIGHT)
 def test_missing_and_misshapen_weights(refused, models_folder, category):
     state, key = tensors_of(category), ONE_WEIGHT[category]

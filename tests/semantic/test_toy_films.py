@@ -156,13 +156,13 @@ def test_faults_are_seen(toys, monkeypatch, fault):
 
 
 def test_a_seam_one_frame_off_is_seen(toys, monkeypatch):
-    last_frames = history._last_frames
+    followed = history._followed
 
-    def early(pieces, before, count):
-        kept = last_frames(pieces, before, count + 1)
-        return kept[:, :, :-1] if kept.shape[2] > count else kept
+    def early(pieces, tail, count, anchor):
+        tail = followed(pieces, tail, count + 1, anchor)
+        return dataclasses.replace(tail, frames=tail.frames[:, :, :count])
 
-    monkeypatch.setattr(history, "_last_frames", early)
+    monkeypatch.setattr(history, "_followed", early)
     gaps = seam_gaps(toys, toy_plan(3))
     assert gaps[int(0.75 * len(gaps))] > SEAM, gaps
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from skyreels_model import checkpoint
 from skyreels_model.config import ModelConfig
@@ -182,3 +183,31 @@ def test_all_is_checked_before_anything_is_put_in_place(state):
     with pytest.raises(ValueError, match=r"head\.head\.weight holds numbers"):
         checkpoint.load_weights(model, state)
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("value", [7e4, -1e30])
+def test_numbers_too_large_for_the_wanted_format_are_refused(value):
+    weights = {"weight": torch.full((2, 2), value), "bias": torch.zeros(2)}
+    held = nn.Linear(2, 2, device="meta", dtype=torch.bfloat16)
+    checkpoint.load_weights(held, weights)
+    assert torch.isfinite(held.weight).all()
+    with pytest.raises(ValueError, match="weight holds numbers beyond 65504, .* of float16"):
+        checkpoint.load_weights(nn.Linear(2, 2, device="meta", dtype=torch.float16), weights)
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "net._orig_mod."])
+def test_any_prefix_is_a_prefix(state, prefix):
+    named = {prefix + key: value for key, value in state.items()}
+    named["vae.conv1.weight"] = torch.ones(1)
+    _, report = build(named)
+    assert report.unexpected == []
+
+
+def test_upper_case_types_and_a_shard_that_is_none(tmp_path):
+    save_file({"x": torch.ones(2)}, tmp_path / "X.SAFETENSORS")
+    assert checkpoint.read(tmp_path / "X.SAFETENSORS").tensors.keys() == {"x"}
+    for name, key in (("00000", "none"), ("00001", "a"), ("00002", "b")):
+        save_file({key: torch.ones(1)}, tmp_path / f"z-{name}-of-00002.safetensors")
+    first = checkpoint.read(tmp_path / "z-00000-of-00002.safetensors")
+    assert first.tensors.keys() == {"none"}
+    assert checkpoint.read(tmp_path / "z-00001-of-00002.safetensors").tensors.keys() == {"a", "b"}

@@ -65,6 +65,21 @@ def test_large_weights_are_read_in_pieces(name, monkeypatch):
     assert torch.equal(dequantize(small, name, torch.Size((8, 1280)), torch.float32), whole)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_numbers_are_finite_where_the_scales_are(name):
+    """By the package: a block with a scale that is none has numbers that are none."""
+    _, size, where, _ = FORMATS[name]
+    blocks = random_blocks(name, (8, 1280))
+    assert torch.isfinite(gguf_blocks.scales(torch.from_numpy(blocks), name)).all()
+    for first in range(where.start, where.stop, 2):
+        broken = blocks.reshape(-1, size).copy()
+        broken[3, first : first + 2] = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
+        found = gguf_blocks.scales(torch.from_numpy(broken), name)
+        assert torch.isfinite(found).all(dim=1).sum() == len(broken) - 1
+        numbers = gguf.quants.dequantize(broken, gguf.GGMLQuantizationType[name])
+        assert np.isnan(numbers[3]).any() and np.isfinite(np.delete(numbers, 3, axis=0)).all()
+
+
 def write(path, weights, architecture="wan", formats=(), **fields):
     """By the package's writer, as converters of Wan models write: GGML has four dimensions."""
     writer = gguf.GGUFWriter(path, architecture)

@@ -164,6 +164,12 @@ BROKEN = [
     ({f"{Q}.lora_A.weight": torch.ones(4, 128)}, "only one of lora_A and lora_B"),
     ({f"{Q}.lora_A.weight": torch.ones(4, 64), f"{Q}.lora_B.weight": torch.ones(64, 4)},
      r"fits no layer of this model: .*\(4, 64\).*\(128, 128\).*1\.3B"),
+    ({f"{Q}.lora_A.weight": torch.ones(0, 128), f"{Q}.lora_B.weight": torch.ones(128, 0)},
+     "no factors of a weight"),
+    ({f"{Q}.lora_A.weight": torch.ones(4, 128), f"{Q}.lora_B.weight": torch.ones(128)},
+     "no factors of a weight"),
+    ({f"{Q}.lora_A.weight": torch.ones(4, 128), f"{Q}.lora_B.weight": torch.ones(128, 4),
+      f"{Q}.alpha": torch.ones(2)}, "2 numbers as alpha"),
     ({f"{Q}.diff": torch.full((128, 128), torch.nan)}, "infinite or NaN"),
     ({f"{Q}.weight": torch.ones(128, 128)}, "not a LoRA: it looks like a diffusion transformer"),
     ({"single_blocks.0.x.lora_A.weight": torch.ones(4, 4)}, "none of its 1 keys belongs"),
@@ -174,6 +180,15 @@ BROKEN = [
 def test_files_that_cannot_be_used(state, says):
     with pytest.raises(ValueError, match=says):
         match(state)
+
+
+def test_a_second_key_for_the_same_place_is_told():
+    one, two = pair(), pair()
+    state = {f"{Q}.lora_A.one.weight": one[0], f"{Q}.lora_B.one.weight": one[1],
+             f"{Q}.lora_A.two.weight": two[0], f"{Q}.lora_B.two.weight": two[1]}  # fmt: skip
+    found = match(state)
+    assert found.matched == 2 and found.unmatched == [*state][2:]
+    assert torch.equal(found.tensors[f"diffusion_model.{Q}.lora_A.weight"], one[0])
 
 
 def test_settings_beside_the_tensors(tmp_path):
@@ -196,7 +211,8 @@ def test_settings_beside_the_tensors(tmp_path):
     assert found.tensors["diffusion_model.blocks.0.ffn.0.alpha"] == 2
     beside.write_text(json.dumps({"lora_alpha": 8, "use_rslora": True}))
     assert peft_settings(file, {}).alpha_of(Q, 16) == 32
-    for text in ("{", "[]", '{"lora_alpha": "much"}'):
+    for text in ("{", "[]", '{"lora_alpha": "much"}', '{"lora_alpha": NaN}',
+                 '{"lora_alpha": 1, "alpha_pattern": {"q": Infinity}}'):  # fmt: skip
         beside.write_text(text)
         with pytest.raises(ValueError, match="cannot be read"):
             peft_settings(file, {})
