@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint, is_finite
+from .checkpoint import Checkpoint
 from .key_maps import transformer_key_to_diffusers
+from .lora_parts import DOWN, MAGNITUDE, UP, Change, Shape, change_of
 from .recognise import looks_like
 
 PREFIX = "diffusion_model."
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, Shape]
 
 _PREFIXES = re.compile(
     r"^((model\.|diffusion_model\.|base_model\.model\.|transformer\.|unet\.|pipe\.|dit\.)+"
@@ -36,10 +37,11 @@ _PART = re.compile(
     r"|alpha|dora_scale|diff|diff_b|diff_m|set_weight|reshape_weight|w_norm|b_norm"
     r"|lokr_\w+|hada_\w+|oft_blocks|rescale|[ab][12]\.weight)$"
 )
-_FACTORS = ("lora_", "lokr_", "hada_")
 _OF_IMAGES = re.compile(r"k_img|v_img|img_emb|add_k_proj|add_v_proj|image_embedder")
-_MAGNITUDE = re.compile(r"lora_magnitude_vector")
+_IMAGE_CHANNELS = 36  # of an I2V model's input: its latents, the image's and the mask
 _SHOWN = 5
+# Layer -> part under ComfyUI's name -> key and tensor of the file.
+_Found = dict[str, dict[str, tuple[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -99,60 +101,77 @@ def match_lora(
     ValueError when it is no LoRA, is broken (two ranks in one layer, half a pair, NaN), or fits
     no layer of the model.
     """
-    names = _every_name(layers)
-    found: dict[str, dict[str, tuple[str, Tensor]]] = {}
-    unmatched = []
-    for key, tensor in file.tensors.items():
-        layer, part = _split(key, names)
-        if layer is None or part in found.get(layer, {}):
-            unmatched.append(key)  # of no layer, or a second one for the same place
-        else:
-            found.setdefault(layer, {})[part] = (key, tensor)
+    found, unmatched = _by_layer(file.tensors, _every_name(layers))
     if not found:
         raise ValueError(_nothing_matched(list(file.tensors)))
-    kept: dict[str, Tensor] = {}
+    changes: dict[str, Change] = {}
     misfits: list[str] = []
-    ranks: list[int] = []
-    used: dict[str, list[str]] = {}
     for layer, parts in found.items():
         tensors = {part: tensor for part, (_, tensor) in parts.items()}
-        rank = _checked_rank(layer, tensors)
-        if not _fits(tensors, layers[layer]):
+        change = change_of(layer, tensors, layers[layer])
+        if not change.fits:
             misfits += [key for key, _ in parts.values()]
             continue
-        if rank is not None:
-            ranks.append(rank)
-        if settings is not None and any(part.startswith(_FACTORS) for part in tensors):
+        unmatched += [key for part, (key, _) in parts.items() if part not in change.used]
+        if settings is not None and change.adapts:
             name = _PART.sub("", next(iter(parts.values()))[0])
-            tensors.setdefault("alpha", torch.tensor(settings.alpha_of(name, rank)))
-        kept |= {f"{PREFIX}{layer}.{part}": tensor for part, tensor in tensors.items()}
-        used[layer] = [key for key, _ in parts.values()]
-    if not kept:
-        raise ValueError(_another_size(misfits[0], file.tensors, found, layers))
-    for_images = any(_OF_IMAGES.search(key) for key in file.tensors)
-    span = (min(ranks), max(ranks)) if ranks else None
-    count = sum(map(len, used.values()))
-    decomposed = [layer for layer, keys in used.items() if any(map(_MAGNITUDE.search, keys))]
-    return MatchedLora(kept, count, len(used), for_images, span, misfits, unmatched, decomposed)
+            alpha = torch.tensor(settings.alpha_of(name, change.rank))
+            change.tensors.setdefault("alpha", alpha)
+        if change.used:
+            changes[layer] = change
+    if not changes:
+        raise ValueError(_nothing_used(misfits, found, layers))
+    ranks = [change.rank for change in changes.values() if change.rank is not None]
+    return MatchedLora(
+        {f"{PREFIX}{n}.{part}": t for n, c in changes.items() for part, t in c.tensors.items()},
+        sum(len(change.used) for change in changes.values()),
+        len(changes),
+        _for_images(file.tensors),
+        (min(ranks), max(ranks)) if ranks else None,
+        misfits,
+        unmatched,
+        [layer for layer, change in changes.items() if change.decomposed],
+    )
+
+
+def _by_layer(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[_Found, list[str]]:
+    """The tensors by layer and part, and keys of no layer, or second ones for the same place."""
+    found: _Found = {}
+    unmatched = []
+    for key, tensor in tensors.items():
+        layer, part = _split(key, names)
+        if layer is None or part in found.get(layer, {}):
+            unmatched.append(key)
+        else:
+            found.setdefault(layer, {})[part] = (key, tensor)
+    return found, unmatched
+
+
+def _for_images(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether it changes what only an image-to-video model has."""
+    return any(
+        _OF_IMAGES.search(key)
+        or ("patch_embedding" in key and tensor.ndim == 5 and tensor.shape[1] == _IMAGE_CHANNELS)
+        for key, tensor in tensors.items()
+    )
 
 
 def magnitude_for_host(weight: Tensor, lora: MatchedLora, layer: str) -> Tensor:
     """What ComfyUI is to take for a PEFT magnitude, so that the layer is PEFT's at strength 1.
 
     PEFT scales the rows of weight + change to the magnitude; ComfyUI multiplies them by magnitude
-    over the norm of the weight alone. weight (rows, columns) -> (rows, 1). Source: Liu et al.,
+    over the norm of the weight alone. weight (rows, …) -> (rows, 1, …). Source: Liu et al.,
     arXiv:2402.09353.
     """
-    parts = {
-        part: lora.tensors[f"{PREFIX}{layer}.{part}"].float()
-        for part in ("lora_A.weight", "lora_B.weight", "dora_scale")
-    }
-    rank = parts["lora_A.weight"].shape[0]
+    down, up, magnitude = (
+        lora.tensors[f"{PREFIX}{layer}.{part}"].float() for part in (DOWN, UP, "dora_scale")
+    )
+    rank = down.shape[0]
     alpha = float(lora.tensors.get(f"{PREFIX}{layer}.alpha", torch.tensor(float(rank))))
-    wide = weight.float()
-    change = parts["lora_B.weight"] @ parts["lora_A.weight"] * (alpha / rank)
-    norms = [x.norm(dim=1, keepdim=True) for x in (wide, wide + change)]
-    return parts["dora_scale"] * norms[0] / norms[1]
+    wide = weight.float().flatten(1)
+    change = up.flatten(1) @ down.flatten(1) * (alpha / rank)
+    norms = [x.norm(dim=1).reshape(magnitude.shape) for x in (wide, wide + change)]
+    return magnitude * norms[0] / norms[1]
 
 
 def peft_settings(path: str | pathlib.Path, metadata: Mapping[str, str]) -> PeftSettings | None:
@@ -164,11 +183,11 @@ def peft_settings(path: str | pathlib.Path, metadata: Mapping[str, str]) -> Peft
     path = pathlib.Path(path)
     beside = path.with_name("adapter_config.json")
     text = metadata.get("lora_adapter_metadata")
-    if text is None and path.stem.startswith("adapter_model") and beside.is_file():
-        text = beside.read_text(encoding="utf-8")
-    if text is None:
-        return None
     try:
+        if text is None and path.stem.startswith("adapter_model") and beside.is_file():
+            text = beside.read_text(encoding="utf-8")
+        if text is None:
+            return None
         found = {k.removeprefix("transformer."): v for k, v in json.loads(text).items()}
         alpha = found.get("lora_alpha", found.get("alpha"))
         pattern = {name: float(one) for name, one in (found.get("alpha_pattern") or {}).items()}
@@ -176,8 +195,10 @@ def peft_settings(path: str | pathlib.Path, metadata: Mapping[str, str]) -> Peft
             return None
         if not all(map(math.isfinite, (float(alpha), *pattern.values()))):
             raise ValueError(f"alpha is {alpha}, of single layers {pattern}")
+        for name in pattern:
+            re.compile(name)
         return PeftSettings(float(alpha), pattern, bool(found.get("use_rslora")))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, re.error) as error:
         raise ValueError(
             f"the LoRA's settings beside {path.name} cannot be read: {error}"
         ) from error
@@ -204,69 +225,14 @@ def _split(key: str, names: Mapping[str, str]) -> tuple[str | None, str]:
     base = _PREFIXES.sub("", key[: match.start()]).replace(".processor.", ".")
     part = match["part"]
     if match["ab"]:
-        part = f"lora_{match['ab']}.weight"
+        part = DOWN if match["ab"] == "A" else UP
     elif match["way"] or match["old"]:
         part = f"lora_{match['way'] or match['old']}.weight"
-    elif part.startswith("lora_magnitude_vector"):
-        part = "dora_scale"
+    elif part.startswith(MAGNITUDE):
+        part = MAGNITUDE
     elif part == "diff_m":
         base, part = f"{base}.modulation", "diff"
     return names.get(base), part
-
-
-def _checked_rank(layer: str, tensors: dict[str, Tensor]) -> int | None:
-    """The rank of a layer's pair of factors, if it has one; a magnitude gets ComfyUI's shape."""
-    broken = [part for part, tensor in tensors.items() if not is_finite(tensor)]
-    if broken:
-        raise ValueError(f"{layer}.{broken[0]} holds numbers that are infinite or NaN")
-    if "alpha" in tensors and tensors["alpha"].numel() != 1:
-        raise ValueError(f"{layer} has {tensors['alpha'].numel()} numbers as alpha; it has one")
-    if "dora_scale" in tensors and tensors["dora_scale"].ndim == 1:
-        tensors["dora_scale"] = tensors["dora_scale"][:, None]
-    for first, second in (("lora_A", "lora_B"), ("lora_down", "lora_up")):
-        down, up = (tensors.get(f"{name}.weight") for name in (first, second))
-        if down is None and up is None:
-            continue
-        if down is None or up is None:
-            raise ValueError(
-                f"{layer} has only one of {first} and {second}: the file is incomplete"
-            )
-        if min(down.ndim, up.ndim) < 2 or not down.numel() or not up.numel():
-            raise ValueError(
-                f"{layer} has {first} of shape {tuple(down.shape)} and {second} of "
-                f"{tuple(up.shape)}, which are no factors of a weight: the file is broken"
-            )
-        if "lora_mid.weight" not in tensors and down.shape[0] != up.shape[1]:
-            raise ValueError(
-                f"{layer} has rank {down.shape[0]} in {first} and {up.shape[1]} in {second}; one "
-                f"layer has one rank (different layers may differ): the file is broken"
-            )
-        return int(down.shape[0])
-    return None
-
-
-def _fits(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> bool:
-    """Whether a layer's parts are for a weight of this shape, as far as their shapes tell."""
-    rows, columns = shape[0], torch.Size(shape[1:]).numel()
-    for part, tensor in tensors.items():
-        size = tuple(tensor.shape)
-        if part in ("lora_A.weight", "lora_down.weight") and "lora_mid.weight" not in tensors:
-            good = tensor.shape[1:].numel() == columns
-        elif part in ("lora_B.weight", "lora_up.weight", "hada_w1_a", "hada_w2_a"):
-            good = "hada_t1" in tensors or size[0] == rows
-        elif part in ("diff", "set_weight"):
-            good = size == shape
-        elif part in ("diff_b", "b_norm"):
-            good = size == (rows,)
-        else:
-            good = True
-        if not good:
-            return False
-    first = tensors.get("lokr_w1", tensors.get("lokr_w1_a"))
-    second = tensors.get("lokr_w2", tensors.get("lokr_w2_a"))
-    if first is None or second is None or "lokr_t2" in tensors:
-        return True
-    return first.shape[0] * second.shape[0] == rows
 
 
 def _nothing_matched(keys: list[str]) -> str:
@@ -278,17 +244,21 @@ def _nothing_matched(keys: list[str]) -> str:
     )
 
 
-def _another_size(
-    key: str,
-    tensors: Mapping[str, Tensor],
-    found: Mapping[str, Mapping[str, tuple[str, Tensor]]],
-    layers: Shapes,
-) -> str:
-    layer = next(name for name, parts in found.items() if key in {k for k, _ in parts.values()})
+def _nothing_used(misfits: list[str], found: _Found, layers: Shapes) -> str:
+    if not misfits:
+        layer, parts = next(iter(found.items()))
+        return (
+            f"the LoRA changes nothing: of {layer} it has only {' and '.join(parts)}, without "
+            f"what that belongs to"
+        )
+    layer, parts = next(
+        (n, p) for n, p in found.items() if misfits[0] in {k for k, _ in p.values()}
+    )
+    sizes = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in parts.values())
     return (
-        f"the LoRA fits no layer of this model: {key} has shape {tuple(tensors[key].shape)}, the "
-        f"model's {layer} {layers[layer]}. A LoRA for 1.3B (width 1536) does not fit 14B (5120), "
-        f"nor the other way round"
+        f"the LoRA fits no layer of this model: it has {sizes}, but the model's {layer} is of "
+        f"shape {layers[layer]}. A LoRA for 1.3B (width 1536) does not fit 14B (5120), nor the "
+        f"other way round"
     )
 
 

@@ -29,8 +29,11 @@ def apply_lora(
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(matched.tensors, names)
     patched = model.clone()
-    patched.add_patches(patches, strength)
+    taken = patched.add_patches(patches, strength)
     report = str(matched)
+    dropped = sorted(patches.keys() - set(taken))
+    if dropped:
+        report += f"; the model has no {', '.join(dropped)}"
     if matched.for_images and getattr(model.model, "image_to_video", None) is False:
         report += ". Caution: an I2V LoRA on a model without image layers; it may do harm"
     return patched, report

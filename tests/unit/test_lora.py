@@ -141,6 +141,35 @@ def test_lycoris_and_dora():
         )
 
 
+@pytest.mark.parametrize("parts", PAIRS)
+def test_a_magnitude_belongs_to_a_pair(parts):
+    down, up = pair()
+    state = {Q + parts[0]: down, Q + parts[1]: up}
+    found = match({**state, f"{Q}.lora_magnitude_vector": torch.ones(128)})
+    assert found.decomposed == [Q] and found.matched == 3
+    other = match({**state, "blocks.0.ffn.0.lora_magnitude_vector": torch.ones(96)})
+    assert other.decomposed == [] and other.unmatched == ["blocks.0.ffn.0.lora_magnitude_vector"]
+    with pytest.raises(ValueError, match="fits no layer"):
+        match({**state, f"{Q}.lora_magnitude_vector": torch.ones(127)})
+
+
+def test_one_weight_is_changed_in_one_way():
+    down, up = pair()
+    state = {
+        f"{Q}.lora_A.weight": down,
+        f"{Q}.lora_B.weight": up,
+        f"{Q}.diff": torch.ones(128, 128),
+    }
+    found = match(state)
+    assert found.unmatched == [f"{Q}.diff"] and found.matched == 2
+
+
+def test_an_input_of_36_channels_is_for_images():
+    state = {"patch_embedding.lora_A.weight": torch.randn(2, 36, 1, 2, 2),
+             "patch_embedding.lora_B.weight": torch.randn(128, 2, 1, 1, 1)}  # fmt: skip
+    assert str(match(state, I2V)).startswith("I2V LoRA, rank 2: 2 of 2")
+
+
 def test_kinds_ranks_and_foreign_keys_are_reported():
     first, second = pair(4), pair(32)
     state = {
@@ -160,10 +189,10 @@ def test_kinds_ranks_and_foreign_keys_are_reported():
 
 BROKEN = [
     ({f"{Q}.lora_A.weight": torch.ones(4, 128), f"{Q}.lora_B.weight": torch.ones(128, 8)},
-     "rank 4 in lora_A and 8 in lora_B"),
-    ({f"{Q}.lora_A.weight": torch.ones(4, 128)}, "only one of lora_A and lora_B"),
+     "rank 8 in lora_up.weight and 4 in lora_down.weight"),
+    ({f"{Q}.lora_A.weight": torch.ones(4, 128)}, "lora_down.weight, but not lora_up.weight"),
     ({f"{Q}.lora_A.weight": torch.ones(4, 64), f"{Q}.lora_B.weight": torch.ones(64, 4)},
-     r"fits no layer of this model: .*\(4, 64\).*\(128, 128\).*1\.3B"),
+     r"fits no layer of this model: .*lora_A.weight \(4, 64\).*\(128, 128\).*1\.3B"),
     ({f"{Q}.lora_A.weight": torch.ones(0, 128), f"{Q}.lora_B.weight": torch.ones(128, 0)},
      "no factors of a weight"),
     ({f"{Q}.lora_A.weight": torch.ones(4, 128), f"{Q}.lora_B.weight": torch.ones(128)},
@@ -171,6 +200,10 @@ BROKEN = [
     ({f"{Q}.lora_A.weight": torch.ones(4, 128), f"{Q}.lora_B.weight": torch.ones(128, 4),
       f"{Q}.alpha": torch.ones(2)}, "2 numbers as alpha"),
     ({f"{Q}.diff": torch.full((128, 128), torch.nan)}, "infinite or NaN"),
+    ({f"{Q}.diff": torch.full((128, 128), 1e300, dtype=torch.float64)}, "too large for float32"),
+    ({f"{Q}.diff": torch.ones(128, 128, dtype=torch.int8)}, "stored as int8"),
+    ({f"{Q}.alpha": torch.ones(())}, "changes nothing: of .* it has only alpha"),
+    ({f"{Q}.lora_magnitude_vector": torch.ones(128)}, "only lora_magnitude_vector"),
     ({f"{Q}.weight": torch.ones(128, 128)}, "not a LoRA: it looks like a diffusion transformer"),
     ({"single_blocks.0.x.lora_A.weight": torch.ones(4, 4)}, "none of its 1 keys belongs"),
 ]  # fmt: skip
@@ -188,7 +221,10 @@ def test_a_second_key_for_the_same_place_is_told():
              f"{Q}.lora_A.two.weight": two[0], f"{Q}.lora_B.two.weight": two[1]}  # fmt: skip
     found = match(state)
     assert found.matched == 2 and found.unmatched == [*state][2:]
-    assert torch.equal(found.tensors[f"diffusion_model.{Q}.lora_A.weight"], one[0])
+    assert torch.equal(found.tensors[f"diffusion_model.{Q}.lora_down.weight"], one[0])
+    state = {f"{Q}.lora_A.weight": one[0], f"{Q}.lora_B.weight": one[1],
+             f"{Q}.lora_down.weight": two[0], f"{Q}.lora_up.weight": two[1]}  # fmt: skip
+    assert match(state).unmatched == [*state][2:]
 
 
 def test_settings_beside_the_tensors(tmp_path):
@@ -212,8 +248,10 @@ def test_settings_beside_the_tensors(tmp_path):
     beside.write_text(json.dumps({"lora_alpha": 8, "use_rslora": True}))
     assert peft_settings(file, {}).alpha_of(Q, 16) == 32
     for text in ("{", "[]", '{"lora_alpha": "much"}', '{"lora_alpha": NaN}',
-                 '{"lora_alpha": 1, "alpha_pattern": {"q": Infinity}}'):  # fmt: skip
-        beside.write_text(text)
+                 '{"lora_alpha": 1, "alpha_pattern": {"q": Infinity}}',
+                 '{"lora_alpha": 1, "alpha_pattern": {"(": 1}}',
+                 '{"lora_alpha": "\xe9"}'):  # fmt: skip
+        beside.write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match="cannot be read"):
             peft_settings(file, {})
 
