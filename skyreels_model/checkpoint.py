@@ -1,9 +1,8 @@
-"""Files to tensors, tensors to modules. Files are untrusted: nothing in them is ever executed."""
+"""Files to tensors, tensors to modules."""
 
 from __future__ import annotations
 
 import pathlib
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,15 +15,13 @@ from . import mapped
 from .gguf_file import read_gguf, require_architecture
 from .key_maps import rename_diffusers_transformer
 from .quantized import NEEDED_WITH_WEIGHTS, QuantizedWeight, Weights, gather_scaled
+from .tensor_files import kind_of, read_tensors
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 MARKER = "model_type."
 SHARD = re.compile(
     r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.sft|\.bin)$"
 )
-SAFETENSORS = (".safetensors", ".sft")
-PICKLED = (".pth", ".pt", ".bin", ".ckpt")
-GGUF = ".gguf"
 _HIGHEST_FINITE = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}
 
 
@@ -66,21 +63,16 @@ class LoadReport:
 def read(path: str | pathlib.Path) -> Checkpoint:
     """Read a checkpoint: one file, or, given one shard of a set, all of the set.
 
-    Safetensors are memory-mapped. `.pth` and kin are read without executing anything in them.
-    Raises ValueError, naming the file, when it is truncated, incomplete or of another kind;
+    Memory-mapped wherever the file allows it. What kind of file it is, its content tells. Raises
+    ValueError, naming the file, when it is truncated, incomplete or of another kind;
     FileNotFoundError when there is none.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    if path.suffix.lower() in SAFETENSORS + PICKLED:
-        return _read_shards(shard_files(path))
-    if path.suffix.lower() == GGUF:
+    if kind_of(path) == "GGUF":
         return Checkpoint(*read_gguf(path))
-    raise ValueError(
-        f"{path.name}: files of type {path.suffix!r} cannot be read; legal are "
-        f"{', '.join((*SAFETENSORS, *PICKLED, GGUF))}"
-    )
+    return _read_shards(shard_files(path))
 
 
 def shard_files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -110,7 +102,7 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     addresses: set[int] = set()
     dtypes: dict[str, tuple[torch.dtype | None, str]] = {}
     for file in files:
-        part, part_metadata, is_mapped = _read_file(file)
+        part, part_metadata, is_mapped = read_tensors(file)
         twice = tensors.keys() & part.keys()
         if twice:
             raise ValueError(f"{file.name}: {min(twice)!r} is in another shard, too")
@@ -123,27 +115,21 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     return Checkpoint(tensors, metadata, frozenset(addresses))
 
 
-def _read_file(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
-    """A file's tensors and metadata, and whether the tensors lie in a mapping of the file."""
-    if file.suffix.lower() in SAFETENSORS:
-        return *_read_safetensors(file), True
-    with file.open("rb") as opened:
-        # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped.
-        mappable = opened.read(1) != pickle.PROTO
-    return _read_pickled(file, mappable), {}, mappable
-
-
 def _refuse_another_precision(
     name: str, part: Mapping[str, Tensor], seen: dict[str, tuple[torch.dtype | None, str]]
 ) -> None:
     """Raise ValueError if a shard stores a weight otherwise than another shard in another block.
 
     `seen` has the dtype of each weight, its block's number left out, and the shard it was in;
-    None where one shard has several, as files have that keep some blocks finer on purpose.
+    None where one shard has several, as files have that keep some blocks finer on purpose. Weights
+    with scales beside them are left out for the same reason.
     """
     found: dict[str, set[torch.dtype]] = {}
+    places = [key.rpartition(".") for key in part]
+    scaled = {layer for layer, _, leaf in places if leaf in NEEDED_WITH_WEIGHTS}
     for key, tensor in part.items():
-        if tensor.ndim >= 2 and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        plain = key.rpartition(".")[0] not in scaled
+        if plain and tensor.ndim >= 2 and tensor.is_floating_point():
             found.setdefault(re.sub(r"\d+", "#", key, count=1), set()).add(tensor.dtype)
     for role, dtypes in found.items():
         dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
@@ -158,60 +144,26 @@ def _refuse_another_precision(
             )
 
 
-def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            names = opened.keys()
-            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{file.name} ({file.stat().st_size} bytes) is not a whole safetensors file: {error}. "
-            f"It is likely truncated or still being downloaded; fetch it again"
-        ) from error
-
-
-def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mappable)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{file.name} holds more than tensors (it would run code when loaded) and is refused; "
-            f"get the safetensors version of it"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{file.name} ({file.stat().st_size} bytes) is not a whole PyTorch file: {error}"
-        ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(map(_named_tensor, loaded.items())):
-        raise ValueError(f"{file.name} is not a file of named tensors with numbers in them")
-    return dict(loaded)
-
-
-def _named_tensor(item: tuple[Any, Any]) -> bool:
-    """Whether it has a name and holds all of its numbers (none on PyTorch's meta device)."""
-    key, value = item
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-    return isinstance(key, str) and dense
-
-
 def transformer_tensors(
     tensors: Weights, metadata: Mapping[str, str] | None = None
 ) -> dict[str, Tensor | QuantizedWeight]:
     """A diffusion model's weights under their original names, from every published layout.
 
     Prefixes and markers are removed, diffusers' names translated, and weights with scales put
-    together with them. Raises ValueError for scales that cannot be read, and for a GGUF file of
-    another architecture.
+    together with them. What has not the prefix (`other_tensors`) is left out. Raises ValueError
+    for scales that cannot be read, and for a GGUF file of another architecture.
     """
     require_architecture(metadata or {}, "wan")
     prefix = _prefix(tensors)
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}
     return rename_diffusers_transformer(gather_scaled(own, metadata or {}, prefix))
+
+
+def other_tensors(tensors: Weights) -> list[str]:
+    """Names of what a file holds beside a diffusion model, such as a VAE."""
+    prefix = _prefix(tensors)
+    return sorted(k for k in tensors if not k.startswith((prefix, MARKER)))
 
 
 def _prefix(tensors: Weights) -> str:
@@ -249,7 +201,12 @@ def load_weights(
     missing, of another shape or not a number.
     """
     wanted = (layout or module).state_dict()
-    named = {_module_name(key, wanted): value for key, value in weights.items()}
+    named: dict[str, Tensor | QuantizedWeight] = {}
+    for key, value in weights.items():
+        name = _module_name(key, wanted)
+        if name in named:
+            raise ValueError(f"{name} is in the file twice, under two names")
+        named[name] = value
     _check(named, wanted)
     ready: dict[str, Tensor] = {}
     for key, want in wanted.items():

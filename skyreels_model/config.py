@@ -10,6 +10,20 @@ from .recognise import looks_like
 
 HEAD_DIM = 128
 CLIP_DIM = 1280
+# What each kind takes at its input: latents, and for I2V the mask's and the image's beside them.
+IN_DIMS = {"t2v": 16, "i2v": 36}
+# What tells models of the same family whose other inputs are not read here, by names' beginnings.
+RELATIVES = {
+    "vace_": "a Wan VACE model (it has control layers)",
+    "control_adapter.": "a Wan model for camera control",
+    "ref_conv.": "a Wan Fun model (it has a reference image's layer)",
+    "casual_audio_encoder.": "a Wan 2.2 S2V model (it has a sound's layers)",
+    "audio_proj.": "a HuMo model (it has a sound's layers)",
+    "face_adapter.": "a Wan 2.2 Animate model (it has a face's layers)",
+    "patch_embedding_": "a Wan model with a further input",
+    "img_emb.emb_pos": "a Wan 2.1 FLF2V model (it takes two images)",
+    "condition_embedder.image_embedder.pos_embed": "a Wan 2.1 FLF2V model (it takes two images)",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +80,10 @@ class ModelConfig:
             )
         patch_size = (int(patch.shape[2]), int(patch.shape[3]), int(patch.shape[4]))
         patch_volume = patch_size[0] * patch_size[1] * patch_size[2]
+        model_type = "i2v" if "blocks.0.cross_attn.k_img.weight" in state_dict else "t2v"
+        _require_kind(state_dict, model_type, in_dim)
         return cls(
-            model_type="i2v" if "blocks.0.cross_attn.k_img.weight" in state_dict else "t2v",
+            model_type=model_type,
             dim=dim,
             ffn_dim=int(state_dict["blocks.0.ffn.0.weight"].shape[0]),
             num_heads=dim // head_dim,
@@ -102,6 +118,23 @@ def require_transformer(state_dict: Weights) -> None:
     shape = tuple(state_dict["patch_embedding.weight"].shape)
     if len(shape) != 5:
         raise ValueError(f"patch_embedding.weight has shape {shape}; expected five dimensions")
+
+
+def _require_kind(state_dict: Weights, model_type: str, in_dim: int) -> None:
+    """Raise ValueError for a relative of Wan 2.1 T2V and I2V that takes another input."""
+    for begin, what in RELATIVES.items():
+        if any(key.startswith(begin) for key in state_dict):
+            raise ValueError(
+                f"this is {what}, which is not read here; needed is SkyReels-V2 or Wan 2.1 T2V or "
+                f"I2V. ComfyUI's own loader and nodes are for it"
+            )
+    if in_dim != IN_DIMS[model_type]:
+        layers = "image layers" if model_type == "i2v" else "no image layers"
+        raise ValueError(
+            f"this model takes {in_dim} channels and has {layers}, as Wan 2.2 I2V and 5B or Wan "
+            f"Fun do, which are not read here; SkyReels-V2 and Wan 2.1 take {IN_DIMS['t2v']} (T2V, "
+            f"DF), or {IN_DIMS['i2v']} with image layers (I2V)"
+        )
 
 
 def count_blocks(state_dict: Weights) -> int:

@@ -49,13 +49,18 @@ def transformer(
     found: str,
     used: torch.dtype,
     report: LoadReport,
+    note: str = "",
 ) -> str:
-    """One line: type, size, resolution, number formats, quantisation and what matched."""
+    """One line: type, size, resolution, number formats, quantisation and what matched.
+
+    `weights` are as the file has them; `note` says what of the quantised ones could not be kept.
+    """
     size = SIZES.get(config.dim, "another size")
     return (
         f"{family(path)} {found}, {size}, {profile(path)}: {parameters(weights) / 1e9:.2f} B "
         f"parameters ({config.num_layers} blocks of {config.dim}), stored "
-        f"{_name(stored_dtype(weights))}, used {_name(used)}, quantised {quantization(weights)}, "
+        f"{_name(stored_dtype(weights))}, used {_name(used)}, "
+        f"quantised {quantization(weights)}{note}, "
         f"fps embedding {'yes' if config.fps_embedding else 'no'}; {report}"
     )
 

@@ -154,6 +154,11 @@ def _scaled(
         if coarse:
             settings["full_precision_matrix_mult"] = True
     if settings["format"] in FP8_FORMATS.values():
+        if FP8_FORMATS.get(weight.dtype) != settings["format"]:
+            raise ValueError(
+                f"{layer}.weight is {str(weight.dtype)[6:]}, but described as "
+                f"{settings['format']}; the file was converted wrongly: get another one"
+            )
         scales = {"weight_scale": torch.ones(()), **scales}
         _by_row(layer, scales["weight_scale"], weight)
     return ScaledWeight(weight, settings, scales)

@@ -116,7 +116,8 @@ class HostTextEncoder(nn.Module):
 def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.sd.CLIP, str]:
     """A text encoder file as the host's CLIP, and one line that says what it is."""
     file = checkpoint.read(path)
-    weights = quantized.readable(to_original_names(file.tensors, file.metadata))
+    original = to_original_names(file.tensors, file.metadata)
+    weights, note = quantized.readable(original)
     config, stored = UMT5Config.from_state_dict(weights), checkpoint.stored_dtype(weights)
     packed, linear = quantized.is_gguf(weights), None
     if packed:
@@ -142,7 +143,7 @@ def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.
     clip.patcher.cached_patcher_init = (load_patcher, (path,))
     return clip, (
         f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(stored)[6:]}, "
-        f"quantised {checkpoint.quantization(weights)}; {clip.cond_stage_model.report}"
+        f"quantised {checkpoint.quantization(original)}{note}; {clip.cond_stage_model.report}"
     )
 
 

@@ -216,8 +216,9 @@ def load_model(
 ) -> tuple[comfy.model_patcher.ModelPatcher, str]:
     """A checkpoint as a patcher, and one line that says what it is."""
     file = checkpoint.read(path)
-    weights = quantized.readable(checkpoint.transformer_tensors(file.tensors, file.metadata))
-    skyreels = ModelConfig.from_state_dict(weights)
+    stored = checkpoint.transformer_tensors(file.tensors, file.metadata)
+    skyreels = ModelConfig.from_state_dict(stored)
+    weights, note = quantized.readable(stored)
     config = _host_config(skyreels, weights, weight_dtype, attention)
     dtype = config.unet_config["dtype"]
     model = config.get_model(device="meta")
@@ -236,7 +237,9 @@ def load_model(
     found = describe.variant(skyreels, path, variant)
     patcher.model_options["transformer_options"][VARIANT_KEY] = found
     patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
-    return patcher, describe.transformer(skyreels, weights, path, found, dtype, report)
+    unused = [*report.unexpected, *checkpoint.other_tensors(file.tensors)]
+    report = checkpoint.LoadReport(report.matched, unused)
+    return patcher, describe.transformer(skyreels, stored, path, found, dtype, report, note)
 
 
 def _host_config(

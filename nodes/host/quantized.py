@@ -67,32 +67,47 @@ def keeps_quantized(module: nn.Module) -> Callable[[str], bool]:
     return lambda key: isinstance(module.get_submodule(key.rpartition(".")[0]), KeepsQuantized)
 
 
-def readable(weights: Weights) -> dict[str, Tensor | QuantizedWeight]:
+def readable(weights: Weights) -> tuple[dict[str, Tensor | QuantizedWeight], str]:
     """The weights, with plain numbers for those that no layer of this host could hold.
 
-    Raises ValueError for a format that neither the host nor we can read.
+    With a note for the report: how many these are, and why; empty if none. Raises ValueError for a
+    format that neither the host nor we can read.
     """
-    return {key: _readable(key, weight) for key, weight in weights.items()}
+    kept: dict[str, Tensor | QuantizedWeight] = {}
+    reasons: dict[str, int] = {}
+    for key, weight in weights.items():
+        kept[key] = weight
+        why = _not_held(key, weight) if isinstance(weight, ScaledWeight) else ""
+        if why and isinstance(weight, ScaledWeight):
+            kept[key] = _numbers(weight)
+            reasons[why] = reasons.get(why, 0) + 1
+    note = "; ".join(f"{count} of them made plain numbers: {why}" for why, count in reasons.items())
+    return kept, f" ({note})" if note else ""
 
 
-def _readable(key: str, weight: Tensor | QuantizedWeight) -> Tensor | QuantizedWeight:
-    if not isinstance(weight, ScaledWeight):
-        return weight
+def _not_held(key: str, weight: ScaledWeight) -> str:
+    """Why no layer here can hold a weight as it is; empty if one can."""
     name = weight.settings["format"]
-    if name in FP8_FORMATS.values():
-        # The host's layers have one scale for a whole weight, and not every device has fp8.
-        scalar = weight.scales["weight_scale"].numel() == 1
-        management = comfy.model_management
-        fp8 = management.supports_cast(management.get_torch_device(), weight.data.dtype)
-        held = scalar and fp8 and name in HOST_FORMATS
-        return weight if held else weight.dequantize(torch.bfloat16)
+    if name not in FP8_FORMATS.values():
+        if name not in HOST_FORMATS:
+            raise ValueError(
+                f"{key} is stored as {name!r}, which this ComfyUI does not know; update ComfyUI, "
+                f"or use an fp8, bf16 or fp16 file"
+            )
+        return "" if key.startswith("blocks.") else "only layers of blocks hold this format"
+    management = comfy.model_management
+    device = management.get_torch_device()
+    if not management.supports_cast(device, weight.data.dtype):
+        return f"{device} has no fp8"
     if name not in HOST_FORMATS:
-        raise ValueError(
-            f"{key} is stored as {name!r}, which this ComfyUI does not know; update ComfyUI, or "
-            f"use an fp8, bf16 or fp16 file"
-        )
-    if key.startswith("blocks."):
-        return weight
+        return "this ComfyUI does not know the format"
+    return "" if weight.scales["weight_scale"].numel() == 1 else "they have a scale for each row"
+
+
+def _numbers(weight: ScaledWeight) -> Tensor:
+    if weight.settings["format"] in FP8_FORMATS.values():
+        return weight.dequantize(torch.bfloat16)
     layer = scaled_linear(torch.float32)(weight.shape[1], weight.shape[0], False, "meta")
     layer.load_state_dict(weight.entries("weight"), assign=True)
-    return layer.weight.dequantize()
+    numbers: Tensor = layer.weight.dequantize()
+    return numbers

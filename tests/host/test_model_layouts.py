@@ -241,6 +241,29 @@ def test_quantised_files_where_the_host_gives_layers_their_weights_late(
     assert torch.equal(velocity(open_model("late.safetensors")[0]), before)
 
 
+def test_a_scale_for_each_row(open_model, velocity, reference, models_folder, plain):
+    """Which the host's layers do not hold: made numbers, as the report says."""
+    stored, meant = dict(plain), dict(plain)
+    for key in ("blocks.0.ffn.0.weight", "blocks.1.self_attn.q.weight"):
+        scale = plain[key].abs().amax(1) / 448
+        stored[key] = (plain[key] / scale[:, None]).to(torch.float8_e4m3fn)
+        stored[key.replace("weight", "weight_scale")] = scale
+        meant[key] = (stored[key].float() * scale[:, None]).bfloat16().float()
+    save_file(stored, models_folder / "diffusion_models" / "rows.safetensors")
+    model, report = open_model("rows.safetensors")
+    assert "(2 of them made plain numbers: they have a scale for each row)" in report
+    assert relative(velocity(model), reference(meant)) < 1e-5
+
+
+def test_what_a_file_holds_beside_the_model(open_model, models_folder, plain):
+    """Counted, and never taken for weights of the model."""
+    whole = {f"model.diffusion_model.{k}": v for k, v in plain.items()}
+    whole |= {"vae.conv1.weight": torch.ones(2, 2), "text_encoders.x.scale_weight": torch.ones(1)}
+    save_file(whole, models_folder / "diffusion_models" / "all_in_one.safetensors")
+    _, report = open_model("all_in_one.safetensors")
+    assert f"{len(plain)} tensors matched, 0 missing, 2 unexpected (text_encoders.x" in report
+
+
 def test_fp8_on_a_device_that_has_none(
     open_model, velocity, reference, models_folder, plain, monkeypatch
 ):
@@ -258,7 +281,7 @@ def test_fp8_on_a_device_that_has_none(
     stored, meant = older_fp8(plain, fp8[0])
     save_file(stored, folder / "scaled_fp8.safetensors")
     model, report = open_model("scaled_fp8.safetensors")
-    assert "quantised none" in report
+    assert "float8_e4m3fn (40 of them made plain numbers: cpu has no fp8)" in report
     assert relative(velocity(model), reference(meant)) < 1e-2
     with pytest.raises(AssertionError, match="weight_dtype is 'fp8_e5m2', which this machine"):
         open_model("plain_fp8.safetensors", "fp8_e5m2")

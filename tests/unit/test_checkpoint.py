@@ -7,6 +7,7 @@ from torch import nn
 
 from skyreels_model import checkpoint
 from skyreels_model.config import ModelConfig
+from skyreels_model.key_maps import transformer_key_to_diffusers
 from skyreels_model.model import SkyReelsModel
 from toy.random_weights import PUBLISHED, dit_shapes
 
@@ -108,20 +109,47 @@ def test_every_8_bit_number_is_judged_rightly():
 
 
 def test_other_kinds_of_files(tmp_path):
+    one = torch.ones(1)
     with pytest.raises(FileNotFoundError):
         checkpoint.read(tmp_path / "absent.safetensors")
-    (tmp_path / "model.onnx").write_bytes(b"1")
-    with pytest.raises(ValueError, match=r"'\.onnx'.*\.safetensors"):
-        checkpoint.read(tmp_path / "model.onnx")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="not a file of named tensors"):
-        checkpoint.read(tmp_path / "list.pth")
+    for nested in ([1, 2], {}, {"x": 1}, {"state_dict": 1}, {"a": {"x": one}, "b": {"x": one}}):
+        torch.save(nested, tmp_path / "list.pth")
+        with pytest.raises(ValueError, match="not a file of named tensors"):
+            checkpoint.read(tmp_path / "list.pth")
+
+
+FOREIGN = [
+    (b"", "is empty"),
+    (bytes(100), "is empty"),
+    (b"\n<!DOCTYPE html><html>", "a web page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a pointer of Git LFS"),
+    (b'{"error": "access denied"}', "JSON text"),
+    (b"\x08\x07onnx", r"something that begins with b'\x08"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), FOREIGN)
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+def test_what_stands_in_a_files_place_is_told(tmp_path, content, says, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="model") as error:
+        checkpoint.read(tmp_path / name)
+    assert says in str(error.value) and f"({len(content)} bytes)" in str(error.value)
+
+
+def test_content_tells_what_a_file_is_not_its_name(state, tmp_path):
+    save_file(state, tmp_path / "named.pth")
+    torch.save(state, tmp_path / "named.safetensors")
+    torch.save(state, tmp_path / "old.sft", _use_new_zipfile_serialization=False)
+    for name in ("named.pth", "named.safetensors", "old.sft"):
+        assert checkpoint.read(tmp_path / name).tensors.keys() == state.keys()
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_state_dict_inside_a_pth(state, tmp_path, zipped):
+@pytest.mark.parametrize("name", ["state_dict", "model", "module", "ema"])
+def test_state_dict_inside_a_pth(state, tmp_path, zipped, name):
     """Also as PyTorch before 1.6 wrote it."""
-    nested = {"state_dict": state}
+    nested = {name: state, "epoch": 3, "optimizer": {"lr": 1.0}}
     torch.save(nested, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
     assert checkpoint.read(tmp_path / "model.pth").tensors.keys() == state.keys()
 
@@ -133,6 +161,58 @@ def test_shards_of_two_precisions(state, tmp_path):
     save_file({k: state[k].bfloat16() for k in half}, files[1])
     with pytest.raises(ValueError, match=r"00002-of.*as bfloat16.*00001-of.*as float32.*delete"):
         checkpoint.read(files[0])
+
+
+PAIRS = [
+    (torch.float32, torch.float64),
+    (torch.bfloat16, torch.float8_e4m3fn),
+    (torch.float8_e4m3fn, torch.float8_e5m2),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_shards_of_two_other_precisions(state, tmp_path, one, other):
+    half = [k for k in state if k.startswith("blocks.1.") and state[k].ndim == 2]
+    files = [tmp_path / f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    save_file({k: v.to(one) for k, v in state.items() if k not in half}, files[0])
+    save_file({k: state[k].to(other) for k in half}, files[1])
+    with pytest.raises(ValueError, match="two downloads in different precision"):
+        checkpoint.read(files[0])
+    scales = {f"{k.removesuffix('.weight')}.scale_weight": torch.ones(()) for k in half}
+    save_file({k: state[k].to(other) for k in half} | scales, files[1])
+    assert len(checkpoint.read(files[0]).tensors) == len(state) + len(scales)
+
+
+def test_a_weight_under_two_names(state):
+    name = "blocks.0.modulation"
+    with pytest.raises(ValueError, match="blocks.0.modulation.weight is in the file twice"):
+        build({**state, f"{name}.weight": state[name]})
+    theirs = {transformer_key_to_diffusers(key): value for key, value in state.items()}
+    build(theirs)
+    with pytest.raises(ValueError, match="has blocks.0.modulation twice"):
+        build({**theirs, name: state[name]})
+
+
+RELATIVES = [
+    ("vace_blocks.0.x", "VACE"),
+    ("control_adapter.conv.weight", "camera control"),
+    ("ref_conv.weight", "Wan Fun"),
+    ("img_emb.emb_pos", "FLF2V"),
+    ("patch_embedding_pose.weight", "further input"),
+]
+
+
+@pytest.mark.parametrize(("key", "says"), RELATIVES)
+def test_relatives_of_the_model_are_named(state, key, says):
+    with pytest.raises(ValueError, match=f"{says}.*not read here"):
+        build({**state, key: torch.ones(1)})
+
+
+@pytest.mark.parametrize("channels", [36, 48])
+def test_wan_2_2_is_told_by_its_input(state, channels):
+    state["patch_embedding.weight"] = torch.ones(128, channels, 1, 2, 2)
+    with pytest.raises(ValueError, match=f"takes {channels} channels and has no image layers"):
+        build(state)
 
 
 def test_shards_that_keep_some_blocks_finer(state, tmp_path):
@@ -201,6 +281,7 @@ def test_any_prefix_is_a_prefix(state, prefix):
     named["vae.conv1.weight"] = torch.ones(1)
     _, report = build(named)
     assert report.unexpected == []
+    assert checkpoint.other_tensors(named) == ["vae.conv1.weight"]
 
 
 def test_upper_case_types_and_a_shard_that_is_none(tmp_path):

@@ -146,13 +146,14 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     file = tmp_path / "model.gguf"
     model_file(file, "Q8_0")
     data = file.read_bytes()
-    for keep in (2, 40, 3000, len(data) // 2, len(data) - 64):
+    for keep in (4, 40, 3000, len(data) // 2, len(data) - 64):
         file.write_bytes(data[:keep])
         with pytest.raises(ValueError, match=r"model\.gguf \(.*not a whole GGUF file"):
             checkpoint.read(file)
-    file.write_bytes(b"PK" + data[2:])
-    with pytest.raises(ValueError, match="not a whole GGUF file"):
-        checkpoint.read(file)
+    for other in (b"PK" + data[2:], data[:2]):
+        file.write_bytes(other)
+        with pytest.raises(ValueError, match=r"no file of tensors .* begins with b'(PKUF|GG)"):
+            checkpoint.read(file)
     write(file, {"double_blocks.0.x": torch.zeros(2, 2)}, "flux")
     read = checkpoint.read(file)
     with pytest.raises(ValueError, match="architecture 'flux'.*has 'wan'"):

@@ -107,6 +107,11 @@ def test_packed_formats_have_their_logical_shape_and_are_the_hosts():
     [
         ({"x.weight_scale": torch.ones(())}, {}, "scales for x, but not x.weight"),
         ({"x.comfy_quant": torch.zeros(3, dtype=torch.uint8)}, {}, "x.comfy_quant cannot be read"),
+        (
+            {},
+            {"_quantization_metadata": '{"layers": {"y": {"format": "float8_e4m3fn"}}}'},
+            "y.weight is float32, but described as float8_e4m3fn",
+        ),
         ({}, {"_quantization_metadata": "{"}, "_quantization_metadata cannot be read"),
         ({}, {"_quantization_metadata": '{"layers": {"x": {}}}'}, "x has no format"),
     ],

@@ -1,0 +1,132 @@
+"""Single files to named tensors: what a file is, its first bytes tell, never its name.
+
+Files are untrusted: nothing in them is ever executed.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+# By which names hosts list them.
+SAFETENSORS = (".safetensors", ".sft")
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+GGUF = ".gguf"
+
+Kind = Literal["safetensors", "PyTorch", "bare pickle", "GGUF"]
+# Of a safetensors file: the length of its header, eight bytes, before the header, which is JSON.
+_HEADER_AT = 8
+_OTHER = (
+    (b"version https://git-lfs", "a pointer of Git LFS, which stands in its place (git lfs pull)"),
+    (b"<", "a web page, which was downloaded in its place"),
+    (b"{", "JSON text"),
+)
+
+
+def kind_of(file: pathlib.Path) -> Kind:
+    """What a file is by its content; ValueError, saying what it looks like, for none known here."""
+    with file.open("rb") as opened:
+        begin = opened.read(64)
+    if begin.startswith(b"GGUF"):
+        return "GGUF"
+    if begin.startswith(b"PK\x03\x04"):
+        return "PyTorch"
+    if begin.startswith(pickle.PROTO):
+        return "bare pickle"
+    if begin[_HEADER_AT : _HEADER_AT + 1] == b"{":
+        return "safetensors"
+    if not begin.strip(b"\0"):
+        raise ValueError(
+            f"{file.name} ({file.stat().st_size} bytes) is empty: truncated or still being "
+            f"downloaded; fetch it again"
+        )
+    text = begin.lstrip().lower()
+    found = next((what for start, what in _OTHER if text.startswith(start)), None)
+    raise ValueError(
+        f"{file.name} ({file.stat().st_size} bytes) is no file of tensors (safetensors, PyTorch or "
+        f"GGUF), but {found or f'something that begins with {begin[:16]!r}'}; fetch the right one"
+    )
+
+
+def read_tensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
+    """A file's tensors and metadata, and whether the tensors lie in a mapping of the file.
+
+    Raises ValueError, naming the file, when it is truncated or holds anything else; of GGUF files,
+    whose weights are no plain tensors.
+    """
+    kind = kind_of(file)
+    if kind == "GGUF":
+        raise ValueError(f"{file.name} is a GGUF file among files of another kind")
+    if kind == "safetensors":
+        return *_read_safetensors(file), True
+    # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped; nor can what it
+    # takes by its name for a file of another kind.
+    mappable = kind == "PyTorch" and file.suffix != ".safetensors"
+    return _read_pickled(file, mappable), {}, mappable
+
+
+def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = opened.keys()
+            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file.name} ({file.stat().st_size} bytes) is not a whole safetensors file: {error}. "
+            f"It is likely truncated or still being downloaded; fetch it again"
+        ) from error
+
+
+def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
+    try:
+        with file.open("rb") as opened:
+            given = file if mappable else opened
+            loaded = torch.load(given, map_location="cpu", weights_only=True, mmap=mappable)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file.name} holds more than tensors (it would run code when loaded), or is damaged, "
+            f"and is refused; get the safetensors version of it"
+        ) from error
+    except (RuntimeError, EOFError, OSError, LookupError) as error:
+        raise ValueError(
+            f"{file.name} ({file.stat().st_size} bytes) is not a whole PyTorch file: {error}"
+        ) from error
+    if not _named(loaded):
+        loaded = _inner(loaded)
+    if loaded is None:
+        raise ValueError(f"{file.name} is not a file of named tensors with numbers in them")
+    return dict(loaded)
+
+
+def _inner(loaded: Any) -> dict[str, Tensor] | None:
+    """The weights that trainers wrap: under `state_dict`, or the one set of tensors that there is.
+
+    None where it is not clear which of several they are.
+    """
+    if not isinstance(loaded, dict):
+        return None
+    if "state_dict" in loaded:
+        return loaded["state_dict"] if _named(loaded["state_dict"]) else None
+    found = [value for value in loaded.values() if isinstance(value, dict) and _named(value)]
+    return found[0] if len(found) == 1 else None
+
+
+def _named(loaded: Any) -> bool:
+    """Whether these are tensors by name, each with its numbers (PyTorch's meta device has none)."""
+    return (
+        isinstance(loaded, dict)
+        and bool(loaded)
+        and all(
+            isinstance(key, str)
+            and isinstance(value, Tensor)
+            and value.layout == torch.strided
+            and not value.is_meta
+            for key, value in loaded.items()
+        )
+    )
