@@ -74,8 +74,8 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
     def execute(
         cls, model_name: str, weight_dtype: str, attention: str, variant: str
     ) -> io.NodeOutput:
-        path = files.located("diffusion_models", model_name)
         with files.naming("model_name", model_name):
+            path = files.located("diffusion_models", model_name)
             model, report = host_model.load_model(path, weight_dtype, attention, variant)
         LOG.info("%s: %s", model_name, report)
         return io.NodeOutput(model, report)
@@ -112,8 +112,8 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
-        path = files.located("text_encoders", text_encoder_name)
         with files.naming("text_encoder_name", text_encoder_name):
+            path = files.located("text_encoders", text_encoder_name)
             clip, report = host_clip.load_clip(path)
         LOG.info("%s: %s", text_encoder_name, report)
         return io.NodeOutput(clip, report)
@@ -143,8 +143,8 @@ class SkyReelsV2VAELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name: str) -> io.NodeOutput:
-        path = files.located("vae", vae_name)
         with files.naming("vae_name", vae_name):
+            path = files.located("vae", vae_name)
             vae, report = host_vae.load_vae(path)
         LOG.info("%s: %s", vae_name, report)
         return io.NodeOutput(vae, report)
@@ -181,8 +181,8 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, image_encoder_name: str) -> io.NodeOutput:
-        path = files.located("clip_vision", image_encoder_name)
         with files.naming("image_encoder_name", image_encoder_name):
+            path = files.located("clip_vision", image_encoder_name)
             clip_vision, report = host_clip_vision.load_clip_vision(path)
         LOG.info("%s: %s", image_encoder_name, report)
         return io.NodeOutput(clip_vision, report)

@@ -55,8 +55,8 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: io.Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
-        path = files.located("loras", lora_name)
         with files.naming("lora_name", lora_name):
+            path = files.located("loras", lora_name)
             patched, report = host_lora.apply_lora(model, path, strength)
         LOG.info("%s: %s", lora_name, report)
         return io.NodeOutput(patched, report)

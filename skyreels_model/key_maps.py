@@ -154,25 +154,28 @@ def rename_diffusers_transformer(weights: Mapping[str, _T]) -> dict[str, _T]:
     if not any(key.startswith("condition_embedder.") for key in weights):
         return dict(weights)
     used = {key: value for key, value in weights.items() if ".norm_added_q." not in key}
-    return _renamed(used, transformer_key_to_original)
+    return renamed(used, transformer_key_to_original)
 
 
 def rename_diffusers_vae(weights: Mapping[str, _T]) -> dict[str, _T]:
     """A VAE's weights under the names of `Wan2.1_VAE.pth`, if they have diffusers'; else as is."""
     if "quant_conv.weight" not in weights:
         return dict(weights)
-    return _renamed(weights, vae_key_to_original)
+    return renamed(weights, vae_key_to_original)
 
 
-def _renamed(weights: Mapping[str, _T], rename: Callable[[str], str]) -> dict[str, _T]:
-    """With the names that `rename` gives, or their own where it knows none."""
-    renamed: dict[str, _T] = {}
+def renamed(weights: Mapping[str, _T], rename: Callable[[str], str]) -> dict[str, _T]:
+    """With the names that `rename` gives, or their own where it knows none (and raises ValueError).
+
+    Raises ValueError where two would have one name.
+    """
+    named: dict[str, _T] = {}
     for key, value in weights.items():
         try:
             name = rename(key)
         except ValueError:
             name = key
-        if name in renamed:
+        if name in named:
             raise ValueError(f"the file has {name} twice, the second time as {key}")
-        renamed[name] = value
-    return renamed
+        named[name] = value
+    return named

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .gguf_file import require_architecture
+from .key_maps import renamed
 from .quantized import QuantizedWeight, Weights, gather_scaled
 from .recognise import looks_like
 
@@ -135,7 +136,7 @@ def to_original_names(
     if "shared.weight" in own:
         own.pop("encoder.embed_tokens.weight", None)  # the same, tied
     weights = gather_scaled(own, metadata or {})
-    return {hf_to_original(key) or key: value for key, value in weights.items()}
+    return renamed(weights, lambda key: hf_to_original(key) or key)
 
 
 def _refuse_other_files(keys: Collection[str]) -> None:

@@ -19,12 +19,11 @@ from ...skyreels_model import checkpoint, describe
 from ...skyreels_model.quantized import Weights
 from ...skyreels_model.text_encoder import UMT5Config, UMT5Encoder, to_original_names
 from ...skyreels_model.tokenizer import MAX_LENGTH, PAD_ID, Tokenizer, clean_text
-from . import quantized
+from . import files, quantized
 from .gguf import GGUFLinear
 
 NAME = "umt5xxl"
-# The last one is where a -Diffusers repository has it, beside the folder of the encoder.
-TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".", "../tokenizer")
+TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".")
 
 LOG = logging.getLogger("skyreels_v2")
 
@@ -158,9 +157,17 @@ def find_tokenizer(path: pathlib.Path, tensors: dict[str, Tensor]) -> Tokenizer:
     """The tokenizer inside the file, or in one of the published folders beside it."""
     if isinstance(tensors.get("spiece_model"), Tensor):
         return Tokenizer(tensors["spiece_model"].numpy().tobytes())
-    for folder in [path.parent / name for name in TOKENIZER_FOLDERS]:
-        if (folder / "spiece.model").is_file():
-            return Tokenizer.from_folder(folder)
+    folders = [path.parent / name for name in TOKENIZER_FOLDERS]
+    if not files.is_models_folder(path.parent):
+        # Where a -Diffusers repository has it, beside the folder of the encoder.
+        folders.append(path.parent.parent / "tokenizer")
+    for folder in folders:
+        file = folder / "spiece.model"
+        if file.is_file():
+            try:
+                return Tokenizer.from_folder(folder)
+            except ValueError as error:
+                raise ValueError(f"its tokenizer, {file}, cannot be used: {error}") from error
     raise ValueError(
         f"{path.name} has no tokenizer inside and none beside it; put the checkpoint's folder "
         f"google/umt5-xxl (with spiece.model) into {path.parent}, or use umt5_xxl_fp16.safetensors"

@@ -84,14 +84,24 @@ def _later_shard(name: str) -> bool:
     return match is not None and int(match["index"]) > 1
 
 
+def is_models_folder(folder: pathlib.Path) -> bool:
+    """Whether this is one of the folders that the host searches: what is above is not its."""
+    known = folder_paths.folder_names_and_paths.values()
+    return folder.resolve() in {
+        pathlib.Path(path).resolve() for paths, _ in known for path in paths
+    }
+
+
 def located(category: str, name: str) -> pathlib.Path:
     """The path of a listed file; ValueError if the host does not list it (any longer)."""
     # Of equal names the first: what is in the category's own folder.
     own = dict(reversed(_categories_of(category))).get(name)
     path = None if own is None else folder_paths.get_full_path(own, name)
+    if own is not None and path is None:
+        raise ValueError("it cannot be opened: it is a link to nowhere, or was just deleted")
     if path is None:
         some = ", ".join(listed(category)[:5]) or "none"
-        raise ValueError(f"{name!r} is not among ComfyUI's {category} files (there are: {some})")
+        raise ValueError(f"it is not among ComfyUI's {category} files (there are: {some})")
     return pathlib.Path(path)
 
 

@@ -100,6 +100,12 @@ def test_pickles_with_code_are_refused_and_not_run(refused, models_folder, categ
     assert not (models_folder / "SHOULD_NOT_EXIST").exists()
 
 
+@pytest.mark.parametrize("category", LOADERS)
+def test_a_link_to_nowhere(refused, models_folder, category):
+    (models_folder / category / "gone.safetensors").symlink_to(models_folder / "nowhere")
+    assert "a link to nowhere" in refused(category, "gone.safetensors")
+
+
 @pytest.mark.parametrize("name", ["../vae/x.safetensors", "/etc/passwd", "..\\x.pth", ""])
 def test_paths_outside_of_the_model_folders(refused, models_folder, name):
     save_file({"x": torch.ones(1)}, models_folder / "vae" / "x.safetensors")

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import sys
 
 import graphs
 import pytest
@@ -16,6 +17,7 @@ LOADERS = {
     "text_encoders": "2",
     "vae": "3",
 }
+SPIECE = "google/umt5-xxl/spiece.model"
 NAME_INPUTS = {"1": "model_name", "2": "text_encoder_name", "3": "vae_name"}
 
 
@@ -184,8 +186,7 @@ def test_text_of_another_width(refusal, models_folder):
     random_weights.write_umt5(file, config)
     tokenizer = models_folder / "text_encoders" / "google" / "umt5-xxl"
     tokenizer.mkdir(parents=True, exist_ok=True)
-    published = TEXT_ENCODER.parent / "google" / "umt5-xxl" / "spiece.model"
-    (tokenizer / "spiece.model").write_bytes(published.read_bytes())
+    (tokenizer / "spiece.model").write_bytes((TEXT_ENCODER.parent / SPIECE).read_bytes())
     text = refusal(with_file("text_encoders", "wide.safetensors"))
     assert "positive" in text and "96" in text and "64" in text
 
@@ -196,6 +197,27 @@ def test_text_encoder_without_a_tokenizer(refusal, models_folder):
     (folder / "encoder.pth").write_bytes(TEXT_ENCODER.read_bytes())
     text = refusal(with_file("text_encoders", "alone/encoder.pth"))
     assert "tokenizer" in text and "spiece.model" in text
+    (folder / "spiece.model").write_bytes(b"junk")
+    text = refusal(with_file("text_encoders", "alone/encoder.pth"))
+    assert f"its tokenizer, {folder / 'spiece.model'}, cannot be used" in text
+
+
+def test_no_tokenizer_is_looked_for_above_a_models_folder(host, tmp_path, monkeypatch):
+    """A -Diffusers repository has it beside its folder text_encoder, which lies in a models one."""
+    import folder_paths
+
+    name = next(name for name in sys.modules if name.endswith("nodes.host.clip"))
+    find, root = sys.modules[name].find_tokenizer, tmp_path / "text_encoders"
+    for folder in (tmp_path / "tokenizer", root / "tokenizer"):
+        folder.mkdir(parents=True)
+        (folder / "spiece.model").write_bytes((TEXT_ENCODER.parent / SPIECE).read_bytes())
+    assert find(root / "text_encoder" / "model.safetensors", {}).vocab_size
+    (root / "tokenizer" / "spiece.model").unlink()
+    assert find(root / "model.safetensors", {}).vocab_size
+    known = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(known, "more_encoders", ([str(root)], set()))
+    with pytest.raises(ValueError, match="no tokenizer inside and none beside it"):
+        find(root / "model.safetensors", {})
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 4), (1, 16, 4, 4), (1, 48, 3, 4, 4)])
