@@ -18,8 +18,8 @@ PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 GGUF = ".gguf"
 
 Kind = Literal["safetensors", "PyTorch", "bare pickle", "GGUF"]
-# Of a safetensors file: the length of its header, eight bytes, before the header, which is JSON.
-_HEADER_AT = 8
+# Of a safetensors file: the length of its header, which is JSON, in eight bytes, and its limit.
+_HEADER_AT, _LONGEST_HEADER = 8, 100_000_000
 _OTHER = (
     (b"version https://git-lfs", "a pointer of Git LFS, which stands in its place (git lfs pull)"),
     (b"<", "a web page, which was downloaded in its place"),
@@ -31,14 +31,16 @@ def kind_of(file: pathlib.Path) -> Kind:
     """What a file is by its content; ValueError, saying what it looks like, for none known here."""
     with file.open("rb") as opened:
         begin = opened.read(64)
+    # First, since a header's length may look like another kind's mark, while theirs are no lengths.
+    length = int.from_bytes(begin[:_HEADER_AT], "little")
+    if begin[_HEADER_AT : _HEADER_AT + 1] == b"{" and length <= _LONGEST_HEADER:
+        return "safetensors"
     if begin.startswith(b"GGUF"):
         return "GGUF"
     if begin.startswith(b"PK\x03\x04"):
         return "PyTorch"
     if begin.startswith(pickle.PROTO):
         return "bare pickle"
-    if begin[_HEADER_AT : _HEADER_AT + 1] == b"{":
-        return "safetensors"
     if not begin.strip(b"\0"):
         raise ValueError(
             f"{file.name} ({file.stat().st_size} bytes) is empty: truncated or still being "

@@ -137,6 +137,16 @@ def test_what_stands_in_a_files_place_is_told(tmp_path, content, says, name):
     assert says in str(error.value) and f"({len(content)} bytes)" in str(error.value)
 
 
+def test_safetensors_are_told_whatever_the_length_of_their_header(tmp_path):
+    """Its first byte may be that of a pickle."""
+    path, begins = tmp_path / "model.safetensors", set()
+    for length in range(0, 2048, 8):
+        save_file({"x": torch.ones(2)}, path, {"pad": "." * length})
+        assert checkpoint.read(path).tensors.keys() == {"x"}
+        begins.add(path.read_bytes()[0])
+    assert begins == set(range(0, 256, 8))
+
+
 def test_content_tells_what_a_file_is_not_its_name(state, tmp_path):
     save_file(state, tmp_path / "named.pth")
     torch.save(state, tmp_path / "named.safetensors")
