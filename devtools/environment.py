@@ -95,9 +95,17 @@ SERVER = Group(
 )
 TEST = Group(
     "test",
-    ("pytest>=8", "ruff==0.17.6", "mypy==2.4.1", "diffusers==0.39.0", "gguf>=0.13", "peft>=0.17"),
-    ("pytest", "ruff", "mypy", "diffusers", "gguf", "peft"),
-    "the checkers, and diffusers, gguf and peft as independent judges",
+    (
+        "pytest>=8",
+        "ruff==0.17.6",
+        "mypy==2.4.1",
+        "diffusers==0.39.0",
+        "gguf>=0.13",
+        "peft>=0.17",
+        "lycoris-lora>=4.1",
+    ),
+    ("pytest", "ruff", "mypy", "diffusers", "gguf", "peft", "lycoris"),
+    "the checkers, and diffusers, gguf, peft and LyCORIS as independent judges",
     "40 MB",
 )
 # Without their media packages (380 MB), which the page does not need.

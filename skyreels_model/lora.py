@@ -48,9 +48,9 @@ _Found = dict[str, dict[str, tuple[str, Tensor]]]
 class MatchedLora:
     """A LoRA's tensors under ComfyUI's names for one model, and what was not used.
 
-    `matched` counts keys of the file and `layers` the layers they change; `misfits` are keys of
-    layers that this model has with another shape, `unmatched` those of layers it does not have.
-    `decomposed` are layers with a magnitude by PEFT (DoRA), which `magnitude_for_host` converts.
+    `matched` counts keys of the file and `layers` the layers they change; `misfits` are keys that
+    do not fit their layer of this model, `unmatched` those of layers that it does not have.
+    `decomposed` are layers with a magnitude of rows (DoRA), which `magnitude_for_host` converts.
     """
 
     tensors: dict[str, Tensor]
@@ -62,13 +62,18 @@ class MatchedLora:
     unmatched: list[str] = field(default_factory=list)
     decomposed: list[str] = field(default_factory=list)
 
+    def parts(self, layer: str) -> dict[str, Tensor]:
+        """What there is for a layer, by part."""
+        begin = f"{PREFIX}{layer}."
+        return {k.removeprefix(begin): t for k, t in self.tensors.items() if k.startswith(begin)}
+
     def __str__(self) -> str:
         kind = "I2V LoRA" if self.for_images else "T2V LoRA (no image layers: it fits both kinds)"
         total = self.matched + len(self.misfits) + len(self.unmatched)
         text = f"{kind}, {_ranks(self.ranks)}: {self.matched} of {total} keys matched, "
         text += f"{self.layers} layers changed"
         if self.misfits:
-            text += f"; {len(self.misfits)} have another shape here: {_some(self.misfits)}"
+            text += f"; {len(self.misfits)} do not fit here: {_some(self.misfits)}"
         if self.unmatched:
             text += f"; {len(self.unmatched)} did not match: {_some(self.unmatched)}"
         return text
@@ -154,24 +159,6 @@ def _for_images(tensors: Mapping[str, Tensor]) -> bool:
         or ("patch_embedding" in key and tensor.ndim == 5 and tensor.shape[1] == _IMAGE_CHANNELS)
         for key, tensor in tensors.items()
     )
-
-
-def magnitude_for_host(weight: Tensor, lora: MatchedLora, layer: str) -> Tensor:
-    """What ComfyUI is to take for a PEFT magnitude, so that the layer is PEFT's at strength 1.
-
-    PEFT scales the rows of weight + change to the magnitude; ComfyUI multiplies them by magnitude
-    over the norm of the weight alone. weight (rows, …) -> (rows, 1, …). Source: Liu et al.,
-    arXiv:2402.09353.
-    """
-    down, up, magnitude = (
-        lora.tensors[f"{PREFIX}{layer}.{part}"].float() for part in (DOWN, UP, "dora_scale")
-    )
-    rank = down.shape[0]
-    alpha = float(lora.tensors.get(f"{PREFIX}{layer}.alpha", torch.tensor(float(rank))))
-    wide = weight.float().flatten(1)
-    change = up.flatten(1) @ down.flatten(1) * (alpha / rank)
-    norms = [x.norm(dim=1).reshape(magnitude.shape) for x in (wide, wide + change)]
-    return magnitude * norms[0] / norms[1]
 
 
 def peft_settings(path: str | pathlib.Path, metadata: Mapping[str, str]) -> PeftSettings | None:

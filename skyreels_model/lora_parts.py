@@ -50,13 +50,23 @@ _KINDS = {
     "norm": _Kind((frozenset({"w_norm"}),), frozenset({"b_norm"})),
 }
 
+# What two factors make: the name of it, and of the factors; the one whose rank ComfyUI divides
+# alpha by comes before the others of its kind.
+_PAIRS = {
+    UP: (UP, DOWN),
+    "hada_w1": ("hada_w1_a", "hada_w1_b"),
+    "hada_w2": ("hada_w2_a", "hada_w2_b"),
+    "lokr_w2": ("lokr_w2_a", "lokr_w2_b"),
+    "lokr_w1": ("lokr_w1_a", "lokr_w1_b"),
+}
+
 
 @dataclass(frozen=True)
 class Change:
     """What is used of a layer's parts, and whether it fits the layer's weight.
 
-    `adapts`: it is of factors that an alpha scales. `decomposed`: its `dora_scale` is PEFT's
-    magnitude, which `magnitude_for_host` converts.
+    `adapts`: it is of factors that an alpha scales. `decomposed`: its `dora_scale` is a magnitude
+    of rows, which `magnitude_for_host` converts.
     """
 
     tensors: dict[str, Tensor]
@@ -86,13 +96,51 @@ def change_of(layer: str, parts: Parts, shape: Shape) -> Change:
         used |= whole | (kind.beside & parts.keys())
         fits = not _CORES & parts.keys() and _FITS[name](layer, parts, shape)
     tensors = {part: parts[part] for part in used}
-    decomposed = MAGNITUDE in tensors
     scale = tensors.pop(MAGNITUDE, tensors.get("dora_scale"))
     if scale is not None:
-        by_row = (decomposed or scale.ndim == 1) and scale.numel() == shape[0]
+        by_row = (MAGNITUDE in used or scale.ndim == 1) and scale.numel() == shape[0]
         tensors["dora_scale"] = scale = scale.reshape(-1, *_ones(shape)) if by_row else scale
+    if name == "oft" and "alpha" in tensors:
+        # Trainers bound the norm by alpha a row, ComfyUI by alpha.
+        tensors["alpha"] = tensors["alpha"].float() * shape[0]
     fits = fits and all(_fits_beside(part, tensor, shape) for part, tensor in tensors.items())
-    return Change(tensors, used, fits, name in ("lora", "loha", "lokr"), decomposed)
+    adapts = name in ("lora", "loha", "lokr")
+    rows = scale is not None and tuple(scale.shape) == (shape[0], *_ones(shape))
+    return Change(tensors, used, fits, adapts, adapts and rows)
+
+
+def difference(parts: Parts) -> Tensor:
+    """What the factors of a layer add to its weight at strength 1, (rows, columns) in float32.
+
+    As ComfyUI computes it: alpha counts by the rank of the last pair of factors.
+    """
+    wide = {part: tensor.float().flatten(1) for part, tensor in parts.items() if tensor.ndim > 1}
+    made = {
+        name: wide[first] @ wide[second]
+        for name, (first, second) in _PAIRS.items()
+        if first in wide
+    }
+    rank = next((len(wide[second]) for _, second in _PAIRS.values() if second in wide), None)
+    scale = float(parts["alpha"]) / rank if rank and "alpha" in parts else 1.0
+    if UP in wide:
+        return made[UP] * scale
+    if "hada_w1" in made:
+        return made["hada_w1"] * made["hada_w2"] * scale
+    first, second = (made.get(name, wide.get(name)) for name in ("lokr_w1", "lokr_w2"))
+    assert first is not None and second is not None
+    return torch.kron(first, second) * scale
+
+
+def magnitude_for_host(weight: Tensor, parts: Parts) -> Tensor:
+    """What ComfyUI is to take for a magnitude of rows, so that it acts as trained at strength 1.
+
+    DoRA scales the rows of weight + difference to the magnitude; ComfyUI multiplies them by the
+    magnitude over the norm of the weight alone. weight (rows, …) -> (rows, 1, …). Source: Liu et
+    al., arXiv:2402.09353.
+    """
+    magnitude, wide = parts["dora_scale"].float(), weight.float().flatten(1)
+    norms = [x.norm(dim=1).reshape(magnitude.shape) for x in (wide, wide + difference(parts))]
+    return magnitude * norms[0] / norms[1]
 
 
 def _own(kind: _Kind) -> frozenset[str]:
@@ -189,13 +237,16 @@ def _fits_glora(layer: str, parts: Parts, shape: Shape) -> bool:
 
 
 def _fits_oft(layer: str, parts: Parts, shape: Shape) -> bool:
-    """Blocks (count, n, n) or, butterfly, (stages, count, n, n) turn the rows in groups of n."""
+    """Blocks (count, n, n) or, butterfly, (stages, count, n, n) turn the rows in groups of n.
+
+    ComfyUI rescales what butterflies turned, and only that.
+    """
     blocks = parts["oft_blocks"]
     if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
         return False
     count, size = blocks.shape[-3:-1]
     if blocks.ndim == 3:
-        return count * size == shape[0]
+        return count * size == shape[0] and "rescale" not in parts
     # ComfyUI compares a butterfly's alpha, and pairs groups twice as far apart at each stage.
     even = size > 0 and not size % 2 and not shape[0] % (2 ** blocks.shape[0] * (size // 2))
     return "alpha" in parts and count * size == shape[0] and even

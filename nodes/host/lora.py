@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...skyreels_model import checkpoint
-from ...skyreels_model.lora import PREFIX, magnitude_for_host, match_lora, peft_settings
+from ...skyreels_model.lora import PREFIX, match_lora, peft_settings
+from ...skyreels_model.lora_parts import magnitude_for_host
 
 
 def apply_lora(
@@ -25,7 +26,8 @@ def apply_lora(
     matched = match_lora(file, layer_shapes(module), peft_settings(path, file.metadata))
     for layer in matched.decomposed:
         weight = original_weight(model, layer)
-        matched.tensors[f"{PREFIX}{layer}.dora_scale"] = magnitude_for_host(weight, matched, layer)
+        scale = magnitude_for_host(weight, matched.parts(layer))
+        matched.tensors[f"{PREFIX}{layer}.dora_scale"] = scale
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(matched.tensors, names)
     patched = model.clone()

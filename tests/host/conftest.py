@@ -101,18 +101,23 @@ def open_model(look):
 
 
 @pytest.fixture(scope="session")
-def velocity():
-    """`velocity(model)`: what a MODEL makes of fixed inputs, after loading it as the host does."""
+def inputs():
+    """Latents, a timestep a frame and a text for the toy model."""
     torch.manual_seed(0)
     x, t = torch.randn(1, 16, 3, 4, 4), torch.tensor([[20.0, 500.0, 999.0]])
-    context = torch.randn(1, 512, 64)
+    return x, t, torch.randn(1, 512, 64)
+
+
+@pytest.fixture(scope="session")
+def velocity(inputs):
+    """`velocity(model)`: what a MODEL makes of these inputs, after loading it as the host does."""
 
     def run(model):
         import comfy.model_management
 
         comfy.model_management.load_models_gpu([model])
         with torch.inference_mode():
-            return model.model.diffusion_model(x, t, context).clone()
+            return model.model.diffusion_model(*inputs).clone()
 
     return run
 

@@ -1,9 +1,9 @@
-"""LoRAs written by PEFT and by diffusers, on our MODEL, against those libraries' own forward."""
+"""LoRAs written by PEFT, diffusers and LyCORIS, on our MODEL, against these libraries' forward."""
 
 import graphs
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 diffusers = pytest.importorskip("diffusers")
 peft = pytest.importorskip("peft")
@@ -107,3 +107,60 @@ def test_diffusers(theirs, compare, models_folder):
     )
     report = compare("diffusers/pytorch_lora_weights.safetensors", theirs)
     assert "T2V LoRA" in report and "rank 4: " in report and "did not match" not in report
+
+
+LYCORIS = {
+    "lora": {"algo": "lora"},
+    "lora with scalar": {"algo": "lora", "use_scalar": True},
+    "lora and norms": {"algo": "lora", "train_norm": True},
+    "DoRA by rows": {"algo": "lora", "dora_wd": True},
+    "DoRA by columns": {"algo": "lora", "dora_wd": True, "wd_on_output": False},
+    "loha": {"algo": "loha"},
+    "loha with DoRA": {"algo": "loha", "dora_wd": True},
+    "lokr": {"algo": "lokr"},
+    "lokr of 4 with DoRA": {"algo": "lokr", "factor": 4, "dora_wd": True},
+    "lokr, full": {"algo": "lokr", "full_matrix": True, "factor": 8},
+    "glora": {"algo": "glora"},
+    "full": {"algo": "full"},
+    "oft": {"algo": "diag-oft"},
+    "oft, bounded": {"algo": "diag-oft", "constraint": 0.001},
+    "butterfly": {"algo": "boft", "linear_dim": 8},
+    "butterfly, bounded and rescaled": {
+        "algo": "boft", "linear_dim": 8, "constraint": 0.001, "rescaled": True
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LYCORIS)
+def test_lycoris(look, velocity, inputs, models_folder, plain, kind):
+    """Against its forward: its `merge_to` counts the alphas of LoHa and LoKr twice."""
+    lycoris = pytest.importorskip("lycoris")
+    from skyreels_model import checkpoint
+    from skyreels_model.config import ModelConfig
+    from skyreels_model.model import SkyReelsModel
+
+    base = SkyReelsModel(ModelConfig.from_state_dict(plain), device="meta")
+    checkpoint.load_weights(base, plain)
+    # ComfyUI reads not all that LyCORIS makes for kernels.
+    lycoris.LycorisNetwork.apply_preset({"exclude_name": ["patch_embedding"]})
+    made = lycoris.create_lycoris(base, **{"linear_dim": 4, "linear_alpha": 2, **LYCORIS[kind]})
+    made.apply_to()
+    torch.manual_seed(5)
+    for name, parameter in made.named_parameters():
+        change = torch.randn_like(parameter) * 0.2
+        scales = "dora_scale" in name or "rescale" in name
+        parameter.data = parameter.data * (1 + change) if scales else change
+    save_file(made.state_dict(), models_folder / "loras" / "lycoris.safetensors")
+    prompt = {
+        "1": graphs.film()["1"],
+        "2": graphs.node(
+            "SkyReelsV2LoraLoader", model=["1", 0], lora_name="lycoris.safetensors", strength=1.0
+        ),
+    }
+    prompt["1"]["inputs"]["weight_dtype"] = "fp32"
+    without, model, report = look(prompt, plain=["1", 0], model=["2", 0], report=["2", 1])
+    with torch.inference_mode():
+        expected = base(*inputs)
+    assert f"{len(made.state_dict())} of {len(made.state_dict())} keys matched" in report
+    errors = [float((velocity(m) - expected).norm() / expected.norm()) for m in (model, without)]
+    assert errors[0] < 1e-5 < 1e-3 < errors[1], (errors, report)

@@ -112,7 +112,7 @@ def test_distilled_layout_with_differences():
     assert "diffusion_model.blocks.1.modulation.diff" in found.tensors
     assert len(found.tensors) == 9 and found.layers == 6
     assert found.misfits == ["diffusion_model.patch_embedding.diff"]
-    assert "9 of 10 keys matched, 6 layers changed; 1 have another shape here" in str(found)
+    assert "9 of 10 keys matched, 6 layers changed; 1 do not fit here" in str(found)
 
 
 def test_lycoris_and_dora():
@@ -162,6 +162,14 @@ def test_one_weight_is_changed_in_one_way():
     }
     found = match(state)
     assert found.unmatched == [f"{Q}.diff"] and found.matched == 2
+
+
+def test_rescaled_oft_does_not_fit_for_comfyui_would_leave_its_scales_out():
+    down, up = pair()
+    state = {f"{Q}.lora_A.weight": down, f"{Q}.lora_B.weight": up,
+             "blocks.0.self_attn.q.oft_blocks": torch.randn(32, 4, 4),
+             "blocks.0.self_attn.q.rescale": torch.randn(128, 1)}  # fmt: skip
+    assert match(state).misfits == [*state][2:]
 
 
 def test_an_input_of_36_channels_is_for_images():
