@@ -31,8 +31,8 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
                     "lora_name",
                     options=files.listed("loras"),
                     tooltip="File in models/loras. LoRA, DoRA, LoKr, LoHa, GLoRA, OFT and "
-                    "differences, with the names of kohya, musubi, diffusion-pipe, DiffSynth, PEFT, diffusers or "
-                    "LyCORIS; distilled ones (CausVid, lightx2v), too.",
+                    "differences, with the names of kohya, musubi, diffusion-pipe, DiffSynth, "
+                    "PEFT, diffusers or LyCORIS; distilled ones (CausVid, lightx2v), too.",
                 ),
                 io.Float.Input(
                     "strength",
