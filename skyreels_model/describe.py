@@ -32,10 +32,10 @@ def profile(path: str | pathlib.Path) -> str:
 
 
 def family(path: str | pathlib.Path) -> str:
-    """SkyReels-V2, or Wan 2.1 where the name says so: the tensors are the same."""
+    """SkyReels-V2, or Wan 2.1 or 2.2 where the name says so: the tensors are the same."""
     name = published_name(path).lower()
-    wan = re.search(r"wan[._-]?2[._]?1", name) and "skyreels" not in name
-    return "Wan 2.1" if wan else "SkyReels-V2"
+    wan = re.search(r"wan[._-]?2[._]?([12])", name)
+    return f"Wan 2.{wan[1]}" if wan and "skyreels" not in name else "SkyReels-V2"
 
 
 def parameters(weights: Weights) -> int:

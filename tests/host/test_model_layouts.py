@@ -154,6 +154,7 @@ NAMES = [
     ("SkyReels-V2-T2V-14B-720P/x.safetensors", "SkyReels-V2 T2V", "720P"),
     ("Wan2_1-SkyReels-V2-T2V-14B-720P_fp16.safetensors", "SkyReels-V2 T2V", "720P"),
     ("wan2.1_t2v_14B_fp16.safetensors", "Wan 2.1 T2V", "resolution not in its name"),
+    ("wan2.2_t2v_high_noise_14B_fp16.safetensors", "Wan 2.2 T2V", "resolution not in its name"),
     ("Wan2.1-I2V-14B-480P/diffusion_pytorch_model.safetensors", "Wan 2.1 I2V", "480P"),
 ]
 
