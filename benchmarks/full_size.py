@@ -1,17 +1,19 @@
-"""The whole 1.3B model on this processor: load, one forward of a small size, peak of memory.
+"""A whole model on this processor: load, one forward of a small size, peak of memory.
 
-    python benchmarks/full_size.py [--dtype bf16] [--folder FOLDER]
+    python benchmarks/full_size.py [--model DF-1.3B-540P] [--dtype bf16] [--folder FOLDER] [--alone]
 
 A file of random weights in the published layout is written to FOLDER (a temporary one by default),
-and the same weights in diffusers' layout beside it. Ours and diffusers' transformer load them, each
-in a fresh process, and run one forward. Linux only. "Mapped" are pages of the file, which the
-system takes back when it needs them; "own" are not.
+and, but for --alone, the same weights in diffusers' layout beside it. Ours and diffusers'
+transformer load them, each in a fresh process and from the disk, not from the system's cache, and
+run one forward; "read" only reads the file, from its beginning to its end. Linux only. "Mapped" are
+pages of the file, which the system takes back when it needs them; "own" are not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -34,37 +36,45 @@ from skyreels_model.model import SkyReelsModel  # noqa: E402
 from toy.random_weights import PUBLISHED, write_dit  # noqa: E402
 from toy.safetensors_writer import Entry, write_safetensors  # noqa: E402
 
-MODEL = "DF-1.3B-540P"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SIZE = (3, 16, 24)  # latent frames, height, width
-SETTINGS = {
-    "num_attention_heads": 12,
-    "ffn_dim": 8960,
-    "num_layers": 30,
-    "inject_sample_info": True,
-}
+ORIGINAL, THEIRS = "original.safetensors", "diffusers/diffusion_pytorch_model.safetensors"
 
 
-def write(folder: pathlib.Path, dtype: torch.dtype) -> None:
+def write(folder: pathlib.Path, config: ModelConfig, dtype: torch.dtype, alone: bool) -> None:
     """`folder`/original.safetensors, and the same in `folder`/diffusers."""
+    original, theirs = folder / ORIGINAL, (folder / THEIRS).parent
+    write_dit(original, config, dtype)
+    if alone:
+        return
     import diffusers
 
-    original, theirs = folder / "original.safetensors", folder / "diffusers"
-    write_dit(original, PUBLISHED[MODEL], dtype)
     with torch.device("meta"):
-        model = diffusers.SkyReelsV2Transformer3DModel(**SETTINGS)
+        model = diffusers.SkyReelsV2Transformer3DModel(
+            num_attention_heads=config.num_heads,
+            ffn_dim=config.ffn_dim,
+            num_layers=config.num_layers,
+            inject_sample_info=config.fps_embedding,
+        )
     model.save_config(theirs)
     tensors = load_file(original)
     named = {key: tensors[transformer_key_to_original(key)] for key in model.state_dict()}
     entries = [Entry.of(key, value) for key, value in named.items()]
-    write_safetensors(theirs / "diffusion_pytorch_model.safetensors", entries)
+    write_safetensors(folder / THEIRS, entries)
+
+
+def forget(file: pathlib.Path) -> None:
+    """Take a file out of the system's cache."""
+    os.sync()
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def load_ours(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
-    file = checkpoint.read(folder / "original.safetensors")
+    file = checkpoint.read(folder / ORIGINAL)
     weights = checkpoint.transformer_tensors(file.tensors, file.metadata)
     model = SkyReelsModel(ModelConfig.from_state_dict(weights), dtype=dtype, device="meta")
-    checkpoint.load_weights(model, weights)
+    checkpoint.load_weights(model, weights, release=file.release)
     return model.eval()
 
 
@@ -79,7 +89,14 @@ def load_diffusers(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., to
     )[0]
 
 
-LOADERS = {"ours": load_ours, "diffusers": load_diffusers}
+def load_nothing(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    with (folder / ORIGINAL).open("rb", buffering=0) as opened:
+        while opened.read(2**24):
+            pass
+    return lambda x, t, text: x
+
+
+LOADERS = {"read": load_nothing, "ours": load_ours, "diffusers": load_diffusers}
 
 
 @torch.inference_mode()
@@ -109,36 +126,44 @@ def status(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def compare(folder: pathlib.Path, name: str) -> None:
-    write(folder, DTYPES[name])
+def compare(folder: pathlib.Path, model: str, name: str, alone: bool) -> None:
+    write(folder, PUBLISHED[model], DTYPES[name], alone)
+    print(f"{model}, {name}, a file of {(folder / ORIGINAL).stat().st_size / 1e9:.2f} GB\n")
     print("| way | load | forward | peak | own at the end | mapped at the end |")
     print("|---|---|---|---|---|---|")
-    samples = []
-    for rival in LOADERS:
+    samples = {}
+    for rival in list(LOADERS)[: 2 if alone else 3]:
+        forget(folder / (THEIRS if rival == "diffusers" else ORIGINAL))
         command = [sys.executable, __file__, "--child", rival, "--dtype", name]
         command += ["--folder", str(folder)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         sizes = " | ".join(f"{figures[key] / 1e9:.2f} GB" for key in ("peak", "own", "mapped"))
-        print(f"| {rival} | {figures['load']:.1f} s | {figures['forward']:.1f} s | {sizes} |")
-        samples.append(torch.tensor(figures["sample"]))
-    mine, theirs = samples
-    print(f"\nrelative difference of the velocities: {(mine - theirs).norm() / theirs.norm():.0e}")
+        row = f"| {rival} | {figures['load']:.1f} s | {figures['forward']:.1f} s | {sizes} |"
+        print(row, flush=True)
+        samples[rival] = torch.tensor(figures["sample"])
+    if not alone:
+        mine, theirs = samples["ours"], samples["diffusers"]
+        print(
+            f"\nrelative difference of the velocities: {(mine - theirs).norm() / theirs.norm():.0e}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", choices=PUBLISHED, default="DF-1.3B-540P")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--folder", type=pathlib.Path)
+    parser.add_argument("--alone", action="store_true", help="without diffusers")
     parser.add_argument("--child", choices=LOADERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(run(options.child, options.folder, DTYPES[options.dtype])))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        compare(pathlib.Path(folder), options.dtype)
+        compare(pathlib.Path(folder), options.model, options.dtype, options.alone)
 
 
 if __name__ == "__main__":

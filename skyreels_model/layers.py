@@ -128,6 +128,18 @@ class Modulation(nn.Module):
         return self.weight.to(e)[:, None] + e
 
 
+def embedding(operations: Any, count: int, dim: int, **factory: Any) -> nn.Embedding:
+    """An embedding of a namespace; on the meta device without numbers.
+
+    PyTorch would draw them even there, for which it imports its compiler: seconds.
+    """
+    on_meta = torch.device(factory["device"] or "cpu").type == "meta"
+    if on_meta and operations.Embedding is nn.Embedding:
+        return nn.Embedding.from_pretrained(torch.empty(count, dim, **factory))
+    made: nn.Embedding = operations.Embedding(count, dim, **factory)
+    return made
+
+
 class Factory:
     """Makes layers of one dtype on one device from an `operations` namespace.
 
@@ -156,7 +168,7 @@ class Factory:
         return self.operations.Linear(n_in, n_out, **self.fine)
 
     def embedding(self, count: int, dim: int, dtype: torch.dtype | None = None) -> nn.Module:
-        return self.operations.Embedding(count, dim, **self._with(dtype))
+        return embedding(self.operations, count, dim, **self._with(dtype))
 
     def conv3d(self, n_in: int, n_out: int, kernel: tuple[int, int, int]) -> nn.Module:
         return self.operations.Conv3d(n_in, n_out, kernel_size=kernel, stride=kernel, **self.fine)

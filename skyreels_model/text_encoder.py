@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .gguf_file import require_architecture
 from .key_maps import renamed
+from .layers import embedding
 from .quantized import QuantizedWeight, Weights, gather_scaled
 from .recognise import looks_like
 
@@ -227,7 +228,7 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, config: UMT5Config, operations: Any, **factory: Any) -> None:
         super().__init__()
-        self.embedding = operations.Embedding(config.num_buckets, config.num_heads, **factory)
+        self.embedding = embedding(operations, config.num_buckets, config.num_heads, **factory)
 
     def forward(self, buckets: Tensor, dtype: torch.dtype) -> Tensor:
         bias = self.embedding(buckets).to(dtype)  # (L, L, heads)
@@ -306,7 +307,7 @@ class UMT5Encoder(nn.Module):
         self.config = config
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
         fine = _not_narrow(factory)
-        self.token_embedding = operations.Embedding(config.vocab, config.dim, **fine)
+        self.token_embedding = embedding(operations, config.vocab, config.dim, **fine)
         self.blocks = nn.ModuleList(
             Block(config, operations, **factory) for _ in range(config.num_layers)
         )

@@ -201,6 +201,7 @@ class TestHost:
     def test_what_is_asked_for_but_not_there_is_said(self, small_cache, monkeypatch):
         python = Path(sys.executable)
         monkeypatch.delenv("COMFYUI_PATH", raising=False)
+        monkeypatch.delenv("SKYREELS_V2_COMFYUI", raising=False)
         with pytest.raises(SetupError, match="--offline, but ComfyUI 0.30.0"):
             host.locate(None, ROOT, python, offline=True)
         with pytest.raises(SetupError, match=r"known are: 0\.30\.0"):

@@ -1,5 +1,9 @@
 """The diffusion transformer against the reference's numbers."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import golden_data
 import pytest
 import torch
@@ -8,6 +12,7 @@ from golden_data import models
 from skyreels_model import layers
 from skyreels_model.attention import last_repeated, sdpa
 
+ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 5e-6  # the manifest's, for fp32
 
 
@@ -92,3 +97,17 @@ def test_primitives():
     norm = torch.nn.RMSNorm(64, eps=1e-6)
     norm.weight.data = data["rms_weight"]
     close(norm(data["rms_in"]), "rms_out")
+
+
+def test_a_model_on_the_meta_device_is_built_without_pytorchs_compiler():
+    """Importing it takes seconds, of which loading a file would be made."""
+    code = (
+        "import sys\n"
+        "from skyreels_model.config import ModelConfig\n"
+        "from skyreels_model.model import SkyReelsModel\n"
+        "from skyreels_model.text_encoder import UMT5Config, UMT5Encoder\n"
+        "SkyReelsModel(ModelConfig(fps_embedding=True), device='meta')\n"
+        "UMT5Encoder(UMT5Config(), device='meta')\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
