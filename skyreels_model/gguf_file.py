@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import pathlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +62,7 @@ def read_gguf(
             f"Python (python -m pip install gguf) and restart, or use a safetensors file"
         ) from error
     try:
-        # Copy on write: torch has no read-only tensors.
-        reader = gguf.GGUFReader(path, "c")
+        reader = _reader(gguf, path)
         weights = {tensor.name: _weight(gguf, reader, tensor) for tensor in reader.tensors}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
         raise ValueError(
@@ -72,9 +73,25 @@ def read_gguf(
     return weights, {name: value for name, value in texts.items() if isinstance(value, str)}
 
 
+def _reader(gguf: Any, path: pathlib.Path) -> Any:
+    try:
+        # Copy on write: torch has no read-only tensors.
+        return gguf.GGUFReader(path, "c")
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        # Larger than memory and swap: the system maps it only to be read.
+        return gguf.GGUFReader(path, "r")
+
+
 def _weight(gguf: Any, reader: Any, tensor: Any) -> Tensor | QuantizedWeight:
     """One of the reader's tensors; `gguf` is the package."""
-    name, data = tensor.tensor_type.name, torch.from_numpy(tensor.data)
+    name, array = tensor.tensor_type.name, tensor.data
+    if not array.flags.writeable and name not in FORMATS:
+        array = array.copy()  # plain numbers, which patches may be written to; blocks never are
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")
+        data = torch.from_numpy(array)
     shape = torch.Size(int(size) for size in reversed(tensor.shape.tolist()))
     stored = reader.get_field(f"{_SHAPE}{tensor.name}")
     if stored is not None:

@@ -1,14 +1,36 @@
-"""Memory-mapped files: handing pages that were read back to the system, which still caches them."""
+"""Memory-mapped files: larger than the memory, and handing pages that were read back."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import mmap
+import pathlib
 import sys
 from collections.abc import Callable
 
 from torch import Tensor
+
+# Python has no name for it before 3.13; the number is that of x86 and ARM.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+def without_reserve(file: pathlib.Path) -> mmap.mmap:
+    """A private mapping of a file for which the system sets no memory aside.
+
+    For files larger than memory and swap together, of which Linux makes no other private mapping:
+    what is written to it takes memory, and all else can be read again from the file. Raises OSError
+    where that is not possible.
+    """
+    if sys.platform != "linux":
+        raise OSError("there are such mappings only on Linux")
+    with file.open("rb") as opened:
+        return mmap.mmap(
+            opened.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
 
 
 def release(tensor: Tensor) -> None:

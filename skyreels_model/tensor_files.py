@@ -5,12 +5,17 @@ Files are untrusted: nothing in them is ever executed.
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import pathlib
 import pickle
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from . import mapped
 
 # By which names hosts list them.
 SAFETENSORS = (".safetensors", ".sft")
@@ -20,6 +25,13 @@ GGUF = ".gguf"
 Kind = Literal["safetensors", "PyTorch", "bare pickle", "GGUF"]
 # Of a safetensors file: the length of its header, which is JSON, in eight bytes, and its limit.
 _HEADER_AT, _LONGEST_HEADER = 8, 100_000_000
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+# What the system says when it would have to set aside more memory than it has.
+_NO_MEMORY = os.strerror(errno.ENOMEM)
 _OTHER = (
     (b"version https://git-lfs", "a pointer of Git LFS, which stands in its place (git lfs pull)"),
     (b"<", "a web page, which was downloaded in its place"),
@@ -83,6 +95,43 @@ def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, 
             f"{file.name} ({file.stat().st_size} bytes) is not a whole safetensors file: {error}. "
             f"It is likely truncated or still being downloaded; fetch it again"
         ) from error
+    except RuntimeError as error:
+        if _NO_MEMORY not in str(error):
+            raise
+        return _read_larger_than_memory(file)
+
+
+def _read_larger_than_memory(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A safetensors file, whole as its library found it, in a mapping of ours."""
+    try:
+        whole = mapped.without_reserve(file)
+    except OSError as error:
+        raise too_large(file) from error
+    begin = _HEADER_AT + int.from_bytes(whole[:_HEADER_AT], "little")
+    header = json.loads(whole[_HEADER_AT:begin])
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(
+                f"{file.name}: {name} is stored as {entry['dtype']}, which is not read"
+            )
+        dtype, (first, behind) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+        count = (behind - first) // dtype.itemsize
+        numbers = torch.empty(0, dtype=dtype)
+        if count:
+            numbers = torch.frombuffer(whole, dtype=dtype, count=count, offset=begin + first)
+        tensors[name] = numbers.reshape(entry["shape"])
+    return tensors, metadata
+
+
+def too_large(file: pathlib.Path) -> ValueError:
+    """The error for a file that the system does not map."""
+    return ValueError(
+        f"{file.name} ({file.stat().st_size / 1e9:.1f} GB) is larger than what this system lets a "
+        f"program map of a file: give it more swap (or a larger page file), or take a smaller one, "
+        f"such as fp8"
+    )
 
 
 def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
@@ -96,6 +145,8 @@ def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
             f"and is refused; get the safetensors version of it"
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError) as error:
+        if _NO_MEMORY in str(error):
+            raise too_large(file) from error
         raise ValueError(
             f"{file.name} ({file.stat().st_size} bytes) is not a whole PyTorch file: {error}"
         ) from error

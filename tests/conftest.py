@@ -9,6 +9,8 @@ import importlib.util
 import pathlib
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -27,3 +29,13 @@ register("toy", ROOT / "toy")
 register("golden_data", ROOT / "tests" / "golden_data")
 register("devtools", ROOT / "devtools")
 register("graphs", ROOT / "tests" / "graphs")
+
+
+@pytest.fixture
+def larger_than_memory() -> int:
+    """Bytes of which Linux makes no private mapping: twice what memory and swap are."""
+    if sys.platform != "linux":
+        pytest.skip("other systems set memory aside for mappings in other ways")
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    sizes = {key: int(rest.split()[0]) * 1024 for key, rest in (s.split(":") for s in lines)}
+    return 2 * (sizes["MemTotal"] + sizes["SwapTotal"]) // 4096 * 4096

@@ -1,5 +1,7 @@
 """Files to tensors to modules: every layout and every way in which a file can be wrong."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -145,6 +147,36 @@ def test_safetensors_are_told_whatever_the_length_of_their_header(tmp_path):
         assert checkpoint.read(path).tensors.keys() == {"x"}
         begins.add(path.read_bytes()[0])
     assert begins == set(range(0, 256, 8))
+
+
+def test_files_larger_than_the_memory(tmp_path, larger_than_memory):
+    """Full of holes, so that they take no room on the disk."""
+    size = larger_than_memory
+    small, holes = torch.randn(3, 5), {"dtype": "BF16", "shape": [2, size // 4]}
+    header = {
+        "__metadata__": {"format": "pt"},
+        "small": {"dtype": "F32", "shape": [3, 5], "data_offsets": [0, 60]},
+        "none": {"dtype": "F32", "shape": [0, 5], "data_offsets": [60, 60]},
+        "large": {**holes, "data_offsets": [60, 60 + size]},
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text + small.numpy().tobytes())
+        opened.truncate(8 + len(text) + 60 + size)
+    file = checkpoint.read(path)
+    assert file.metadata == {"format": "pt"}
+    assert torch.equal(file.tensors["small"], small) and file.tensors["none"].shape == (0, 5)
+    large = file.tensors["large"]
+    assert large.shape == (2, size // 4) and large.dtype == torch.bfloat16
+    assert not large[-1, -1000:].any()
+    large[0, 0] = 1  # the file stays as it was
+    file.release(large[1])
+    assert not checkpoint.read(path).tensors["large"][0, 0]
+    with path.open("r+b") as opened:
+        opened.truncate(size)
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        checkpoint.read(path)
 
 
 def test_content_tells_what_a_file_is_not_its_name(state, tmp_path):

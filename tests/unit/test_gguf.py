@@ -142,6 +142,22 @@ def test_a_model_by_the_packages_writer(tmp_path, name):
     assert described == (f"20 of {len(meant)} GGUF {name}" if name in FORMATS else "none")
 
 
+def test_a_file_larger_than_the_memory(tmp_path, larger_than_memory):
+    """With a hole behind its weights, which takes no room on the disk."""
+    path = tmp_path / "model.gguf"
+    model_file(path, "Q8_0")
+    before = checkpoint.read(path).tensors
+    with path.open("r+b") as opened:
+        opened.truncate(larger_than_memory)
+    weights = checkpoint.read(path).tensors
+    key = "blocks.0.ffn.0.weight"
+    one, other = (w[key].dequantize(torch.float32) for w in (before, weights))
+    assert torch.equal(one, other)
+    for key in ("patch_embedding.weight", "blocks.0.norm3.bias"):
+        assert torch.equal(before[key], weights[key])
+        weights[key].zero_()  # as a patch would be written
+
+
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     file = tmp_path / "model.gguf"
     model_file(file, "Q8_0")
