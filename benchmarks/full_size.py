@@ -1,12 +1,14 @@
 """A whole model on this processor: load, one forward of a small size, peak of memory.
 
     python benchmarks/full_size.py [--model DF-1.3B-540P] [--dtype bf16] [--folder FOLDER] [--alone]
+                                   [--comfyui COMFYUI]
 
 A file of random weights in the published layout is written to FOLDER (a temporary one by default),
 and, but for --alone, the same weights in diffusers' layout beside it. Ours and diffusers'
 transformer load them, each in a fresh process and from the disk, not from the system's cache, and
-run one forward; "read" only reads the file, from its beginning to its end. Linux only. "Mapped" are
-pages of the file, which the system takes back when it needs them; "own" are not.
+run one forward; "read" only reads the file, from its beginning to its end. With --comfyui the
+pack's loader in that ComfyUI does it, too. Linux only. "Mapped" are pages of the file, which the
+system takes back when it needs them; "own" are not.
 """
 
 from __future__ import annotations
@@ -96,13 +98,39 @@ def load_nothing(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torc
     return lambda x, t, text: x
 
 
-LOADERS = {"read": load_nothing, "ours": load_ours, "diffusers": load_diffusers}
+def load_in_comfyui(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    import comfy.model_management
+
+    pack = next(
+        module for name, module in sys.modules.items() if name.endswith(".nodes.host.model")
+    )
+    name = next(name for name, known in DTYPES.items() if known == dtype)
+    patcher, _ = pack.load_model(folder / ORIGINAL, name, "pytorch")
+    comfy.model_management.load_models_gpu([patcher])
+    return patcher.model.diffusion_model
+
+
+LOADERS = {
+    "read": load_nothing,
+    "ours": load_ours,
+    "diffusers": load_diffusers,
+    "ComfyUI": load_in_comfyui,
+}
+
+
+def prepare(rival: str, comfyui: pathlib.Path | None, folder: pathlib.Path) -> None:
+    """What is no part of loading a model."""
+    if rival == "diffusers":
+        import diffusers  # noqa: F401
+    if rival == "ComfyUI" and comfyui is not None:
+        from devtools import inprocess
+
+        inprocess.boot_host(comfyui, folder / "comfyui")
+        inprocess.load_pack(ROOT)
 
 
 @torch.inference_mode()
 def run(rival: str, folder: pathlib.Path, dtype: torch.dtype) -> dict[str, Any]:
-    if rival == "diffusers":
-        import diffusers  # noqa: F401, loading it is no part of loading a model
     begun, before = time.perf_counter(), status("VmRSS")
     forward = LOADERS[rival](folder, dtype)
     loaded = time.perf_counter()
@@ -126,16 +154,19 @@ def status(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def compare(folder: pathlib.Path, model: str, name: str, alone: bool) -> None:
+def compare(
+    folder: pathlib.Path, model: str, name: str, alone: bool, comfyui: pathlib.Path | None
+) -> None:
     write(folder, PUBLISHED[model], DTYPES[name], alone)
     print(f"{model}, {name}, a file of {(folder / ORIGINAL).stat().st_size / 1e9:.2f} GB\n")
     print("| way | load | forward | peak | own at the end | mapped at the end |")
     print("|---|---|---|---|---|---|")
     samples = {}
-    for rival in list(LOADERS)[: 2 if alone else 3]:
+    left_out = {"diffusers": alone, "ComfyUI": comfyui is None}
+    for rival in [rival for rival in LOADERS if not left_out.get(rival)]:
         forget(folder / (THEIRS if rival == "diffusers" else ORIGINAL))
         command = [sys.executable, __file__, "--child", rival, "--dtype", name]
-        command += ["--folder", str(folder)]
+        command += ["--folder", str(folder), *(["--comfyui", str(comfyui)] if comfyui else [])]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         sizes = " | ".join(f"{figures[key] / 1e9:.2f} GB" for key in ("peak", "own", "mapped"))
@@ -157,13 +188,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--folder", type=pathlib.Path)
     parser.add_argument("--alone", action="store_true", help="without diffusers")
+    parser.add_argument("--comfyui", type=pathlib.Path, help="a ComfyUI tree")
     parser.add_argument("--child", choices=LOADERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
+        prepare(options.child, options.comfyui, options.folder)
         print(json.dumps(run(options.child, options.folder, DTYPES[options.dtype])))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        compare(pathlib.Path(folder), options.model, options.dtype, options.alone)
+        compare(pathlib.Path(folder), options.model, options.dtype, options.alone, options.comfyui)
 
 
 if __name__ == "__main__":
