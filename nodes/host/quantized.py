@@ -77,8 +77,7 @@ def readable(weights: Weights) -> tuple[dict[str, Tensor | QuantizedWeight], str
     reasons: dict[str, int] = {}
     for key, weight in weights.items():
         kept[key] = weight
-        why = _not_held(key, weight) if isinstance(weight, ScaledWeight) else ""
-        if why and isinstance(weight, ScaledWeight):
+        if isinstance(weight, ScaledWeight) and (why := _not_held(key, weight)):
             kept[key] = _numbers(weight)
             reasons[why] = reasons.get(why, 0) + 1
     note = "; ".join(f"{count} of them made plain numbers: {why}" for why, count in reasons.items())
