@@ -87,7 +87,7 @@ def _reader(gguf: Any, path: pathlib.Path) -> Any:
 def _weight(gguf: Any, reader: Any, tensor: Any) -> Tensor | QuantizedWeight:
     """One of the reader's tensors; `gguf` is the package."""
     name, array = tensor.tensor_type.name, tensor.data
-    if not array.flags.writeable and name not in FORMATS:
+    if not array.flags.writeable and name in (*_PLAIN, "BF16"):
         array = array.copy()  # plain numbers, which patches may be written to; blocks never are
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint
+from .config import IN_DIMS
 from .key_maps import transformer_key_to_diffusers
 from .lora_parts import DOWN, MAGNITUDE, UP, Change, Shape, change_of
 from .recognise import looks_like
@@ -38,7 +39,6 @@ _PART = re.compile(
     r"|lokr_\w+|hada_\w+|oft_blocks|rescale|[ab][12]\.weight)$"
 )
 _OF_IMAGES = re.compile(r"k_img|v_img|img_emb|add_k_proj|add_v_proj|image_embedder")
-_IMAGE_CHANNELS = 36  # of an I2V model's input: its latents, the image's and the mask
 _SHOWN = 5
 # Layer -> part under ComfyUI's name -> key and tensor of the file.
 _Found = dict[str, dict[str, tuple[str, Tensor]]]
@@ -156,7 +156,7 @@ def _for_images(tensors: Mapping[str, Tensor]) -> bool:
     """Whether it changes what only an image-to-video model has."""
     return any(
         _OF_IMAGES.search(key)
-        or ("patch_embedding" in key and tensor.ndim == 5 and tensor.shape[1] == _IMAGE_CHANNELS)
+        or ("patch_embedding" in key and tensor.ndim == 5 and tensor.shape[1] == IN_DIMS["i2v"])
         for key, tensor in tensors.items()
     )
 

@@ -112,7 +112,8 @@ def change_of(layer: str, parts: Parts, shape: Shape) -> Change:
 def difference(parts: Parts) -> Tensor:
     """What the factors of a layer add to its weight at strength 1, (rows, columns) in float32.
 
-    As ComfyUI computes it: alpha counts by the rank of the last pair of factors.
+    As ComfyUI computes it, which divides alpha by the rank of one pair (`_PAIRS`) and leaves it out
+    where there is no pair.
     """
     wide = {part: tensor.float().flatten(1) for part, tensor in parts.items() if tensor.ndim > 1}
     made = {
@@ -253,9 +254,9 @@ def _fits_oft(layer: str, parts: Parts, shape: Shape) -> bool:
 
 
 def _fits_same(layer: str, parts: Parts, shape: Shape) -> bool:
-    """Differences and replacements are of the weight's own shape."""
-    own = [parts[p] for p in ("diff", "set_weight", "w_norm") if p in parts]
-    return all(tuple(tensor.shape) == shape for tensor in own)
+    """Differences and replacements, of which the first is taken, are of the weight's own shape."""
+    own = next(parts[p] for p in ("diff", "set_weight", "w_norm") if p in parts)
+    return tuple(own.shape) == shape
 
 
 _FITS = {

@@ -162,6 +162,8 @@ def test_one_weight_is_changed_in_one_way():
     }
     found = match(state)
     assert found.unmatched == [f"{Q}.diff"] and found.matched == 2
+    found = match({f"{Q}.diff": torch.ones(128, 128), f"{Q}.set_weight": torch.ones(3)})
+    assert found.unmatched == [f"{Q}.set_weight"] and found.matched == 1
 
 
 def test_rescaled_oft_does_not_fit_for_comfyui_would_leave_its_scales_out():
