@@ -34,7 +34,7 @@ if __name__ == "__main__":
 import rivals  # noqa: E402
 
 from devtools.live_bytes import allocated_peak  # noqa: E402
-from skyreels_model.config import ModelConfig  # noqa: E402
+from skyreels_model.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from skyreels_model.conditions import Conditions  # noqa: E402
 from skyreels_model.drift import measure as measure_drift  # noqa: E402
 from skyreels_model.drift import statistics  # noqa: E402
-from skyreels_model.film import Film  # noqa: E402
-from skyreels_model.plan import FilmPlan  # noqa: E402
+from skyreels_model.plan.film_plan import FilmPlan  # noqa: E402
+from skyreels_model.rollout.conditions import Conditions  # noqa: E402
+from skyreels_model.rollout.film import Film  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import Drift, drift, seam_jumps  # noqa: E402
 from toy.instruments import find_figures  # noqa: E402

@@ -31,10 +31,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from skyreels_model import checkpoint  # noqa: E402
 from skyreels_model.config import ModelConfig  # noqa: E402
-from skyreels_model.key_maps import transformer_key_to_original  # noqa: E402
-from skyreels_model.model import SkyReelsModel  # noqa: E402
+from skyreels_model.files import checkpoint, loading  # noqa: E402
+from skyreels_model.model import SkyReelsModel, names  # noqa: E402
+from skyreels_model.model.names import transformer_key_to_original  # noqa: E402
 from toy.random_weights import PUBLISHED, write_dit  # noqa: E402
 from toy.safetensors_writer import Entry, write_safetensors  # noqa: E402
 
@@ -74,9 +74,9 @@ def forget(file: pathlib.Path) -> None:
 
 def load_ours(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
     file = checkpoint.read(folder / ORIGINAL)
-    weights = checkpoint.transformer_tensors(file.tensors, file.metadata)
+    weights = names.transformer_tensors(file.tensors, file.metadata)
     model = SkyReelsModel(ModelConfig.from_state_dict(weights), dtype=dtype, device="meta")
-    checkpoint.load_weights(model, weights, release=file.release)
+    loading.load_weights(model, weights, release=file.release)
     return model.eval()
 
 
@@ -102,7 +102,7 @@ def load_in_comfyui(folder: pathlib.Path, dtype: torch.dtype) -> Callable[..., t
     import comfy.model_management
 
     pack = next(
-        module for name, module in sys.modules.items() if name.endswith(".nodes.host.model")
+        module for name, module in sys.modules.items() if name.endswith(".nodes.host.sockets.model")
     )
     name = next(name for name, known in DTYPES.items() if known == dtype)
     patcher, _ = pack.load_model(folder / ORIGINAL, name, "pytorch")

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from skyreels_model.config import ModelConfig  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
-from skyreels_model.plan import FilmPlan  # noqa: E402
+from skyreels_model.plan.film_plan import FilmPlan  # noqa: E402
 from skyreels_model.rollout import Film, SeededNoise, denoise  # noqa: E402
 from skyreels_model.solvers import SOLVERS  # noqa: E402
 

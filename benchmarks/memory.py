@@ -35,7 +35,7 @@ if __name__ == "__main__":
 import rivals  # noqa: E402
 
 from devtools.live_bytes import allocated_peak, forward_peak  # noqa: E402
-from skyreels_model.memory import forward_bytes, weights_bytes  # noqa: E402
+from skyreels_model.model.memory import forward_bytes, weights_bytes
 from toy.random_weights import PUBLISHED  # noqa: E402
 
 MODELS = {"1.3B": "DF-1.3B-540P", "14B": "DF-14B-540P"}

@@ -23,8 +23,8 @@ if str(ROOT) not in sys.path:
 
 from skyreels_model.attention import sdpa  # noqa: E402
 from skyreels_model.config import ModelConfig  # noqa: E402
-from skyreels_model.key_maps import transformer_key_to_original  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
+from skyreels_model.model.names import transformer_key_to_original  # noqa: E402
 
 RIVALS = ("ours", "diffusers", "reference")
 PRODUCTS = "products"

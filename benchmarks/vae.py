@@ -29,8 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from devtools.live_bytes import LiveBytes  # noqa: E402
-from skyreels_model.key_maps import vae_key_to_original  # noqa: E402
 from skyreels_model.vae import VideoVAE  # noqa: E402
+from skyreels_model.vae.names import vae_key_to_original  # noqa: E402
 
 FULL_SIZE = (480, 832)
 Code = Callable[[Tensor], Tensor]

@@ -21,15 +21,9 @@ from torch import Tensor
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from skyreels_model import checkpoint  # noqa: E402
+from skyreels_model.files import checkpoint  # noqa: E402
 from skyreels_model.vae import VideoVAE  # noqa: E402
-from skyreels_model.vae_tiles import (  # noqa: E402
-    Side,
-    TiledDecodeStream,
-    TiledEncodeStream,
-    Tiling,
-    coded,
-)
+from skyreels_model.vae.tiles import Side, TiledDecodeStream, TiledEncodeStream, Tiling, coded  # noqa: E402
 from toy.training.vae import clips  # noqa: E402
 
 WEIGHTS = ROOT / "toy" / "weights" / "vae" / "toy"

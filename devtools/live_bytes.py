@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skyreels_model.config import CLIP_DIM, ModelConfig
-from skyreels_model.memory import CLIP_TOKENS
 from skyreels_model.model import SkyReelsModel
+from skyreels_model.model.memory import CLIP_TOKENS
 
 
 class LiveBytes(TorchDispatchMode):

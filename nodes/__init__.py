@@ -5,19 +5,19 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .color_anchor import SkyReelsV2ColorAnchor
-from .conditioning import SkyReelsV2PromptEncode
 from .decode import SkyReelsV2Decode
 from .encode import SkyReelsV2Encode
 from .frames import SkyReelsV2Frames
 from .host.files import register_more_files, register_toy_weights
 from .image_to_video import SkyReelsV2ImageToVideo
-from .loader import (
+from .loaders import (
     SkyReelsV2ImageEncoderLoader,
     SkyReelsV2ModelLoader,
     SkyReelsV2TextEncoderLoader,
     SkyReelsV2VAELoader,
 )
 from .lora import SkyReelsV2LoraLoader
+from .prompt import SkyReelsV2PromptEncode
 from .sampler import SkyReelsV2Sampler
 from .schedule import SkyReelsV2Schedule
 from .storyboard import SkyReelsV2Storyboard, SkyReelsV2StoryboardText

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..skyreels_model.drift import describe, draw
-from .host.coloring import anchor_film
+from ..skyreels_model.drift.meter import describe, draw
+from .host.film.drift import anchor_film
 
 
 class SkyReelsV2ColorAnchor(io.ComfyNode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.decoding import decode_film
+from .host.film.decoding import decode_film
 
 
 class SkyReelsV2Decode(io.ComfyNode):

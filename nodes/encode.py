@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.encoding import encode_film
+from .host.film.encoding import encode_film
 
 
 class SkyReelsV2Encode(io.ComfyNode):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..skyreels_model.image_prep import FITS
-from ..skyreels_model.picture import draw_plan
-from ..skyreels_model.plan import FilmPlan
-from ..skyreels_model.summary import describe
-from .host.film_images import collect_images
-from .schedule import Schedule
-
-Frames = io.Custom("SKYREELS_V2_FRAMES")
+from ..skyreels_model.framing import FITS
+from ..skyreels_model.plan.drawing import draw_plan
+from ..skyreels_model.plan.film_plan import FilmPlan
+from ..skyreels_model.plan.summary import describe
+from .host.film.given import collect_images
+from .inputs import Frames, Schedule
 
 
 class SkyReelsV2Frames(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..skyreels_model.image_prep import FITS
-from ..skyreels_model.plan import FilmPlan
-from .host.image_conditioning import image_to_video
+from ..skyreels_model.framing import FITS
+from ..skyreels_model.plan.film_plan import FilmPlan
+from .host.film.image_to_video import image_to_video
 
 
 class SkyReelsV2ImageToVideo(io.ComfyNode):

@@ -7,8 +7,8 @@ import logging
 from comfy_api.latest import io
 
 from .host import files
-from .host import lora as host_lora
-from .loader import CATEGORY
+from .host.sockets import lora as host_lora
+from .inputs import CATEGORY
 
 LOG = logging.getLogger("skyreels_v2")
 

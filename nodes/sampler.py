@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..skyreels_model.drift import describe, draw
-from ..skyreels_model.guidance_curve import film_guidance
-from ..skyreels_model.plan import FilmPlan
+from ..skyreels_model.drift.meter import describe, draw
+from ..skyreels_model.plan.film_plan import FilmPlan
+from ..skyreels_model.plan.guidance import film_guidance
 from ..skyreels_model.solvers import SOLVERS
-from .frames import Frames
-from .host.coloring import film_drift
-from .host.film_images import FilmImages
-from .host.sampling import sample_film
-from .host.shots import FilmShot
-from .schedule import Schedule
-from .storyboard import Storyboard
+from .host.film.drift import film_drift
+from .host.film.given import FilmImages
+from .host.film.sampling import sample_film
+from .host.film.shots import FilmShot
+from .inputs import Frames, Schedule, Storyboard
 
 
 class SkyReelsV2Sampler(io.ComfyNode):

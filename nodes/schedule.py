@@ -6,19 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..skyreels_model.fit import describe as fit_text
-from ..skyreels_model.picture import draw_plan
-from ..skyreels_model.plan import (
-    HISTORIES,
-    MAX_PREFIX_NOISE,
-    FilmPlan,
-    frames_of_seconds,
-)
-from ..skyreels_model.schedule import custom_schedule
-from ..skyreels_model.summary import describe
-from .host.memory import card
-
-Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
+from ..skyreels_model.budget import describe as fit_text
+from ..skyreels_model.grid import frames_of_seconds
+from ..skyreels_model.plan.drawing import draw_plan
+from ..skyreels_model.plan.film_plan import HISTORIES, MAX_PREFIX_NOISE, FilmPlan
+from ..skyreels_model.plan.summary import describe
+from ..skyreels_model.schedule.flow import custom_schedule
+from .host.sockets.memory import card
+from .inputs import Schedule
 
 
 class SkyReelsV2Schedule(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.shots import FilmShot, text_shots, with_shot
+from .host.film.shots import FilmShot, text_shots, with_shot
+from .inputs import Storyboard
 
-Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
 TRANSITIONS = ("continue", "cut")
 OWN_SEED = -1
 

@@ -22,8 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from skyreels_model.conditions import Conditions  # noqa: E402
-from skyreels_model.plan import picture_frame  # noqa: E402
+from skyreels_model.plan.windows import picture_frame  # noqa: E402
+from skyreels_model.rollout.conditions import Conditions  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import FrameError, Span, frame_errors  # noqa: E402
 from toy.toyset import OVERLAP, WINDOW, ToySet, toy_plan  # noqa: E402

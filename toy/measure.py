@@ -20,13 +20,9 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from skyreels_model.plan import FilmPlan  # noqa: E402
-from skyreels_model.shots import Shot  # noqa: E402
-from skyreels_model.storyboard import (  # noqa: E402
-    TimedPrompt,
-    parse_storyboard,
-    shot_lengths,
-)
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.shots import Shot
+from skyreels_model.plan.storyboard import TimedPrompt, parse_storyboard, shot_lengths
 from toy.continuity import Span, check_spans  # noqa: E402
 from toy.instruments import (  # noqa: E402
     as_float,

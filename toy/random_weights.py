@@ -26,10 +26,10 @@ from torch import Tensor
 if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from skyreels_model.config import ModelConfig  # noqa: E402
-from skyreels_model.model import SkyReelsModel  # noqa: E402
-from skyreels_model.text_encoder import UMT5Config, UMT5Encoder  # noqa: E402
-from skyreels_model.vae import VideoVAE  # noqa: E402
+from skyreels_model.config import ModelConfig
+from skyreels_model.model import SkyReelsModel
+from skyreels_model.text_encoder import UMT5Config, UMT5Encoder
+from skyreels_model.vae import VideoVAE
 from toy.safetensors_writer import Entry, replacing, write_safetensors  # noqa: E402
 
 SCALE = 0.02

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skyreels_model import checkpoint
-from skyreels_model.conditions import Conditions
 from skyreels_model.config import ModelConfig
-from skyreels_model.history import new_history
+from skyreels_model.files import checkpoint, loading
 from skyreels_model.image_encoder import CLIPVision, CLIPVisionConfig, preprocess
 from skyreels_model.model import SkyReelsModel
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, Velocity, film_frames, generate
+from skyreels_model.rollout.conditions import Conditions
+from skyreels_model.rollout.history import new_history
 from skyreels_model.text_encoder import UMT5Config, UMT5Encoder
-from skyreels_model.tokenizer import Tokenizer, clean_text
+from skyreels_model.text_encoder.tokenizer import Tokenizer, clean_text
 from skyreels_model.vae import VideoVAE, normalize_latents
 from toy.world import FPS, SIZE
 
@@ -62,16 +62,16 @@ class ToySet:
         path = recoloured / RECOLOURED if recoloured else transformer_path(kind)
         weights = checkpoint.read(path).tensors
         transformer = SkyReelsModel(ModelConfig.from_state_dict(weights), device="meta")
-        checkpoint.load_weights(transformer, weights)
+        loading.load_weights(transformer, weights)
         weights = checkpoint.read(recoloured / VAE.name if recoloured else VAE).tensors
         vae = VideoVAE.from_state_dict(weights, device="meta")
-        checkpoint.load_weights(vae, weights)
+        loading.load_weights(vae, weights)
         weights = checkpoint.read(TEXT_ENCODER).tensors
         encoder = UMT5Encoder(UMT5Config.from_state_dict(weights), device="meta")
-        checkpoint.load_weights(encoder, weights)
+        loading.load_weights(encoder, weights)
         weights = checkpoint.read(IMAGE_ENCODER).tensors
         tower = CLIPVision(CLIPVisionConfig.from_state_dict(weights), device="meta")
-        checkpoint.load_weights(tower, weights)
+        loading.load_weights(tower, weights)
         return cls(transformer, vae, encoder, Tokenizer.from_folder(TOKENIZER), tower)
 
     def encode(self, prompts: list[str]) -> Tensor:

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from devtools import cache  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
-from skyreels_model.tokenizer import Tokenizer  # noqa: E402
+from skyreels_model.text_encoder.tokenizer import Tokenizer  # noqa: E402
 from skyreels_model.vae import VideoVAE  # noqa: E402
 from toy.training import finetunes, pack, text, transformer, vae  # noqa: E402
 from toy.training.image_tower import Features, new_tower  # noqa: E402

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import folder_paths
 
-from ...skyreels_model.checkpoint import SHARD
-from ...skyreels_model.tensor_files import GGUF, PICKLED, SAFETENSORS
+from ...skyreels_model.files.checkpoint import SHARD
+from ...skyreels_model.files.formats import GGUF, PICKLED, SAFETENSORS
 
 TOY_WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "toy" / "weights"
 DIFFUSERS_CATEGORY = "skyreels_v2_diffusers"

@@ -206,7 +206,7 @@ def test_no_tokenizer_is_looked_for_above_a_models_folder(host, tmp_path, monkey
     """A -Diffusers repository has it beside its folder text_encoder, which lies in a models one."""
     import folder_paths
 
-    name = next(name for name in sys.modules if name.endswith("nodes.host.clip"))
+    name = next(name for name in sys.modules if name.endswith("nodes.host.sockets.clip"))
     find, root = sys.modules[name].find_tokenizer, tmp_path / "text_encoders"
     for folder in (tmp_path / "tokenizer", root / "tokenizer"):
         folder.mkdir(parents=True)

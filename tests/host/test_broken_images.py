@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
 
 
 def given(name, images):

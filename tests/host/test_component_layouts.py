@@ -75,7 +75,7 @@ def test_text_encoder_as_transformers_saves_it(encoded, models_folder, layout):
     text, report = encoded(f"{repository.name}/text_encoder/{files[0].name}")
     assert "0 missing, 0 unexpected" in report
 
-    from skyreels_model.tokenizer import Tokenizer
+    from skyreels_model.text_encoder.tokenizer import Tokenizer
 
     ids, mask = Tokenizer(SPIECE.read_bytes()).tokenize([graphs.PROMPT])
     with torch.inference_mode():
@@ -167,7 +167,7 @@ def test_published_key_lists_at_full_size():
     from skyreels_model.image_encoder import CLIPVision, CLIPVisionConfig
     from skyreels_model.text_encoder import UMT5Config, UMT5Encoder
     from skyreels_model.vae import VideoVAE
-    from skyreels_model.vae_config import to_original_names as vae_names
+    from skyreels_model.vae.names import to_original_names as vae_names
 
     sizes = {"vocab_size": 256384, "d_model": 4096, "d_ff": 10240, "num_layers": 24}
     tower = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}

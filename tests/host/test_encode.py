@@ -4,7 +4,7 @@ import graphs
 import pytest
 import torch
 
-from skyreels_model.shots import latent_length
+from skyreels_model.grid import latent_length
 
 
 def graph(width=32, height=32, frames=1):

@@ -53,7 +53,9 @@ def failing_push(monkeypatch):
     """`failing_push("Decode", number)`: the VAE's stream fails in its push of this number."""
 
     def fail(kind, at):
-        name = next(n for n in sys.modules if "/" in n and n.endswith(".skyreels_model.vae"))
+        name = next(
+            n for n in sys.modules if "/" in n and n.endswith(".skyreels_model.vae.network")
+        )
         stream, numbers = getattr(sys.modules[name], f"{kind}Stream"), itertools.count(1)
         original = stream.push
 

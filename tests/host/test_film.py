@@ -7,8 +7,8 @@ import graphs
 import pytest
 import torch
 
-from skyreels_model import fit
-from skyreels_model.plan import FilmPlan
+from skyreels_model import budget as fit
+from skyreels_model.plan.film_plan import FilmPlan
 from toy.toyset import ToySet
 
 
@@ -74,7 +74,7 @@ def test_cancel_stops_within_a_forward_and_the_next_run_works(look, run_prompt, 
     import nodes
 
     # The pack as the host loaded it, which is not the copy that the unit tests import.
-    name = next(n for n in sys.modules if "/" in n and n.endswith(".skyreels_model.layers"))
+    name = next(n for n in sys.modules if "/" in n and n.endswith(".skyreels_model.model.layers"))
     module = sys.modules[name]
     calls = []
     original = module.Block.forward
@@ -110,7 +110,9 @@ def test_schedule_draws_and_tells_what_it_chose(look):
 def test_the_card_is_named_for_people(host, monkeypatch):
     import comfy.model_management as management
 
-    memory = next(m for n, m in sys.modules.items() if "/" in n and n.endswith("nodes.host.memory"))
+    memory = next(
+        m for n, m in sys.modules.items() if "/" in n and n.endswith("nodes.host.sockets.memory")
+    )
     assert memory.card() is None
     monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda", 0))
     for name, device in (("cuda:0 NVIDIA GeForce RTX 4090 : native", "NVIDIA GeForce RTX 4090"),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from skyreels_model.image_prep import fit_image
-from skyreels_model.shots import latent_length
+from skyreels_model.framing import fit_image
+from skyreels_model.grid import latent_length
 
 SIZES = [(32, 32), (64, 48), (20, 50)]
 

@@ -81,7 +81,7 @@ def merged(meant, lora, strength):
 def apply(model, models_folder, strength):
     import sys
 
-    name = next(name for name in sys.modules if name.endswith("nodes.host.lora"))
+    name = next(name for name in sys.modules if name.endswith("nodes.host.sockets.lora"))
     file = models_folder / "loras" / "on_gguf.safetensors"
     return sys.modules[name].apply_lora(model, file, strength)[0]
 

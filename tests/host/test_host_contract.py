@@ -82,7 +82,7 @@ def test_a_condition_cut_in_time_is_refused(look, run_prompt):
 def test_decoding_goes_on_in_tiles_when_memory_runs_out(look, monkeypatch):
     import comfy.model_management
 
-    name = next(n for n in sys.modules if "/" in n and n.endswith(".skyreels_model.vae"))
+    name = next(n for n in sys.modules if "/" in n and n.endswith(".skyreels_model.vae.network"))
     stream, pushed = sys.modules[name].DecodeStream, []
     original = stream.push
 

@@ -197,7 +197,7 @@ def test_model_is_shown_the_references_channels(look):
     model, (entry,), image, vae = look(
         prompt, model=["1", 0], positive=["13", 0], image=["11", 0], vae=["3", 0]
     )
-    from skyreels_model.image_prep import fit_image
+    from skyreels_model.framing import fit_image
     from skyreels_model.vae import normalize_latents
 
     noise = torch.zeros(1, 16, 5, 4, 4)

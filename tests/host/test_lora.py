@@ -63,7 +63,7 @@ def merged(plain, changes, strength=1.0):
 
 def named(changes, style):
     """A file in one trainer's key style."""
-    from skyreels_model.key_maps import transformer_key_to_diffusers
+    from skyreels_model.model.names import transformer_key_to_diffusers
 
     state = {}
     for layer, (down, up) in changes.items():
@@ -153,7 +153,7 @@ def test_strength_is_changed_without_loading_the_model_again(
 
     save_file(named(changes, "bare"), models_folder / "loras" / "strength.safetensors")
     model, _ = open_model(graphs.TOY["model"])
-    pack = next(name for name in sys.modules if name.endswith("nodes.host.lora"))
+    pack = next(name for name in sys.modules if name.endswith("nodes.host.sockets.lora"))
     apply_lora, checkpoint = sys.modules[pack].apply_lora, sys.modules[pack].checkpoint
     read, paths = checkpoint.read, []
     monkeypatch.setattr(checkpoint, "read", lambda path: paths.append(path.name) or read(path))

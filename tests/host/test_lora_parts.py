@@ -103,7 +103,7 @@ def hosts_way(host, caplog):
 @pytest.fixture
 def our_way(host):
     """`our_way(parts, shape)` -> what we would give the host; None where we would not."""
-    from skyreels_model.lora_parts import change_of
+    from skyreels_model.lora.parts import change_of
 
     def run(parts, shape):
         try:

@@ -135,12 +135,12 @@ LYCORIS = {
 def test_lycoris(look, velocity, inputs, models_folder, plain, kind):
     """Against its forward: its `merge_to` counts the alphas of LoHa and LoKr twice."""
     lycoris = pytest.importorskip("lycoris")
-    from skyreels_model import checkpoint
     from skyreels_model.config import ModelConfig
+    from skyreels_model.files import loading
     from skyreels_model.model import SkyReelsModel
 
     base = SkyReelsModel(ModelConfig.from_state_dict(plain), device="meta")
-    checkpoint.load_weights(base, plain)
+    loading.load_weights(base, plain)
     # ComfyUI reads not all that LyCORIS makes for kernels.
     lycoris.LycorisNetwork.apply_preset({"exclude_name": ["patch_embedding"]})
     made = lycoris.create_lycoris(base, **{"linear_dim": 4, "linear_alpha": 2, **LYCORIS[kind]})

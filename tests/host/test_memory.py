@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from devtools.live_bytes import allocated_peak
-from skyreels_model.memory import forward_bytes
+from skyreels_model.model.memory import forward_bytes
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

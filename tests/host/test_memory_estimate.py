@@ -32,10 +32,10 @@ def flash(q, k, v, heads, **_options):
 
 def meta_model(config, weights, compute):
     """The host's model with two blocks, weights held and computed in these dtypes, on meta."""
-    host = module("nodes.host.model")
+    host = module("nodes.host.sockets.model")
     config = dataclasses.replace(config, num_layers=2)
     described = {"image_model": "wan2.1", "model_type": config.model_type, "dim": config.dim,
-                 "skyreels": module("skyreels_model.config").ModelConfig(**vars(config)),
+                 "skyreels": module("skyreels_model.model.config").ModelConfig(**vars(config)),
                  "attention": "pytorch"}  # fmt: skip
     made = host.HostConfig(described)
     made.set_inference_dtype(weights, None if weights == compute else compute)
@@ -79,11 +79,11 @@ def test_films_through_the_hosts_guider(open_model, frames, width, height, solve
     """All of it, in small: film, solver, guidance and forward, with one prompt and with two."""
     import comfy.model_management
 
-    plan = module("skyreels_model.plan").FilmPlan(
+    plan = module("skyreels_model.plan.film_plan").FilmPlan(
         num_frames=frames, window=frames, width=width, height=height, overlap=5, steps=3
     )
-    guidance = module("skyreels_model.guidance_curve").film_guidance(cfg, "")
-    sample = module("nodes.host.sampling").sample_film
+    guidance = module("skyreels_model.plan.guidance").film_guidance(cfg, "")
+    sample = module("nodes.host.film.sampling").sample_film
     model, _ = open_model(graphs.TOY["model"])
     comfy.model_management.load_models_gpu([model])
     texts = [[[torch.randn(1, 512, 64), {}]] for _ in range(2)]
@@ -100,10 +100,13 @@ def test_encoders_need_less_than_the_host_always_keeps_free(host, monkeypatch):
     import comfy.model_management
     import comfy.ops
 
-    text, image = module("skyreels_model.text_encoder"), module("skyreels_model.image_encoder")
+    text = module("skyreels_model.text_encoder.network")
+    image = module("skyreels_model.image_encoder")
     monkeypatch.setattr(text, "_check_text", lambda *given: [512])  # meta has no numbers
     sizes = text.UMT5Config(**vars(UMT5_XXL))
-    encoder = module("nodes.host.clip").HostTextEncoder(sizes, torch.bfloat16, None).transformer
+    encoder = (
+        module("nodes.host.sockets.clip").HostTextEncoder(sizes, torch.bfloat16, None).transformer
+    )
     tower = image.CLIPVision(CLIP_H, comfy.ops.manual_cast, dtype=torch.float16, device="meta")
     plain = (
         text.UMT5Encoder(sizes, dtype=torch.bfloat16, device="meta"),

@@ -161,8 +161,8 @@ NAMES = [
 
 @pytest.mark.parametrize(("name", "family", "profile"), NAMES)
 def test_the_line_that_says_what_a_file_is(name, family, profile):
-    from skyreels_model import describe
-    from skyreels_model.checkpoint import LoadReport
+    from skyreels_model.files.loading import LoadReport
+    from skyreels_model.model import identity as describe
     from toy.random_weights import PUBLISHED, dit_shapes
 
     config = PUBLISHED["I2V-14B-540P" if "I2V" in name else "DF-14B-540P"]
@@ -184,9 +184,9 @@ def test_wan_files_at_full_size_by_cores_own_model(host, kind):
     import comfy.ldm.wan.model
     import comfy.ops
 
-    from skyreels_model import checkpoint
     from skyreels_model.config import ModelConfig
-    from skyreels_model.model import SkyReelsModel
+    from skyreels_model.files import loading
+    from skyreels_model.model import SkyReelsModel, names
 
     model_type, size = kind.split()
     wide = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
@@ -199,17 +199,17 @@ def test_wan_files_at_full_size_by_cores_own_model(host, kind):
         dtype=torch.float16,
         operations=comfy.ops.disable_weight_init,
     ).state_dict()
-    weights = checkpoint.transformer_tensors({f"model.{k}": v for k, v in theirs.items()})
+    weights = names.transformer_tensors({f"model.{k}": v for k, v in theirs.items()})
     model = SkyReelsModel(ModelConfig.from_state_dict(weights), torch.nn, torch.float16, "meta")
-    report = checkpoint.load_weights(model, weights)
+    report = loading.load_weights(model, weights)
     assert report.matched == len(theirs) and report.unexpected == []
 
 
 @pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-720P", "I2V-14B-540P"])
 def test_diffusers_files_at_full_size_by_diffusers_own_model(name):
     diffusers = pytest.importorskip("diffusers")
-    from skyreels_model import checkpoint
     from skyreels_model.config import ModelConfig
+    from skyreels_model.model import names
     from toy.random_weights import PUBLISHED, dit_shapes
 
     config = PUBLISHED[name]
@@ -224,7 +224,7 @@ def test_diffusers_files_at_full_size_by_diffusers_own_model(name):
             added_kv_proj_dim=config.dim if image else None,
             inject_sample_info=config.fps_embedding,
         )
-    weights = checkpoint.transformer_tensors(theirs.state_dict())
+    weights = names.transformer_tensors(theirs.state_dict())
     assert ModelConfig.from_state_dict(weights) == config
     assert {k: tuple(v.shape) for k, v in weights.items()} == dit_shapes(config)
 

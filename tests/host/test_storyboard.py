@@ -6,7 +6,7 @@ import graphs
 import pytest
 import torch
 
-from skyreels_model.shots import latent_length
+from skyreels_model.grid import latent_length
 
 OTHER = "a red square moving right on a black background"
 RANDOM = "random.safetensors"

@@ -21,7 +21,7 @@ def vae(look):
 @pytest.fixture(scope="module")
 def part(vae):
     """`part(name)`: a module of nodes/host as the host has loaded it."""
-    package = type(vae).__module__.rsplit(".", 1)[0]
+    package = type(vae).__module__.rsplit(".", 2)[0]
     return lambda name: importlib.import_module(f"{package}.{name}")
 
 
@@ -29,7 +29,7 @@ def part(vae):
 def small(vae, part):
     """A VAE of the same kind with few and random weights."""
     torch.manual_seed(0)
-    return type(vae)(part("vae").VideoVAE(dim=2, num_res_blocks=0), torch.float32, True)
+    return type(vae)(part("sockets.vae").VideoVAE(dim=2, num_res_blocks=0), torch.float32, True)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def test_a_minute_needs_no_more_memory_than_ten_seconds(small, part):
         count = 6 * seconds + 1
         latents, pixels = torch.zeros(1, 16, count, 2, 2), torch.zeros(count * 4 - 6, 16, 16, 3)
         with LiveBytes() as memory:
-            frames = part("decoding").decode_film(small, {"samples": latents})
+            frames = part("film.decoding").decode_film(small, {"samples": latents})
             decode = memory.peak - frames.nbytes
             assert len(frames) == count * 4 - 3
             del frames
             memory.reset_peak()
-            samples = part("encoding").encode_film(small, pixels)["samples"]
+            samples = part("film.encoding").encode_film(small, pixels)["samples"]
             encode = memory.peak - samples.nbytes
             assert samples.shape[2] == count
         beside.append((decode, encode))
@@ -94,7 +94,7 @@ def test_a_minute_needs_no_more_memory_than_ten_seconds(small, part):
 def test_tiles_of_both_nodes_are_near_to_untiled(vae, part, film):
     """Measured: 0.018 of 1 in frames, 0.023 in latents (of which 2.3 is the standard deviation)."""
     pixels, latents = film
-    decoding, encoding = part("decoding"), part("encoding")
+    decoding, encoding = part("film.decoding"), part("film.encoding")
     whole = decoding.decode_film(vae, {"samples": latents})
     tiled = decoding.decode_film(vae, {"samples": latents}, 64)
     assert 0 < rms(tiled, whole) < 0.03
@@ -119,9 +119,9 @@ def coded_by_our_nodes(vae_loader):
 def test_both_nodes_take_a_tile_size(look, part):
     prompt, links = coded_by_our_nodes(graphs.film()["3"])
     vae, pixels, coded, frames = look(prompt, **links)
-    samples = part("encoding").encode_film(vae, pixels, 64)["samples"]
+    samples = part("film.encoding").encode_film(vae, pixels, 64)["samples"]
     assert torch.equal(coded["samples"], samples)
-    assert torch.equal(frames, part("decoding").decode_film(vae, {"samples": samples}, 64))
+    assert torch.equal(frames, part("film.decoding").decode_film(vae, {"samples": samples}, 64))
 
 
 def test_cores_vae_takes_a_tile_size(look):
@@ -152,42 +152,42 @@ def test_core_nodes_stream_too(small, part):
     import nodes
 
     latents = torch.randn(2, 16, 3, 8, 12, generator=torch.Generator().manual_seed(0))
-    ours = part("decoding").decode_film(small, {"samples": latents})
+    ours = part("film.decoding").decode_film(small, {"samples": latents})
     assert torch.equal(nodes.VAEDecode().decode(small, {"samples": latents})[0], ours)
     tiled = nodes.VAEDecodeTiled().decode(small, {"samples": latents}, 64, 16, 8, 4)[0]
-    assert torch.equal(tiled, part("decoding").decode_film(small, {"samples": latents}, 64))
+    assert torch.equal(tiled, part("film.decoding").decode_film(small, {"samples": latents}, 64))
     pixels = torch.rand(9, 64, 96, 3, generator=torch.Generator().manual_seed(0))
-    ours = part("encoding").encode_film(small, pixels)["samples"]
+    ours = part("film.encoding").encode_film(small, pixels)["samples"]
     assert torch.equal(nodes.VAEEncode().encode(small, pixels)[0]["samples"], ours)
     tiled = nodes.VAEEncodeTiled().encode(small, pixels, 64, 16)[0]["samples"]
-    assert torch.equal(tiled, part("encoding").encode_film(small, pixels, 64)["samples"])
+    assert torch.equal(tiled, part("film.encoding").encode_film(small, pixels, 64)["samples"])
 
 
 @pytest.mark.parametrize("since", [0, 2])
 def test_a_full_device_goes_on_in_tiles_and_loses_nothing(vae, part, film, caplog, since):
     pixels, latents = film
-    whole = part("decoding").decode_film(vae, {"samples": latents})
+    whole = part("film.decoding").decode_film(vae, {"samples": latents})
     with caplog.at_level(logging.WARNING, "skyreels_v2"), full_device(vae, 64, since):
-        made = part("decoding").decode_film(vae, {"samples": latents})
+        made = part("film.decoding").decode_film(vae, {"samples": latents})
     assert "out of memory; going on in tiles of 64 x 64 px" in caplog.text
     before = 5 if since else 0
     assert torch.equal(made[:before], whole[:before])
     assert made.shape == whole.shape and rms(made, whole) < 0.06
     with full_device(vae, 64, since):
-        coded = part("encoding").encode_film(vae, pixels)["samples"]
+        coded = part("film.encoding").encode_film(vae, pixels)["samples"]
     assert torch.equal(coded[:, :, :since], latents[:, :, :since])
     assert coded.shape == latents.shape and rms(coded, latents) < 0.1
 
 
 def test_a_device_without_room_for_a_tile_says_so(vae, part, film):
     with full_device(vae, 32), pytest.raises(torch.cuda.OutOfMemoryError):
-        part("decoding").decode_film(vae, {"samples": film[1]})
+        part("film.decoding").decode_film(vae, {"samples": film[1]})
 
 
 @pytest.mark.parametrize("decode", [True, False])
 def test_the_largest_tiles_that_fit(vae, part, decode, monkeypatch):
     monkeypatch.setattr(vae, "device", torch.device("cuda"))
-    streaming, size = part("vae_streaming"), (60, 104)
+    streaming, size = part("sockets.vae_streams"), (60, 104)
     whole = streaming.step_bytes(vae, decode, size)
     assert streaming.fitting_tiling(vae, decode, size, whole) is None
     coded = []
@@ -209,8 +209,8 @@ def test_the_host_is_told_of_one_step(vae):
 @pytest.mark.parametrize(("size", "nearest"), [(32, 64), (100, 96), (65, 64)])
 def test_other_tile_sizes_are_refused(vae, part, film, size, nearest):
     for node in (
-        lambda: part("decoding").decode_film(vae, {"samples": film[1]}, size),
-        lambda: part("encoding").encode_film(vae, film[0], size),
+        lambda: part("film.decoding").decode_film(vae, {"samples": film[1]}, size),
+        lambda: part("film.encoding").encode_film(vae, film[0], size),
     ):
         with pytest.raises(ValueError, match=rf"tile_size is {size} px.*nearest: {nearest}"):
             node()

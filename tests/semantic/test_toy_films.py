@@ -11,8 +11,9 @@ import dataclasses
 import pytest
 import torch
 
-from skyreels_model import history, rollout
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.rollout import history
+from skyreels_model.rollout import loop as rollout
 from toy.continuity import seam_jumps
 from toy.evaluate import Summary, takes
 from toy.instruments import find_figures

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from skyreels_model import checkpoint
 from skyreels_model.config import ModelConfig
-from skyreels_model.key_maps import transformer_key_to_diffusers
-from skyreels_model.model import SkyReelsModel
+from skyreels_model.files import checkpoint, loading
+from skyreels_model.model import SkyReelsModel, names
+from skyreels_model.model.names import transformer_key_to_diffusers
 from toy.random_weights import PUBLISHED, dit_shapes
 
 SMALL = ModelConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32, fps_embedding=True)
@@ -23,12 +23,12 @@ def state():
 
 
 def build(tensors):
-    own = checkpoint.transformer_tensors(tensors)
+    own = names.transformer_tensors(tensors)
     model = SkyReelsModel(ModelConfig.from_state_dict(own), device="meta")
-    return model, checkpoint.load_weights(model, own)
+    return model, loading.load_weights(model, own)
 
 
-@pytest.mark.parametrize("prefix", ["", *checkpoint.PREFIXES])
+@pytest.mark.parametrize("prefix", ["", *names.PREFIXES])
 def test_prefixes_and_markers(state, prefix, tmp_path):
     named = {prefix + k: v for k, v in state.items()}
     named["model_type.SkyReels-V2-DF-14B-720P"] = torch.zeros(1)
@@ -53,7 +53,7 @@ def test_weights_are_not_copied_and_only_the_time_path_is_widened(state, tmp_pat
     save_file(half, tmp_path / "model.safetensors")
     tensors = checkpoint.read(tmp_path / "model.safetensors").tensors
     model = SkyReelsModel(SMALL, dtype=torch.bfloat16, device="meta")
-    checkpoint.load_weights(model, tensors)
+    loading.load_weights(model, tensors)
     for key, value in model.state_dict().items():
         widened = key.startswith(("time_", "fps_"))
         assert value.dtype == (torch.float32 if widened else torch.bfloat16), key
@@ -107,7 +107,7 @@ def test_every_8_bit_number_is_judged_rightly():
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
         for pattern in range(256):
             one = torch.tensor([0x3A, pattern], dtype=torch.uint8).view(dtype)
-            assert checkpoint.is_finite(one) == bool(one.float().isfinite().all()), pattern
+            assert loading.is_finite(one) == bool(one.float().isfinite().all()), pattern
 
 
 def test_other_kinds_of_files(tmp_path):
@@ -291,7 +291,7 @@ def test_what_was_released_can_be_read_again(state, tmp_path, kind):
     file = checkpoint.read(path)
     assert bool(file.mapped) == ("before" not in kind)
     model = SkyReelsModel(SMALL, dtype=torch.bfloat16, device="meta")
-    checkpoint.load_weights(model, file.tensors, release=file.release)
+    loading.load_weights(model, file.tensors, release=file.release)
     foreign = torch.ones(2**16)
     file.release(foreign)
     assert foreign.eq(1).all()
@@ -303,7 +303,7 @@ def test_all_is_checked_before_anything_is_put_in_place(state):
     state["head.head.weight"][0, 0] = torch.nan
     model = SkyReelsModel(SMALL, device="meta")
     with pytest.raises(ValueError, match=r"head\.head\.weight holds numbers"):
-        checkpoint.load_weights(model, state)
+        loading.load_weights(model, state)
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
@@ -311,10 +311,10 @@ def test_all_is_checked_before_anything_is_put_in_place(state):
 def test_numbers_too_large_for_the_wanted_format_are_refused(value):
     weights = {"weight": torch.full((2, 2), value), "bias": torch.zeros(2)}
     held = nn.Linear(2, 2, device="meta", dtype=torch.bfloat16)
-    checkpoint.load_weights(held, weights)
+    loading.load_weights(held, weights)
     assert torch.isfinite(held.weight).all()
     with pytest.raises(ValueError, match="weight holds numbers beyond 65504, .* of float16"):
-        checkpoint.load_weights(nn.Linear(2, 2, device="meta", dtype=torch.float16), weights)
+        loading.load_weights(nn.Linear(2, 2, device="meta", dtype=torch.float16), weights)
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", "net._orig_mod."])
@@ -323,7 +323,7 @@ def test_any_prefix_is_a_prefix(state, prefix):
     named["vae.conv1.weight"] = torch.ones(1)
     _, report = build(named)
     assert report.unexpected == []
-    assert checkpoint.other_tensors(named) == ["vae.conv1.weight"]
+    assert names.other_tensors(named) == ["vae.conv1.weight"]
 
 
 def test_upper_case_types_and_a_shard_that_is_none(tmp_path):

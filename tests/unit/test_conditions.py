@@ -8,11 +8,12 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model.conditions import Conditions
-from skyreels_model.history import new_history
-from skyreels_model.plan import HISTORIES, FilmPlan
+from skyreels_model.grid import latent_length
+from skyreels_model.plan.film_plan import HISTORIES, FilmPlan
+from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout import Film, RowDone, SeededNoise, WindowDone, film_frames, generate
-from skyreels_model.shots import Shot, latent_length
+from skyreels_model.rollout.conditions import Conditions
+from skyreels_model.rollout.history import new_history
 from skyreels_model.vae import denormalize_latents
 
 NUMBERS = {"width": 16, "height": 16, "window": 17, "overlap": 9, "steps": 4}

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from skyreels_model import drift
-from skyreels_model.history import latent_history
-from skyreels_model.plan import FilmPlan
+from skyreels_model.drift.colours import RIDGE
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout import Film, SeededNoise, generate
-from skyreels_model.shots import Shot
+from skyreels_model.rollout.history import latent_history
 
 PLAN = FilmPlan(num_frames=145, width=16, height=16, window=17, overlap=9, steps=4, prefix_noise=0)
 
@@ -56,7 +57,7 @@ def test_anchored_latents_have_the_references_statistics_and_their_own_motion(dt
     assert torch.allclose(found[0], wanted[0], atol=1e-5 if exact else 0.01)
     # Equal with the ridge on both, which keeps directions without contrast from being blown up.
     matrix, _ = drift.transport(drift.statistics(x), reference, 1.0)
-    ridge = drift.RIDGE * wanted[1:].diagonal().mean()
+    ridge = RIDGE * wanted[1:].diagonal().mean()
     left, right = found[1:] + ridge * matrix @ matrix.T, wanted[1:] + ridge * torch.eye(16)
     assert torch.allclose(left, right, atol=1e-4 if exact else 0.03)
     half = drift.anchored(x, reference, 0.5).float()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from devtools.live_bytes import LiveBytes
-from skyreels_model import fit
-from skyreels_model.memory import forward_bytes
+from skyreels_model import budget as fit
 from skyreels_model.model import SkyReelsModel
+from skyreels_model.model.memory import forward_bytes
 from toy.random_weights import PUBLISHED
 
 README = pathlib.Path(__file__).resolve().parents[2] / "README.md"

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from devtools.live_bytes import LiveBytes
-from skyreels_model import checkpoint, gguf_blocks
 from skyreels_model.config import ModelConfig
-from skyreels_model.gguf_blocks import FORMATS, dequantize
-from skyreels_model.model import SkyReelsModel
+from skyreels_model.files import checkpoint, gguf_blocks, loading
+from skyreels_model.files.gguf_blocks import FORMATS, dequantize
+from skyreels_model.model import SkyReelsModel, names
 from toy.random_weights import dit_shapes
 
 gguf = pytest.importorskip("gguf")
@@ -128,17 +128,17 @@ def model_file(path, name):
 def test_a_model_by_the_packages_writer(tmp_path, name):
     meant = model_file(tmp_path / "model.gguf", name)
     file = checkpoint.read(tmp_path / "model.gguf")
-    weights = checkpoint.transformer_tensors(file.tensors, file.metadata)
+    weights = names.transformer_tensors(file.tensors, file.metadata)
     assert ModelConfig.from_state_dict(weights) == SMALL
     model = SkyReelsModel(SMALL, device="meta")
-    report = checkpoint.load_weights(model, weights)
+    report = loading.load_weights(model, weights)
     assert report.unexpected == [] and report.matched == len(meant)
     for key, value in model.state_dict().items():
         expected = meant[key.replace("modulation.weight", "modulation")]
         # Formats that only the package reads are held in bfloat16.
         limit = 0 if name in FORMATS else 2**-8
         assert (value - expected).abs().max() <= limit * expected.abs().max(), key
-    described = checkpoint.quantization(weights)
+    described = loading.quantization(weights)
     assert described == (f"20 of {len(meant)} GGUF {name}" if name in FORMATS else "none")
 
 
@@ -173,7 +173,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     write(file, {"double_blocks.0.x": torch.zeros(2, 2)}, "flux")
     read = checkpoint.read(file)
     with pytest.raises(ValueError, match="architecture 'flux'.*has 'wan'"):
-        checkpoint.transformer_tensors(read.tensors, read.metadata)
+        names.transformer_tensors(read.tensors, read.metadata)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match="install the package gguf.*or use a safetensors"):
         checkpoint.read(file)

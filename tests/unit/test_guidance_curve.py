@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skyreels_model.guidance_curve import EXAMPLE, GuidanceCurve, film_guidance
+from skyreels_model.plan.guidance import EXAMPLE, GuidanceCurve, film_guidance
 
 
 def curve(text):

@@ -7,12 +7,15 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model.conditions import Conditions
 from skyreels_model.drift import anchored, statistics
-from skyreels_model.history import Tail, new_frames, new_history
-from skyreels_model.plan import FilmPlan
+from skyreels_model.grid import frame_length, latent_length
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout import Film, SeededNoise, WindowDone, film_frames, generate
-from skyreels_model.shots import Shot, frame_length, latent_length
+from skyreels_model.rollout.conditions import Conditions
+from skyreels_model.rollout.film import Tail
+from skyreels_model.rollout.frames import new_frames
+from skyreels_model.rollout.history import new_history
 from skyreels_model.vae import denormalize_latents, normalize_latents
 from toy.toyset import ToySet
 from toy.world import COLOURS, Scene, render

@@ -4,7 +4,8 @@ import golden_data
 import pytest
 import torch
 
-from skyreels_model import checkpoint
+from skyreels_model.files import loading
+from skyreels_model.framing import crop_box, fit_image
 from skyreels_model.image_encoder import (
     CLIPVision,
     CLIPVisionConfig,
@@ -13,7 +14,6 @@ from skyreels_model.image_encoder import (
     squash,
     to_original_names,
 )
-from skyreels_model.image_prep import crop_box, fit_image
 
 TOLERANCE = 3e-6
 CASES = ("clip_40x64", "clip_48x32")
@@ -99,7 +99,7 @@ def test_transformers_layout_gives_transformers_numbers():
     tower = transformers_tower()
     state = to_original_names(published_names(tower))
     encoder = CLIPVision(CLIPVisionConfig.from_state_dict(state, head_dim=16), device="meta")
-    report = checkpoint.load_weights(encoder, state)
+    report = loading.load_weights(encoder, state)
     assert report.unexpected == []
     pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(2))
     theirs = tower(pixel_values=pixels, output_hidden_states=True)
@@ -114,7 +114,7 @@ def test_one_layer_gives_the_embeddings():
     tower = transformers_tower(layers=1)
     state = to_original_names(published_names(tower))
     encoder = CLIPVision(CLIPVisionConfig.from_state_dict(state, head_dim=16), device="meta")
-    checkpoint.load_weights(encoder, state)
+    loading.load_weights(encoder, state)
     pixels = torch.randn(1, 3, 56, 56)
     theirs = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[0]
     assert golden_data.relative_l2(encoder(pixels), theirs) <= TOLERANCE
@@ -170,7 +170,7 @@ def test_a_missing_projection_is_an_error():
     del state["vision_model.encoder.layers.1.self_attn.k_proj.weight"]
     state = to_original_names(state)
     encoder = CLIPVision(CLIPVisionConfig.from_state_dict(state, head_dim=16), device="meta")
-    text = refused(lambda: checkpoint.load_weights(encoder, state))
+    text = refused(lambda: loading.load_weights(encoder, state))
     assert "visual.transformer.1.attn.to_qkv.weight" in text
 
 

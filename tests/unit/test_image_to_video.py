@@ -5,8 +5,8 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model.image_prep import fit_image
-from skyreels_model.plan import FilmPlan
+from skyreels_model.framing import fit_image
+from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import Film, film_frames, generate
 from skyreels_model.vae import normalize_latents
 

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from skyreels_model.checkpoint import Checkpoint
 from skyreels_model.config import ModelConfig
-from skyreels_model.lora import PeftSettings, match_lora, peft_settings
+from skyreels_model.files.checkpoint import Checkpoint
+from skyreels_model.lora import match_lora, peft_settings
+from skyreels_model.lora.match import PeftSettings
 from toy.random_weights import PUBLISHED, dit_shapes
 
 SMALL = ModelConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
@@ -72,7 +73,7 @@ def test_names_of_a_layer(name, parts):
 
 def test_every_layer_by_diffusers_own_names():
     diffusers = pytest.importorskip("diffusers")
-    from skyreels_model.key_maps import transformer_key_to_original
+    from skyreels_model.model.names import transformer_key_to_original
 
     with torch.device("meta"):
         theirs = diffusers.SkyReelsV2Transformer3DModel(

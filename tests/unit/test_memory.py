@@ -8,11 +8,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from devtools.live_bytes import LiveBytes, allocated_peak, forward_peak
-from skyreels_model import layers
 from skyreels_model.attention import sdpa
 from skyreels_model.config import ModelConfig
-from skyreels_model.memory import forward_bytes, weights_bytes
-from skyreels_model.model import SkyReelsModel
+from skyreels_model.model import SkyReelsModel, layers, positions
+from skyreels_model.model.memory import forward_bytes, weights_bytes
 from toy.random_weights import PUBLISHED
 
 P540, P720 = (25, 68, 120), (31, 90, 160)  # latents of 97 frames at 960x544, 121 at 1280x720
@@ -152,7 +151,7 @@ def test_a_block_run_again_for_its_gradients_finds_its_input():
     """Checkpointing runs it first without gradients, on the very tensors that it keeps."""
     block = small_model().blocks[0]
     e, context = torch.randn(1, 3, 6, 128), torch.randn(1, 9, 128)
-    rope = layers.rope_table((3, 4, 3), 64, torch.device("cpu"))
+    rope = positions.rope_table((3, 4, 3), 64, torch.device("cpu"))
     grads = []
     for run in (lambda f, x: f(x), lambda f, x: checkpoint(f, x, use_reentrant=True)):
         torch.manual_seed(1)

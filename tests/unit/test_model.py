@@ -9,8 +9,9 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model import layers
-from skyreels_model.attention import last_repeated, sdpa
+from skyreels_model.attention import sdpa
+from skyreels_model.attention.attend import last_repeated
+from skyreels_model.model import layers, positions
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 5e-6  # the manifest's, for fp32
@@ -89,11 +90,11 @@ def test_primitives():
         expected = data[key]
         assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
-    close(layers.sinusoid(data["t"], 256), "sinusoid_f32")
+    close(positions.sinusoid(data["t"], 256), "sinusoid_f32")
     grid = (3, 2, 3)
     for size, head_dim in (("hd128", 128), ("small", 40)):
-        rope = layers.rope_table(grid, head_dim, torch.device("cpu"))
-        close(layers.apply_rope(data[f"rope_in_{size}"], rope), f"rope_out_{size}")
+        rope = positions.rope_table(grid, head_dim, torch.device("cpu"))
+        close(positions.apply_rope(data[f"rope_in_{size}"], rope), f"rope_out_{size}")
     norm = torch.nn.RMSNorm(64, eps=1e-6)
     norm.weight.data = data["rms_weight"]
     close(norm(data["rms_in"]), "rms_out")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from skyreels_model.config import ModelConfig
-from skyreels_model.key_maps import transformer_key_to_original
 from skyreels_model.model import SkyReelsModel
+from skyreels_model.model.names import transformer_key_to_original
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is a test dependency")
 

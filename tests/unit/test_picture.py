@@ -2,8 +2,8 @@
 
 import torch
 
-from skyreels_model import picture
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan import drawing as picture
+from skyreels_model.plan.film_plan import FilmPlan
 
 PLAN = FilmPlan(
     num_frames=25, width=16, height=16, window=17, overlap=9, steps=4, ar_step=2, prefix_noise=0

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from skyreels_model import checkpoint
 from skyreels_model.config import ModelConfig
-from skyreels_model.model import SkyReelsModel
-from skyreels_model.quantized import ScaledWeight, gather_scaled
+from skyreels_model.files import loading
+from skyreels_model.files.quantized import ScaledWeight, gather_scaled
+from skyreels_model.model import SkyReelsModel, names
 from toy.random_weights import dit_shapes
 
 SMALL = ModelConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
@@ -36,9 +36,9 @@ def files(dtype=E4M3):
 
 
 def loaded(tensors, metadata=None):
-    weights = checkpoint.transformer_tensors(tensors, metadata)
+    weights = names.transformer_tensors(tensors, metadata)
     model = SkyReelsModel(ModelConfig.from_state_dict(weights), device="meta")
-    report = checkpoint.load_weights(model, weights)
+    report = loading.load_weights(model, weights)
     assert report.unexpected == []
     state = model.state_dict()
     return {k.replace("modulation.weight", "modulation"): v for k, v in state.items()}, weights
@@ -58,7 +58,7 @@ def test_the_older_convention(dtype, prefix):
         "full_precision_matrix_mult": True,
     }
     assert held.scales.keys() == {"weight_scale", "input_scale"}
-    assert checkpoint.quantization(weights) == f"20 of {len(meant)} scaled {str(dtype)[6:]}"
+    assert loading.quantization(weights) == f"20 of {len(meant)} scaled {str(dtype)[6:]}"
 
 
 @pytest.mark.parametrize("in_metadata", [False, True])

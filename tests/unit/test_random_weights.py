@@ -9,8 +9,8 @@ import safetensors
 import torch
 from safetensors.torch import load_file
 
-from skyreels_model import checkpoint
 from skyreels_model.config import ModelConfig
+from skyreels_model.files import checkpoint
 from skyreels_model.model import SkyReelsModel
 from skyreels_model.text_encoder import UMT5Config, UMT5Encoder, to_original_names
 from skyreels_model.vae import VideoVAE

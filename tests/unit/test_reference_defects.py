@@ -13,7 +13,7 @@ import torch
 
 from skyreels_model.config import ModelConfig
 from skyreels_model.model import SkyReelsModel
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, film_frames, generate
 from skyreels_model.vae import VideoVAE
 
@@ -51,9 +51,9 @@ import sys, hashlib
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.rand(7)
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, generate
-from skyreels_model.history import latent_history
+from skyreels_model.rollout.history import latent_history
 numbers = dict(width=16, height=16, window=17, overlap=9, steps=3, history="latents")
 plan = FilmPlan(num_frames=29, **numbers)
 film = Film(plan)
@@ -67,7 +67,7 @@ print(hashlib.sha256(torch.cat(film.finished, dim=2).numpy().tobytes()).hexdiges
 
 def test_another_process_makes_the_same_film():
     """Bit for bit, whatever was drawn before: prefix noise and all."""
-    from skyreels_model.history import latent_history
+    from skyreels_model.rollout.history import latent_history
 
     def field(x, t):
         return 0.7 * x - 0.2 * x.mean(dim=2, keepdim=True) + t[:, None, :, None, None] / 2000

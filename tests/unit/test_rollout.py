@@ -8,17 +8,10 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model.conditions import Conditions
-from skyreels_model.history import new_history
-from skyreels_model.plan import FilmPlan
-from skyreels_model.rollout import (
-    Film,
-    RowDone,
-    SeededNoise,
-    WindowDone,
-    film_frames,
-    generate,
-)
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.rollout import Film, RowDone, SeededNoise, WindowDone, film_frames, generate
+from skyreels_model.rollout.conditions import Conditions
+from skyreels_model.rollout.history import new_history
 from skyreels_model.vae import normalize_latents
 
 CASES = (

@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
-from skyreels_model.plan import FilmPlan, frames_of_seconds
+from skyreels_model.grid import frame_length, frames_of_seconds, latent_length
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.shots import Part, Shot, lay_out
+from skyreels_model.plan.summary import describe
+from skyreels_model.plan.windows import picture_frame, picture_latent
 from skyreels_model.schedule import flow_schedule, window_matrix
-from skyreels_model.shots import Part, Shot, frame_length, latent_length, lay_out
-from skyreels_model.summary import describe
-from skyreels_model.windows import picture_frame, picture_latent
 
 SIZE = {"width": 16, "height": 16}
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model.conditions import Conditions
-from skyreels_model.film import ShotNoise
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout import Film, SeededNoise, film_frames, generate
+from skyreels_model.rollout.conditions import Conditions
+from skyreels_model.rollout.noise import ShotNoise
 from skyreels_model.schedule import flow_schedule, levels, timestep_matrix
-from skyreels_model.shots import Shot
-from skyreels_model.staircase import Staircase
+from skyreels_model.schedule.staircase import Staircase
 
 SMALL = FilmPlan(
     num_frames=61, width=16, height=16, window=17, overlap=9, steps=6, ar_step=2, sliding=True

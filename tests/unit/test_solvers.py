@@ -7,11 +7,11 @@ import golden_data
 import pytest
 import torch
 
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.summary import describe
 from skyreels_model.rollout import Film, SeededNoise, generate
 from skyreels_model.schedule import custom_schedule, flow_schedule
 from skyreels_model.solvers import LCM, SOLVERS, DPMSolver2M, Euler, UniPC
-from skyreels_model.summary import describe
 
 CASES = golden_data.case("unipc_trajectories")["parameters"]["cases"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skyreels_model.storyboard import EXAMPLE, TimedPrompt, parse_storyboard, shot_lengths
+from skyreels_model.plan.storyboard import EXAMPLE, TimedPrompt, parse_storyboard, shot_lengths
 
 
 def test_a_line_for_each_shot():

@@ -7,13 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skyreels_model.text_encoder import (
-    UMT5Config,
-    UMT5Encoder,
-    hf_to_original,
-    relative_position_bucket,
-    to_original_names,
-)
+from skyreels_model.text_encoder import UMT5Config, UMT5Encoder, hf_to_original, to_original_names
+from skyreels_model.text_encoder.network import relative_position_bucket
 
 TOLERANCE = 3e-6
 TOLERANCE_BF16 = 5e-2

@@ -9,8 +9,8 @@ import pytest
 import sentencepiece
 import torch
 
-from skyreels_model import tokenizer as module
-from skyreels_model.tokenizer import Tokenizer, clean_text
+from skyreels_model.text_encoder import tokenizer as module
+from skyreels_model.text_encoder.tokenizer import Tokenizer, clean_text
 
 MODEL_FILE = pathlib.Path(__file__).resolve().parents[1] / "data" / "spiece.model"
 CLEAN_TEXTS = [

@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from skyreels_model import checkpoint
 from skyreels_model.config import ModelConfig
+from skyreels_model.files import checkpoint
 from skyreels_model.image_encoder import CLIPVision, CLIPVisionConfig
 from skyreels_model.text_encoder import to_original_names
-from skyreels_model.tokenizer import UNK_ID, Tokenizer
+from skyreels_model.text_encoder.tokenizer import UNK_ID, Tokenizer
 from toy import random_weights, toyset
 from toy.training import finetunes, image_tower, transformer
 from toy.world import SCENES

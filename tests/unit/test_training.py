@@ -13,7 +13,7 @@ import torch
 
 from skyreels_model.image_encoder import CLIPVision, preprocess
 from skyreels_model.model import SkyReelsModel
-from skyreels_model.tokenizer import UNK_ID, Tokenizer
+from skyreels_model.text_encoder.tokenizer import UNK_ID, Tokenizer
 from skyreels_model.vae import denormalize_latents, normalize_latents
 from toy import recolour
 from toy.instruments import find_figures, shape_name

@@ -15,8 +15,8 @@ from skyreels_model.vae import (
     denormalize_latents,
     normalize_latents,
 )
-from skyreels_model.vae_config import vae_config_from_state_dict
-from skyreels_model.vae_layers import RMSNorm
+from skyreels_model.vae.config import vae_config_from_state_dict
+from skyreels_model.vae.layers import RMSNorm
 
 FP32 = 1e-5
 FULL_SIZE = {"dim": 96, "z_dim": 16, "dim_mult": (1, 2, 4, 4), "num_res_blocks": 2}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from golden_data import relative_l2
 
-from skyreels_model.key_maps import vae_key_to_original
 from skyreels_model.vae import VideoVAE
+from skyreels_model.vae.names import vae_key_to_original
 
 diffusers = pytest.importorskip("diffusers")
 

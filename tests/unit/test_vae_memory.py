@@ -5,8 +5,8 @@ import torch
 
 from devtools.live_bytes import LiveBytes
 from skyreels_model.vae import VideoVAE
-from skyreels_model.vae_memory import decode_memory, encode_memory
-from skyreels_model.vae_tiles import TiledDecodeStream, tilings
+from skyreels_model.vae.memory import decode_memory, encode_memory
+from skyreels_model.vae.tiles import TiledDecodeStream, tilings
 
 ESTIMATES = {"decode": decode_memory, "encode": encode_memory}
 OTHER = {"dim": 32, "temporal_downsample": (True, True, False)}

@@ -7,7 +7,7 @@ import torch
 from golden_data import relative_l2, weights
 
 from skyreels_model.vae import VideoVAE
-from skyreels_model.vae_tiles import (
+from skyreels_model.vae.tiles import (
     Side,
     Tile,
     TiledDecodeStream,

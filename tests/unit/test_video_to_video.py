@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from skyreels_model.conditions import Conditions
-from skyreels_model.history import latent_history
-from skyreels_model.plan import FilmPlan
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.shots import Shot
+from skyreels_model.plan.windows import Run
 from skyreels_model.rollout import Film, SeededNoise, generate
+from skyreels_model.rollout.conditions import Conditions
+from skyreels_model.rollout.history import latent_history
 from skyreels_model.schedule import flow_schedule
-from skyreels_model.shots import Shot
-from skyreels_model.windows import Run
 
 PLAN = FilmPlan(
     num_frames=61, width=16, height=16, window=33, overlap=9, steps=6, denoise=0.4, prefix_noise=0

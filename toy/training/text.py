@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skyreels_model.text_encoder import UMT5Config, UMT5Encoder
-from skyreels_model.tokenizer import EOS_ID, PAD_ID, UNK_ID, Tokenizer
+from skyreels_model.text_encoder.tokenizer import EOS_ID, PAD_ID, UNK_ID, Tokenizer
 from toy.world import SCENES, Scene
 
 WIDTH, LAYERS, HEADS, FFN = 64, 2, 2, 128

@@ -1,0 +1,151 @@
+"""Velocity of a film's window from the host's guider, each latent frame at its own timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ....skyreels_model.plan.guidance import GuidanceCurve
+from ....skyreels_model.rollout.film import Film, Velocity
+from ....skyreels_model.rollout.loop import denoise
+from ....skyreels_model.rollout.noise import NoiseSource
+
+FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
+PROMPT_SHARES = "skyreels_v2_prompt_shares"
+SHOT = "skyreels_v2_shot_{}"
+
+
+def per_frame_timesteps(
+    executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Put the row's timestep of every frame (1, F) in place of the batch's one.
+
+    Works in any Wan transformer that follows the host's call, whoever loaded it.
+    """
+    options = kwargs.get("transformer_options") or next(
+        (a for a in reversed(args) if isinstance(a, dict)), {}
+    )
+    frames = options.get(FRAME_TIMESTEPS)
+    if frames is not None:
+        cut = options.get("context_window")
+        if cut is not None:
+            frames = cut.get_tensor(frames, dim=1)
+        if frames.shape[1] != x.shape[2]:
+            raise ValueError(
+                f"a node has cut the model's {frames.shape[1]} latent frames to {x.shape[2]} (a "
+                f"condition with an area in time?); SkyReels-V2's sampler cannot follow that"
+            )
+        timestep = frames.to(timestep).expand(x.shape[0], -1)
+    return executor(x, timestep, *args, **kwargs)
+
+
+class FilmGuider(comfy.samplers.CFGGuider):
+    """The host's guidance; where several shots are in view, each latent by its own prompt."""
+
+    def set_prompts(self, positives: dict[int, list[Any]], negative: list[Any]) -> None:
+        """`positives`: by shot, the prompts that a window shows; the first is the host's own."""
+        named = {SHOT.format(shot): positive for shot, positive in positives.items()}
+        self.inner_set_conds({"positive": [*positives.values()][0], "negative": negative, **named})
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] = {},  # noqa: B006 (the host's signature)
+        seed: int | None = None,
+    ) -> Tensor:
+        """Denoised (1, C, F, h, w). Prompts are mixed before the host's guidance sees them."""
+        (first, _), *over = model_options["transformer_options"][PROMPT_SHARES]
+        conds = self.conds
+        if over:
+            others = [(conds[SHOT.format(shot)], share) for shot, share in over]
+            functions = model_options.get("sampler_pre_cfg_function", [])
+            model_options = {
+                **model_options,
+                "sampler_pre_cfg_function": [mixing(others), *functions],
+            }
+        self.conds = {**conds, "positive": conds[SHOT.format(first)]}
+        try:
+            return super().predict_noise(x, timestep, model_options, seed)
+        finally:
+            self.conds = conds
+
+
+def mixing(others: list[tuple[Any, Tensor]]) -> Callable[[dict[str, Any]], list[Tensor]]:
+    """The host's hook before guidance: lay other prompts' predictions over the first one's.
+
+    others: the prompts, with the share (F,) of each latent that they have.
+    """
+
+    def mix(args: dict[str, Any]) -> list[Tensor]:
+        mixed, *rest = args["conds_out"]
+        for cond, share in others:
+            (own,) = comfy.samplers.calc_cond_batch(
+                args["model"], [cond], args["input"], args["timestep"], args["model_options"]
+            )
+            mixed = torch.lerp(mixed, own, share.to(own)[:, None, None])
+        return [mixed, *rest]
+
+    return mix
+
+
+class WindowSampler(comfy.samplers.Sampler):
+    """The host's sampler slot, filled with one window of a film."""
+
+    def __init__(
+        self,
+        film: Film,
+        noise: NoiseSource,
+        cfg: GuidanceCurve,
+        on_row: Callable[[Tensor], None],
+    ) -> None:
+        self.film, self.noise, self.cfg, self.on_row = film, noise, cfg, on_row
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        velocity = guided_velocity(self.film, self.cfg, model_wrap, extra_args)
+        for row in denoise(self.film, velocity, self.noise, noise.device):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            self.on_row(row.denoised)
+        assert self.film.latents is not None
+        return self.film.latents
+
+
+def guided_velocity(
+    film: Film, cfg: GuidanceCurve, model_wrap: Any, extra_args: dict[str, Any]
+) -> Velocity:
+    """velocity(x, t) from the host's guider, asked at the film's nominal sigma.
+
+    The guider answers with denoised = x - sigma * v, so v = (x - denoised) / sigma.
+    """
+    model_options = extra_args["model_options"]
+    window = film.plan.window_at(film.window)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        options = {**model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
+        options[PROMPT_SHARES] = film.plan.prompts(window, film.begin, x.shape[2])
+        # At 1 the host leaves the negative prompt's forward out.
+        model_wrap.set_cfg(cfg.at(film.sigma))
+        denoised = model_wrap(
+            x,
+            x.new_full((x.shape[0],), film.sigma),
+            model_options={**model_options, "transformer_options": options},
+            seed=extra_args.get("seed"),
+        )
+        return (x - denoised) / film.sigma
+
+    return velocity

@@ -1,0 +1,75 @@
+"""A start image in the conditioning, under the names that the host's Wan models look for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import node_helpers
+import torch
+from torch import Tensor
+
+from ....skyreels_model.framing import fit_image
+from ....skyreels_model.grid import CHANNELS, frame_length
+from ....skyreels_model.model.config import CLIP_DIM
+from ....skyreels_model.plan.film_plan import FilmPlan
+from ..sockets.clip_vision import ImageEncoder, squashed_features
+
+GREY = 0.5  # zero for the VAE, which codes -1..1
+
+
+def image_to_video(
+    positive: list[Any],
+    negative: list[Any],
+    vae: comfy.sd.VAE,
+    start_image: Tensor,
+    size: FilmPlan,
+    clip_vision: ImageEncoder | None,
+    fit: str,
+) -> tuple[list[Any], list[Any], dict[str, Tensor]]:
+    """Both conditionings with the start image in them, and an empty LATENT of the film's size.
+
+    As the reference does: the image, then grey frames, are encoded as one film. Raises ValueError,
+    before that work, on inputs that cannot go together.
+    """
+    check_inputs(vae, start_image)
+    image = fit_image(start_image[0, ..., :3], size.width, size.height, fit)  # (H, W, 3)
+    values: dict[str, Any] = {}
+    if clip_vision is not None:
+        values["clip_vision_output"] = squashed_features(clip_vision, image)
+        check_features(values["clip_vision_output"].penultimate_hidden_states)
+    frames = torch.full((frame_length(size.latent_frames), *image.shape), GREY)
+    frames[0] = image
+    values["concat_latent_image"] = vae.encode(frames)
+    # 1 is to be made, 0 is given; the host turns it round for the model.
+    mask = torch.ones(1, 1, size.latent_frames, *size.latent_size)
+    mask[:, :, 0] = 0
+    values["concat_mask"] = mask
+    empty = torch.zeros(
+        (1, CHANNELS, size.latent_frames, *size.latent_size),
+        device=comfy.model_management.intermediate_device(),
+    )
+    with_image = node_helpers.conditioning_set_values
+    return with_image(positive, values), with_image(negative, values), {"samples": empty}
+
+
+def check_inputs(vae: comfy.sd.VAE, start_image: Tensor) -> None:
+    if len(start_image) != 1:
+        raise ValueError(
+            f"start_image is a batch of {len(start_image)} images; the model starts from 1: choose "
+            f"it with ImageFromBatch"
+        )
+    if getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
+        raise ValueError(
+            f"vae has {vae.latent_channels} latent channels; I2V models need the Wan 2.1 VAE with "
+            f"{CHANNELS}"
+        )
+
+
+def check_features(features: Tensor) -> None:
+    if features.shape[-1] != CLIP_DIM:
+        raise ValueError(
+            f"clip_vision gives features of width {features.shape[-1]}; I2V models take "
+            f"{CLIP_DIM}: use their image encoder, CLIP ViT-H (clip_vision_h.safetensors)"
+        )

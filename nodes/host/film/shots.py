@@ -1,0 +1,59 @@
+"""A storyboard's shots with their encoded prompts, as a film's plan sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sd
+
+from ....skyreels_model.plan.film_plan import FilmPlan
+from ....skyreels_model.plan.shots import Shot
+from ....skyreels_model.plan.storyboard import parse_storyboard, shot_lengths
+from ..sockets.clip import encode_prompt
+
+
+@dataclass(frozen=True)
+class FilmShot:
+    """A shot; `seed` and `model` None are the sampler's. ease: frames."""
+
+    positive: list[Any]
+    seconds: float
+    cut: bool
+    ease: int
+    seed: int | None
+    model: comfy.model_patcher.ModelPatcher | None
+
+
+def with_shot(
+    previous: tuple[FilmShot, ...],
+    clip: comfy.sd.CLIP,
+    prompt: str,
+    seconds: float,
+    cut: bool,
+    ease: int,
+    seed: int | None,
+    model: comfy.model_patcher.ModelPatcher | None,
+) -> tuple[FilmShot, ...]:
+    """The shots before and one more; raises ValueError for a shot without length."""
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds:g}; a shot must be longer than 0")
+    positive = encode_prompt(clip, "prompt", prompt)
+    return (*previous, FilmShot(positive, seconds, cut, ease, seed, model))
+
+
+def text_shots(clip: comfy.sd.CLIP, text: str, seconds: float, ease: int) -> tuple[FilmShot, ...]:
+    """The shots of a text such as `0s: a prompt / 6s: another`."""
+    shots: tuple[FilmShot, ...] = ()
+    for timed in parse_storyboard(text, seconds):
+        shots = with_shot(shots, clip, timed.prompt, timed.seconds, timed.cut, ease, None, None)
+    return shots
+
+
+def plan_shots(plan: FilmPlan, shots: tuple[FilmShot, ...]) -> FilmPlan:
+    """The plan with the shots' lengths; each begins at the frame nearest to its second."""
+    lengths = shot_lengths([shot.seconds for shot in shots], plan.fps)
+    parts = [Shot(n, shot.cut, shot.ease) for n, shot in zip(lengths, shots, strict=True)]
+    return dataclasses.replace(plan, num_frames=sum(lengths), shots=tuple(parts))

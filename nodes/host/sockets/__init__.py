@@ -1,0 +1,1 @@
+"""What is ours, as what travels on ComfyUI's sockets."""

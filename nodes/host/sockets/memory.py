@@ -1,0 +1,47 @@
+"""What the host is told that sampling will take, so that it frees as much, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.ldm.modules.attention as attention
+import comfy.model_management
+
+from ....skyreels_model.budget import sampling_bytes
+from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
+
+# They hold the scores of all queries and keys, or as many as the host finds room for.
+WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
+
+
+def memory_required(
+    model: Any, shape: Sequence[int], cond_shapes: Mapping[str, Sequence[Sequence[int]]]
+) -> int:
+    """Bytes beside the weights for a `HostModel` at work on latents of shape (B, C, F, h, w).
+
+    cond_shapes: of the conditions in the batch, by their names in the model's call.
+    """
+    batch, _, frames, height, width = shape
+    itemsize = comfy.model_management.dtype_size(model.get_dtype_inference())
+    casts = model.manual_cast_dtype is not None or model.model_config.custom_operations is not None
+    rows = max((text[1] for text in cond_shapes.get("c_crossattn", ())), default=MAX_LENGTH)
+    config = model.diffusion_model.config
+    return sampling_bytes(config, batch, frames, height, width, itemsize, casts, rows)
+
+
+def holds_scores(call: Any) -> bool:
+    """Whether an attention of the host needs memory beyond its inputs and what it returns."""
+    return call in [getattr(attention, name, None) for name in WITH_SCORES]
+
+
+def card() -> tuple[str, int] | None:
+    """Name and bytes of the device that the host samples on; None where that is the processor."""
+    management = comfy.model_management
+    device = management.get_torch_device()
+    if management.is_device_cpu(device):
+        return None
+    name = management.get_torch_device_name(device)
+    # "cuda:0 NVIDIA GeForce RTX 4090 : native": the part for people.
+    name = name.split(" : ")[0].removeprefix(f"{device} ")
+    return name, int(management.get_total_memory(device))

@@ -1,0 +1,10 @@
+"""Socket types and inputs that several nodes share."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+Frames = io.Custom("SKYREELS_V2_FRAMES")
+CATEGORY = "SkyReels-V2/loaders"
+Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
+Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")

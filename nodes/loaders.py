@@ -1,0 +1,189 @@
+"""Checkpoint files to the host's MODEL, CLIP, VAE and CLIP_VISION."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from .host import files
+from .host.sockets import clip as host_clip
+from .host.sockets import clip_vision as host_clip_vision
+from .host.sockets import model as host_model
+from .host.sockets import vae as host_vae
+from .host.sockets.transformer import ATTENTION
+from .inputs import CATEGORY
+
+LOG = logging.getLogger("skyreels_v2")
+
+
+class SkyReelsV2ModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2ModelLoader",
+            display_name="SkyReels-V2 Model Loader",
+            category=CATEGORY,
+            description=(
+                "Loads a SkyReels-V2 (or any Wan 2.1) diffusion model, with the fps embedding that "
+                "ComfyUI's own loader drops, and says what it found."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=files.listed("diffusion_models"),
+                    tooltip="File in models/diffusion_models, .gguf too. Of a sharded checkpoint "
+                    "choose the first shard; the others are read from beside it. Films longer "
+                    "than a window need a DF checkpoint.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(host_model.WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="Number format of the weights in memory. default: ComfyUI's choice "
+                    "for this machine. bf16 and fp16 take 2 bytes a weight (14B: 28 GB), fp8 takes "
+                    "one and costs some quality, fp32 takes four. A quantised file's weights stay "
+                    "quantised, and are computed in this.",
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(ATTENTION),
+                    default="auto",
+                    tooltip="auto: what ComfyUI was started with (for instance "
+                    "--use-sage-attention). pytorch: PyTorch's own, exact on every machine.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=list(host_model.VARIANTS),
+                    default="auto",
+                    tooltip="What the checkpoint was trained for. auto reads it from the tensors "
+                    "and, where DF and T2V hold the same ones (14B), from the file's or folder's "
+                    "name. It only decides about warnings, never about the result.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="Works with ComfyUI's LoRA, sampling and patch nodes."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="One line: type, size, resolution, number formats, quantisation, "
+                    "and how many tensors matched.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model_name: str, weight_dtype: str, attention: str, variant: str
+    ) -> io.NodeOutput:
+        with files.naming("model_name", model_name):
+            path = files.located("diffusion_models", model_name)
+            model, report = host_model.load_model(path, weight_dtype, attention, variant)
+        LOG.info("%s: %s", model_name, report)
+        return io.NodeOutput(model, report)
+
+
+class SkyReelsV2TextEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2TextEncoderLoader",
+            display_name="SkyReels-V2 Text Encoder Loader",
+            category=CATEGORY,
+            description=(
+                "Loads the UMT5 text encoder from its original file, one repackaged for ComfyUI "
+                "(scaled fp8, too), or a -Diffusers folder."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=files.listed("text_encoders"),
+                    tooltip="File in models/text_encoders: umt5_xxl_fp16.safetensors, "
+                    "umt5_xxl_fp8_e4m3fn_scaled.safetensors, or the original "
+                    "models_t5_umt5-xxl-enc-bf16.pth with the folder google/umt5-xxl (its "
+                    "tokenizer) beside it.",
+                ),
+            ],
+            outputs=[
+                io.Clip.Output(tooltip="Works with CLIP Text Encode and our Prompt node."),
+                io.String.Output(
+                    display_name="report", tooltip="Width, layers, number format, tensors matched."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
+        with files.naming("text_encoder_name", text_encoder_name):
+            path = files.located("text_encoders", text_encoder_name)
+            clip, report = host_clip.load_clip(path)
+        LOG.info("%s: %s", text_encoder_name, report)
+        return io.NodeOutput(clip, report)
+
+
+class SkyReelsV2VAELoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2VAELoader",
+            display_name="SkyReels-V2 VAE Loader",
+            category=CATEGORY,
+            description="Loads the Wan 2.1 video VAE; frames stream through it in constant memory.",
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=files.listed("vae"),
+                    tooltip="File in models/vae: wan_2.1_vae.safetensors, the original "
+                    "Wan2.1_VAE.pth, or the file in the folder vae of a -Diffusers repository.",
+                ),
+            ],
+            outputs=[
+                io.Vae.Output(tooltip="Works with VAE Encode and VAE Decode, too."),
+                io.String.Output(display_name="report", tooltip="Number format, tensors matched."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, vae_name: str) -> io.NodeOutput:
+        with files.naming("vae_name", vae_name):
+            path = files.located("vae", vae_name)
+            vae, report = host_vae.load_vae(path)
+        LOG.info("%s: %s", vae_name, report)
+        return io.NodeOutput(vae, report)
+
+
+class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2ImageEncoderLoader",
+            display_name="SkyReels-V2 Image Encoder Loader",
+            category=CATEGORY,
+            description=(
+                "Loads the CLIP image encoder of the I2V models from its original or its ComfyUI "
+                "file."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "image_encoder_name",
+                    options=files.listed("clip_vision"),
+                    tooltip="File in models/clip_vision: clip_vision_h.safetensors, or the "
+                    "original models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth.",
+                ),
+            ],
+            outputs=[
+                io.ClipVision.Output(
+                    display_name="clip_vision", tooltip="Works with CLIP Vision Encode, too."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="Width, layers, number format, tensors matched."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image_encoder_name: str) -> io.NodeOutput:
+        with files.naming("image_encoder_name", image_encoder_name):
+            path = files.located("clip_vision", image_encoder_name)
+            clip_vision, report = host_clip_vision.load_clip_vision(path)
+        LOG.info("%s: %s", image_encoder_name, report)
+        return io.NodeOutput(clip_vision, report)

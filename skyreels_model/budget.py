@@ -1,0 +1,131 @@
+"""Will it fit: the memory that sampling needs, for the host, for people, and for a card.
+
+Where a GB is said to people it has 2^30 bytes, as on the cards' boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .grid import CHANNELS, latent_length
+from .model.config import ModelConfig
+from .model.memory import forward_bytes, weights_bytes
+from .text_encoder.tokenizer import MAX_LENGTH
+from .vae.memory import decode_memory
+from .vae.network import VideoVAE
+
+# Latents in float32 that live on the device around a forward, measured with UniPC, which keeps the
+# most: those of the film, its solver and the host's guider; and for each prompt in the batch, what
+# goes into the forward and comes out of it.
+FILM_LATENTS, PROMPT_LATENTS = 10, 4
+STREAMED_LAYERS = 3  # the one at work, and two on their way (ComfyUI's default on NVIDIA)
+GB = 2**30
+# What the driver, the screen and the host take of a card (ComfyUI keeps 0.4 to 0.7 GB free).
+TAKEN = GB
+CARDS = (8, 12, 16, 24, 48, 80)
+COMPUTE = 2  # bytes a number: bfloat16
+FORMATS = {"bf16": 2, "fp8": 1}
+MODELS = {
+    "1.3B": ModelConfig(fps_embedding=True),
+    "14B": ModelConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
+}
+# The sizes that were trained: model, pixels, frames a window.
+TRAINED = {
+    "1.3B 540P": ("1.3B", 960, 544, 97),
+    "14B 540P": ("14B", 960, 544, 97),
+    "14B 720P": ("14B", 1280, 720, 121),
+}
+
+
+def sampling_bytes(
+    config: ModelConfig,
+    batch: int,
+    frames: int,
+    height: int,
+    width: int,
+    itemsize: int,
+    casts: bool,
+    text_rows: int = MAX_LENGTH,
+) -> int:
+    """Bytes beside the weights while a window is sampled; sizes as in `forward_bytes`.
+
+    casts: whether weights are held in another format than is computed in.
+    """
+    needed = forward_bytes(config, batch, frames, height, width, itemsize, text_rows, casts)
+    latent = CHANNELS * frames * height * width * 4
+    return needed + (FILM_LATENTS + PROMPT_LATENTS * batch) * latent
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes for one prompt at a time: with all weights on the card, or moved to it one by one."""
+
+    weights: int
+    sampling: int
+    layers: int
+
+    @property
+    def resident(self) -> int:
+        return self.weights + self.sampling
+
+    @property
+    def streamed(self) -> int:
+        return self.layers + self.sampling
+
+    def verdict(self, card: int) -> str:
+        """ "all", "streamed" or "-": how the weights can be on a card of so many bytes."""
+        usable = card - TAKEN
+        return "all" if self.resident <= usable else "streamed" if self.streamed <= usable else "-"
+
+
+def need(config: ModelConfig, latents: int, width: int, height: int, itemsize: int) -> Need:
+    """What a window of so many latents of (height, width) pixels needs, computed in bfloat16."""
+    casts, layer = itemsize != COMPUTE, config.dim * config.ffn_dim
+    return Need(
+        weights_bytes(config, itemsize),
+        sampling_bytes(config, 1, latents, height // 8, width // 8, COMPUTE, casts),
+        STREAMED_LAYERS * layer * itemsize + casts * layer * COMPUTE,
+    )
+
+
+def vae_bytes(width: int, height: int) -> int:
+    """What decoding frames of (height, width) pixels needs beside the VAE's weights."""
+    return decode_memory(VideoVAE(device="meta"), height, width, COMPUTE).total
+
+
+def describe(latents: int, width: int, height: int, card: tuple[str, int] | None) -> str:
+    """Lines for people: what each model needs for such a window, and what this card can do.
+
+    card: its name and bytes; None where there is none.
+    """
+    found: dict[str, list[str]] = {"all": [], "streamed": [], "-": []}
+    lines = ["GPU memory in GB, with all weights on the GPU / streamed from RAM:"]
+    for model, config in MODELS.items():
+        numbers = []
+        for name, itemsize in FORMATS.items():
+            one = need(config, latents, width, height, itemsize)
+            sizes = [n / GB for n in (one.resident, one.streamed, one.weights)]
+            numbers.append("{} {:.1f} / {:.1f} (RAM {:.1f})".format(name, *sizes))
+            if card is not None:
+                found[one.verdict(card[1])].append(f"{model} {name}")
+        lines.append(f"{model}: {', '.join(numbers)}")
+    lines.append(f"VAE: {vae_bytes(width, height) / GB:.1f}, or in tiles")
+    if card is None:
+        return "\n".join([*lines, "this machine: no GPU"])
+    words = {"all": "fit", "streamed": "streamed", "-": "too large"}
+    told = [f"{words[key]}: {', '.join(names)}" for key, names in found.items() if names]
+    return "\n".join([*lines, f"this machine: {card[0]}, {card[1] / GB:.1f} GB; {'; '.join(told)}"])
+
+
+def table() -> str:
+    """The README's table in Markdown: trained sizes, number formats and cards."""
+    heads = ["model", "weights", "all on the GPU", "streamed", "RAM", *(f"{n} GB" for n in CARDS)]
+    rows = [heads, ["---"] * len(heads)]
+    for name, (model, width, height, frames) in TRAINED.items():
+        for form, itemsize in FORMATS.items():
+            one = need(MODELS[model], latent_length(frames), width, height, itemsize)
+            sizes = [f"{n / GB:.1f} GB" for n in (one.resident, one.streamed, one.weights)]
+            cards = [one.verdict(n * GB).replace("-", "–") for n in CARDS]
+            window = f"{name}, {frames} frames of {width} × {height}"
+            rows.append([window, form, *sizes, *cards])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,7 @@
+"""The diffusion transformer."""
+
+from .network import SkyReelsModel
+
+__all__ = [
+    "SkyReelsModel",
+]

@@ -1,0 +1,316 @@
+"""The parts of the diffusion transformer: norms, rotary positions, attention layers, the block.
+
+Modulation stays per frame: it is (B, T, n, D) with T = latent frames (or 1 where all frames share
+a timestep) and is broadcast over a frame's tokens, never expanded to them.
+
+Without gradients the layers write over what they own, and what would be larger than the queries,
+keys and values of the tokens is done in pieces, so that those are the peak (see `memory`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.attend import Attend
+from .positions import apply_rope
+
+# Norms and rotations run in pieces of what a processor's cache holds, and few enough that their
+# launches cost a GPU little; a feed-forward in pieces of hundreds of rows at least.
+PIECE_BYTES, MOST_PIECES = 4 * 2**20, 8
+HIDDEN_BYTES = 8 * 2**20
+
+
+def may_overwrite(x: Tensor) -> bool:
+    """Whether x may be written over: never for gradients; a compiler plans its memory itself."""
+    return not (torch.is_grad_enabled() or x.requires_grad or torch.compiler.is_compiling())
+
+
+def piece_count(size: int) -> int:
+    """In how many pieces to do what needs a few float32 copies of `size` bytes."""
+    return max(1, min(MOST_PIECES, size // PIECE_BYTES))
+
+
+def hidden_pieces(tokens: int, dim: int, hidden: int, itemsize: int) -> int:
+    """In how many pieces to run a feed-forward of (tokens, dim) through (tokens, hidden).
+
+    One, where hidden layer and stream are no larger than the five tensors of self-attention;
+    else as few as keep them so, for a host that streams weights may move them once a piece.
+    """
+    if hidden <= 3 * dim:
+        return 1
+    wanted = -(-(hidden + dim) // (3 * dim))
+    return max(1, min(wanted, tokens * hidden * itemsize // HIDDEN_BYTES))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift. x (B, L, D); shift and scale (B, T, D)."""
+    normed = nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
+    framed = normed.unflatten(1, (shift.shape[1], -1))  # (B, T, L / T, D)
+    shift, scale = shift.to(x.dtype)[:, :, None], (1 + scale).to(x.dtype)[:, :, None]
+    out = framed if may_overwrite(normed) else None
+    return torch.addcmul(shift, framed, scale, out=out).flatten(1, 2)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, in x where that may be written over."""
+    return x.add_(y) if may_overwrite(x) else x + y
+
+
+def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + y * gate, in x where that may be written over. x and y (B, L, D); gate (B, T, D)."""
+    frames = (gate.shape[1], -1)
+    framed = x.unflatten(1, frames)  # (B, T, L / T, D)
+    out = framed if may_overwrite(x) else None
+    gate = gate.to(x.dtype)[:, :, None]
+    return torch.addcmul(framed, y.unflatten(1, frames), gate, out=out).flatten(1, 2)
+
+
+class Modulation(nn.Module):
+    """The learned offset of a modulation, a leaf module so that a host can patch and move it."""
+
+    def __init__(
+        self, count: int, dim: int, dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, count, dim, dtype=dtype, device=device))
+
+    def forward(self, e: Tensor) -> Tensor:
+        """e (B, T, count or 1, D) float32 -> (B, T, count, D) float32."""
+        return self.weight.to(e)[:, None] + e
+
+
+def embedding(operations: Any, count: int, dim: int, **factory: Any) -> nn.Embedding:
+    """An embedding of a namespace; on the meta device without numbers.
+
+    PyTorch would draw them even there, for which it imports its compiler: seconds.
+    """
+    on_meta = torch.device(factory["device"] or "cpu").type == "meta"
+    if on_meta and operations.Embedding is nn.Embedding:
+        return nn.Embedding.from_pretrained(torch.empty(count, dim, **factory))
+    made: nn.Embedding = operations.Embedding(count, dim, **factory)
+    return made
+
+
+class Factory:
+    """Makes layers of one dtype on one device from an `operations` namespace.
+
+    `operations` is `torch.nn`, or a namespace of the same names whose layers cast their weights
+    on the fly (ComfyUI's). A namespace may bring its own `Modulation`, and a `BlockLinear` for the
+    blocks' large layers, the only ones whose weights may be held quantised.
+    """
+
+    def __init__(
+        self, operations: Any, dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> None:
+        self.operations = operations
+        self.settings: dict[str, Any] = {"dtype": dtype, "device": device}
+        # In 8 bits only the blocks' large layers: the rest is small, and felt everywhere.
+        narrow = dtype is not None and dtype.itemsize == 1
+        self.fine = {**self.settings, "dtype": torch.float32} if narrow else self.settings
+
+    def linear(self, n_in: int, n_out: int, dtype: torch.dtype | None = None) -> nn.Module:
+        return self.operations.Linear(n_in, n_out, **self._with(dtype))
+
+    def block_linear(self, n_in: int, n_out: int) -> nn.Module:
+        made = getattr(self.operations, "BlockLinear", self.operations.Linear)
+        return made(n_in, n_out, **self.settings)
+
+    def fine_linear(self, n_in: int, n_out: int) -> nn.Module:
+        return self.operations.Linear(n_in, n_out, **self.fine)
+
+    def embedding(self, count: int, dim: int, dtype: torch.dtype | None = None) -> nn.Module:
+        return embedding(self.operations, count, dim, **self._with(dtype))
+
+    def conv3d(self, n_in: int, n_out: int, kernel: tuple[int, int, int]) -> nn.Module:
+        return self.operations.Conv3d(n_in, n_out, kernel_size=kernel, stride=kernel, **self.fine)
+
+    def layer_norm(self, dim: int, eps: float) -> nn.Module:
+        return self.operations.LayerNorm(dim, eps=eps, **self.fine)
+
+    def rms_norm(self, dim: int, eps: float) -> nn.Module:
+        return self.operations.RMSNorm(dim, eps=eps, **self.fine)
+
+    def modulation(self, count: int, dim: int) -> nn.Module:
+        made = getattr(self.operations, "Modulation", Modulation)
+        return made(count, dim, **self.fine)
+
+    def _with(self, dtype: torch.dtype | None) -> dict[str, Any]:
+        return self.settings if dtype is None else {**self.settings, "dtype": dtype}
+
+
+class Attention(nn.Module):
+    """What both kinds of attention have: projections, and RMS norms over all heads together."""
+
+    def __init__(self, dim: int, heads: int, eps: float, make: Factory) -> None:
+        super().__init__()
+        self.heads, self.eps = heads, eps
+        self.q, self.k, self.v, self.o = (make.block_linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
+
+    def normed(self, x: Tensor, norm: nn.Module, rope: Tensor | None = None) -> Tensor:
+        """Norm and, with `rope`, rotation of x (B, L, D), which may be written over."""
+        overwrite = may_overwrite(x)
+        if not overwrite:
+            return self._turned(norm(x), rope, overwrite)
+        count = piece_count(x.nbytes)
+        turns = [None] * count if rope is None else rope.tensor_split(count)
+        for part, turn in zip(x.tensor_split(count, dim=1), turns, strict=True):
+            part.copy_(self._turned(norm(part), turn, overwrite))
+        return x
+
+    def _turned(self, x: Tensor, rope: Tensor | None, overwrite: bool) -> Tensor:
+        if rope is None:
+            return x
+        return apply_rope(x.unflatten(2, (self.heads, -1)), rope, overwrite).flatten(2)
+
+
+class SelfAttention(Attention):
+    """Full attention over a window's tokens, normed and modulated by the time."""
+
+    def forward(
+        self, x: Tensor, shift: Tensor, scale: Tensor, rope: Tensor, attend: Attend
+    ) -> Tensor:
+        """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
+        # Made here, since no one can free a tensor that a caller holds.
+        y = modulate(x, shift, scale, self.eps)
+        q = self.normed(self.q(y), self.norm_q, rope)
+        k = self.normed(self.k(y), self.norm_k, rope)
+        v = self.v(y)
+        del y
+        out = attend(q, k, v, self.heads)
+        del q, k, v
+        return self.o(out)
+
+
+class CrossAttention(Attention):
+    """Attention to the text and, in I2V models, to the image: the two are summed before `o`."""
+
+    def __init__(self, dim: int, heads: int, eps: float, image: bool, make: Factory) -> None:
+        super().__init__(dim, heads, eps, make)
+        if image:
+            self.k_img, self.v_img = make.block_linear(dim, dim), make.block_linear(dim, dim)
+            self.norm_k_img = make.rms_norm(dim, eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        image_tokens: int,
+        attend_text: Attend,
+        attend_image: Attend,
+    ) -> Tensor:
+        """x (B, L, D); context (B, image_tokens + text rows, D), image first -> (B, L, D)."""
+        q = self.normed(self.q(x), self.norm_q)
+        text = context[:, image_tokens:]
+        out = attend_text(q, self.norm_k(self.k(text)), self.v(text), self.heads)
+        if image_tokens:
+            image = context[:, :image_tokens]
+            k, v = self.norm_k_img(self.k_img(image)), self.v_img(image)
+            out = add(out, attend_image(q, k, v, self.heads))
+        del q
+        return self.o(out)
+
+
+class GELU(nn.GELU):
+    """Tanh-approximated GELU that writes over its input, the largest tensor there is."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if may_overwrite(x):
+            return torch.ops.aten.gelu_(x, approximate=self.approximate)
+        return super().forward(x)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers around a GELU, normed and modulated by the time."""
+
+    def __init__(self, dim: int, hidden: int, eps: float, make: Factory) -> None:
+        super().__init__(make.block_linear(dim, hidden), GELU(), make.block_linear(hidden, dim))
+        self.hidden, self.eps = hidden, eps
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
+        y = modulate(x, shift, scale, self.eps)
+        tokens = y.flatten(0, 1)  # (B * L, D)
+        rows, dim = tokens.shape
+        count = hidden_pieces(rows, dim, self.hidden, y.itemsize) if may_overwrite(y) else 1
+        if count > 1:
+            for part in tokens.tensor_split(count):
+                part.copy_(super().forward(part))
+            return tokens.unflatten(0, x.shape[:2])
+        hidden = self[0](y)
+        del y, tokens
+        return self[2](self[1](hidden))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, feed-forward; the first and last modulated by the time."""
+
+    def __init__(
+        self, dim: int, ffn_dim: int, heads: int, eps: float, image: bool, make: Factory
+    ) -> None:
+        super().__init__()
+        self.modulation = make.modulation(6, dim)
+        self.self_attn = SelfAttention(dim, heads, eps, make)
+        self.norm3 = make.layer_norm(dim, eps)
+        self.cross_attn = CrossAttention(dim, heads, eps, image, make)
+        self.ffn = FeedForward(dim, ffn_dim, eps, make)
+
+    def forward(
+        self,
+        x: Tensor,
+        e: Tensor,
+        context: Tensor,
+        rope: Tensor,
+        image_tokens: int,
+        attend_self: Attend,
+        attend_text: Attend,
+        attend_image: Attend,
+    ) -> Tensor:
+        """x (B, L, D), e (B, T, 6, D), context (B, N, D) -> (B, L, D).
+
+        Without gradients the result is written over x.
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(e).unbind(2)  # (B, T, D)
+        x = gated_add(x, self.self_attn(x, shift1, scale1, rope, attend_self), gate1)
+        attend = (attend_text, attend_image)
+        x = add(x, self.cross_attn(self.norm3(x), context, image_tokens, *attend))
+        return gated_add(x, self.ffn(x, shift2, scale2), gate2)
+
+
+class Head(nn.Module):
+    """Modulated norm and projection from tokens to patches; sees the time, never the fps."""
+
+    def __init__(self, dim: int, patch_channels: int, eps: float, make: Factory) -> None:
+        super().__init__()
+        self.eps = eps
+        self.modulation = make.modulation(2, dim)
+        self.head = make.fine_linear(dim, patch_channels)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """x (B, L, D), e (B, T, D) -> (B, L, patch_channels)."""
+        shift, scale = self.modulation(e[:, :, None]).unbind(2)  # (B, T, D)
+        return self.head(modulate(x, shift, scale, self.eps))
+
+
+class ImageEmbedding(nn.Module):
+    """CLIP features to tokens of the transformer's width (I2V models)."""
+
+    def __init__(self, clip_dim: int, dim: int, make: Factory) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            make.layer_norm(clip_dim, 1e-5),
+            make.fine_linear(clip_dim, clip_dim),
+            nn.GELU(),
+            make.fine_linear(clip_dim, dim),
+            make.layer_norm(dim, 1e-5),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, 257, clip_dim) -> (B, 257, D)."""
+        return self.proj(features)

@@ -1,0 +1,1 @@
+"""What is decided about a film before any work is done. No device, no model."""

@@ -1,0 +1,330 @@
+"""The plan of a film: its numbers, checked once, and the windows that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..grid import SIZE_MULTIPLE, SPATIAL_STRIDE, TEMPORAL_STRIDE, frame_length, latent_length
+from ..rules import require_frame_count, require_multiple
+from ..schedule.flow import FlowSchedule, custom_schedule, partial_schedule
+from ..schedule.matrix import TimestepMatrix, window_matrix
+from ..schedule.staircase import Staircase
+from .layouts import Backwards, Forwards, Layout, OneSequence
+from .shots import Part, Shot, lay_out
+from .windows import LEFT_FOR_LAST, Window, picture_frame
+
+MAX_PREFIX_NOISE = 60
+# How a window learns of the one before: through decoded frames, through its latents as they are,
+# or through its latents with a picture encoded anew in the place of the first.
+HISTORIES = ("pixels", "latents", "picture+latents")
+
+
+@dataclass(frozen=True)
+class FilmPlan:
+    """A film of `num_frames` frames, made in windows of `window` frames that overlap.
+
+    `window` and `overlap` are in frames (4k + 1), `block_size` in latent frames. `ar_step` 0 is
+    synchronous; above 0 each block starts that many rows after the one before. `prefix_noise` is
+    the timestep (of 1000) to which a window's given first frames are noised in the model's eyes; 0
+    shows them clean. `start`: how many latents are given at the film's start. `pictures`: latents
+    of the film that are given as pictures; `end`: a picture is given for the moment behind the last
+    frame. `following`: latents of a film that this one leads up to. `shots` replaces `num_frames`
+    by several lengths with borders between them. `sigmas`:
+    noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
+    `sliding`: one sequence instead of windows, over which a view of `window` frames slides.
+    `anchor`: how strongly (0 to 1) each window's colours are held to its sequence's first one's,
+    in latents and in frames that are encoded again.
+    `denoise`: below 1 a film is made from a source film, from that share of the way to noise on.
+    Raises ValueError, with the nearest legal value, on anything the method cannot do.
+    Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
+    """
+
+    num_frames: int = 97
+    width: int = 960
+    height: int = 544
+    window: int = 97
+    overlap: int = 17
+    steps: int = 30
+    shift: float = 8.0
+    ar_step: int = 0
+    block_size: int = 1
+    prefix_noise: int = 20
+    fps: int = 24
+    history: str = "pixels"
+    start: int = 0
+    pictures: tuple[int, ...] = ()
+    end: bool = False
+    shots: tuple[Shot, ...] = ()
+    sigmas: tuple[float, ...] = ()
+    sliding: bool = False
+    anchor: float = 0.0
+    denoise: float = 1.0
+    following: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"frames is {self.num_frames}; it must be at least 1")
+        require_frame_count("window", self.window)
+        longest = frame_length(latent_length(self.window) - 1)
+        for name in ("width", "height"):
+            require_multiple(name, getattr(self, name), SIZE_MULTIPLE)
+        if self.overlap >= self.window:
+            raise ValueError(
+                f"overlap is {self.overlap} frames and window {self.window}; the overlap must be "
+                f"shorter than the window: at most {longest}"
+            )
+        require_frame_count("overlap", self.overlap, longest)
+        self._require_ranges()
+        if self.shots and sum(shot.frames for shot in self.shots) != self.num_frames:
+            raise ValueError(
+                f"frames is {self.num_frames}; the shots have "
+                f"{sum(shot.frames for shot in self.shots)} in sum, and it must be that"
+            )
+        if self.history not in HISTORIES:
+            raise ValueError(f"history is {self.history!r}; legal are {', '.join(HISTORIES)}")
+        # Frozen for the others; where sigmas are given, the number of steps follows from them.
+        object.__setattr__(self, "steps", self.schedule().steps)
+        object.__setattr__(self, "pictures", tuple(sorted(self.pictures)))
+        self._require_sliding()
+        self._require_given()
+
+    def _require_ranges(self) -> None:
+        for name in ("ar_step", "block_size", "fps"):
+            least = 0 if name == "ar_step" else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.prefix_noise <= MAX_PREFIX_NOISE:
+            raise ValueError(
+                f"prefix_noise is {self.prefix_noise}; it must be 0 to {MAX_PREFIX_NOISE} "
+                f"(published: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
+            )
+        if not 0 < self.denoise <= 1:
+            raise ValueError(
+                f"denoise is {self.denoise:g}; it must be above 0 (the source film as it is) and "
+                f"at most 1 (nothing of it); nearest: {1 if self.denoise > 1 else 0.05}"
+            )
+        if self.denoise < 1 and self.sigmas:
+            raise ValueError(
+                f"denoise is {self.denoise:g} and sigmas are given, which begin where they begin; "
+                f"set denoise to 1, or leave the sigmas out"
+            )
+        if not 0 <= self.anchor <= 1:
+            nearest = 1 if self.anchor > 1 else 0
+            raise ValueError(f"anchor is {self.anchor:g}; it must be 0 to 1; nearest: {nearest}")
+
+    def _require_sliding(self) -> None:
+        """A staircase that slides must have left each block done behind it."""
+        if not self.sliding:
+            return
+        base = latent_length(self.window) // self.block_size
+        if base < 1:
+            raise ValueError(
+                f"block_size is {self.block_size} and window {self.window} frames, that is "
+                f"{latent_length(self.window)} latent frames; a sliding film shows at least one "
+                f"block: at most {latent_length(self.window)}"
+            )
+        least = -(-self.steps // base)
+        if self.ar_step < least:
+            raise ValueError(
+                f"ar_step is {self.ar_step}; a sliding film of {self.steps} steps with {base} "
+                f"blocks in its window needs at least {least}"
+            )
+
+    def _require_given(self) -> None:
+        """What is given must leave something to make, and be inside the film."""
+        if self.end and self.following:
+            raise ValueError(
+                "an end picture and a film to lead up to are both given; the film ends with one or "
+                "the other"
+            )
+        if self.following > self.room_behind(self.start):
+            raise ValueError(
+                f"{self.following} latents of a film to lead up to are given; beside {self.start} "
+                f"first ones and an overlap of {self.overlap} frames, a window of {self.window} "
+                f"has room for {self.room_behind(self.start)}"
+            )
+        first = self.window_at(0)
+        if self.start >= first.length:
+            raise ValueError(
+                f"{frame_length(self.start)} frames are given at the start and the first window "
+                f"has {frame_length(first.length)}; at least 4 must be left to make: give fewer, "
+                f"or make the film or the window longer"
+            )
+        for latent in self.pictures:
+            if not self.start <= latent < self.latent_frames or latent < 1:
+                raise ValueError(
+                    f"a key frame is at frame {picture_frame(latent)}; the film makes frames "
+                    f"{picture_frame(max(self.start, 1))} to {self.num_frames - 1} (before that "
+                    f"they are given, frame 0 as the start image)"
+                )
+
+    @property
+    def backwards(self) -> bool:
+        """Whether the film is made from its end: it leads up to another and begins with nothing."""
+        free = not self.start and len(self.shots) <= 1 and not self.sliding
+        # A window makes at least one latent besides the one that reaches what follows.
+        room = latent_length(self.window) - self.following >= 2
+        return bool(self.following) and free and room
+
+    def room_behind(self, start: int) -> int:
+        """How many latents of a film that follows the windows can show, at least 1.
+
+        start: latents given at the film's start. At most those of `overlap` frames.
+        """
+        view = latent_length(self.window)
+        if self.sliding:
+            moving = -(-self.steps // max(self.ar_step, 1)) * self.block_size
+            room = (view - moving) // 4  # the rest is for finished latents and those to come
+        elif start or len(self.shots) > 1:
+            room = view - max(start, latent_length(self.overlap)) - LEFT_FOR_LAST
+        else:
+            room = view - 2
+        return max(min(room, latent_length(self.overlap) - 1), 1)
+
+    @property
+    def following_start(self) -> int:
+        """The frame of the film that follows with which this one's last latent ends.
+
+        0 to 3: so that any number of frames fits in between.
+        """
+        last = self.layout.run_at(self.num_frames - 1)
+        return frame_length(last.latents) - last.skip - last.frames - 1
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the windows lie."""
+        view, overlap = latent_length(self.window), latent_length(self.overlap)
+        if self.backwards:
+            return Backwards(self.num_frames, view, self.following, self.pictures)
+        way = OneSequence if self.sliding else Forwards
+        end = self.following or int(self.end)
+        return way(self.parts, view, overlap, self.start, self.pictures, end, bool(self.following))
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Where the shots lie, of which there is always one."""
+        return tuple(lay_out(self.shots or (Shot(self.num_frames),), bool(self.following)))
+
+    @property
+    def latent_frames(self) -> int:
+        return self.layout.latents
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w) of the latents."""
+        return self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.fps
+
+    @property
+    def num_windows(self) -> int:
+        return self.layout.count
+
+    def windows(self) -> Iterator[Window]:
+        """The windows as they are made, one by one: an endless film costs nothing up front."""
+        return (self.window_at(i) for i in range(self.num_windows))
+
+    def window_at(self, index: int) -> Window:
+        """The window with this number; raises IndexError behind the last."""
+        return self.layout.window_at(index)
+
+    def new_frames(self, window: Window) -> tuple[int, int]:
+        """The frames [start, stop) of the film that a window adds to it."""
+        return self.layout.new_frames(window)
+
+    def continues(self, window: Window) -> bool:
+        """Whether a window goes on from, or leads up to, the one that is made before it."""
+        return bool(window.repeated) or (self.backwards and window.index > 0)
+
+    def schedule(self) -> FlowSchedule:
+        if self.sigmas:
+            return custom_schedule(self.sigmas)
+        return partial_schedule(self.steps, self.shift, self.denoise)
+
+    def matrix(self, window: Window) -> TimestepMatrix:
+        """The timestep matrix of one window; all its frames are shown in every row."""
+        return window_matrix(
+            window.length,
+            self.schedule().timesteps,
+            self.ar_step,
+            self.block_size,
+            window.prefix,
+            window.pictures,
+            window.end,
+        )
+
+    def staircase(self, window: Window) -> Staircase:
+        """The rows of a sequence of a sliding film."""
+        return Staircase(
+            frames=window.length,
+            block_size=self.block_size,
+            base=latent_length(self.window) // self.block_size,
+            steps=self.steps,
+            lag=min(self.ar_step, self.steps),
+            given=window.prefix,
+            pictures=window.pictures,
+            end=window.end,
+            within=window.end if window.end > 1 else 0,
+        )
+
+    def shown_latents(self, window: Window) -> int:
+        """How many latent frames the model is shown at once in a window, at most."""
+        return self.staircase(window).widest if self.sliding else window.length + window.end
+
+    def shot_at(self, latent: int) -> int:
+        """The shot that a latent of the film belongs to; what follows the film is its last's."""
+        return max(shot for shot, part in enumerate(self.parts) if part.begin <= latent)
+
+    def prompts(self, window: Window, begin: int, count: int) -> list[tuple[int, Tensor | None]]:
+        """The shots whose prompts the latents [begin, begin + count) of a window show.
+
+        Each lies over the ones before it with a share of every latent (F,); the first has none.
+        A window has its own shot's prompt, or the one before it as well while that fades out. In
+        one sequence, in which several shots are in view at once, each latent has its own shot's.
+        """
+        latents = torch.arange(begin, begin + count) + window.start
+        if not self.sliding:
+            share = self._share(window.shot, latents)
+            if self.parts[window.shot].fresh or bool((share[window.repeated :] == 1).all()):
+                return [(window.shot, None)]
+            return [(window.shot - 1, None), (window.shot, share)]
+        first = self.shot_at(int(latents[0]))
+        while not self.parts[first].fresh and self._share(first, latents[:1]) < 1:
+            first -= 1
+        last = self.shot_at(min(int(latents[-1]), window.start + window.length - 1))
+        over = [(shot, self._share(shot, latents)) for shot in range(first + 1, last + 1)]
+        return [(first, None), *over]
+
+    def _share(self, shot: int, latents: Tensor) -> Tensor:
+        """How far a shot's prompt has faded in at these latents of the film, 0 to 1."""
+        ease = self.shots[shot].ease if self.shots else 0
+        behind = latents - self.parts[shot].begin  # latents into the shot
+        if not ease:
+            return (behind >= 0).float()
+        return ((behind + 0.5) * TEMPORAL_STRIDE / ease).clamp(0, 1)
+
+    def latent_at(self, frame: int) -> int:
+        """The latent of the film whose picture stands nearest to a frame.
+
+        Raises ValueError for a frame outside the film.
+        """
+        if not 0 <= frame < self.num_frames:
+            raise ValueError(
+                f"a key frame is at frame {frame}; the film has frames 0 to {self.num_frames - 1}"
+            )
+        return self.layout.run_at(frame).latent_at(frame)
+
+    def total_rows(self) -> int:
+        """Model calls of the whole film (each is two forwards when guidance is on)."""
+
+        def rows(window: Window) -> int:
+            return self.staircase(window).rows if self.sliding else self.matrix(window).rows
+
+        return sum(times * rows(window) for window, times in self.layout.groups())

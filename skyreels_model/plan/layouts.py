@@ -1,0 +1,298 @@
+"""Where the windows of a film lie, in the order in which they are made.
+
+Three ways: forwards, each window continuing the one before; backwards from a film that is to be led
+up to; and in one sequence, where a single window is as long as the film and a view slides over it.
+A layout knows all of its windows in closed form: a film of hours costs nothing up front.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..grid import TEMPORAL_STRIDE, frame_length, latent_length
+from .shots import Part
+from .windows import LEFT_FOR_LAST, Run, Window
+
+
+class Layout(Protocol):
+    """The windows of a film."""
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        ...
+
+    @property
+    def latents(self) -> int:
+        """The film's latents, without what is shown behind it."""
+        ...
+
+    def window_at(self, index: int) -> Window:
+        """The window with this number; raises IndexError behind the last."""
+        ...
+
+    def groups(self) -> Iterator[tuple[Window, int]]:
+        """Windows, and how many of the film's are like them in all that decides their rows."""
+        ...
+
+    def runs(self) -> Iterator[Run]:
+        """The film in its order, as it is decoded."""
+        ...
+
+    def run_at(self, frame: int) -> Run:
+        """The run with this frame of the film."""
+        ...
+
+    def new_frames(self, window: Window) -> tuple[int, int]:
+        """The frames [start, stop) of the film that a window adds to it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What the layouts share that go forwards: shots one behind the other, cuts between them.
+
+    view, overlap: latents. start: latents given at the film's start. pictures: latents given as
+    pictures. end: latents shown behind the film. leads_on: whether those are of a film.
+    """
+
+    parts: tuple[Part, ...]
+    view: int
+    overlap: int
+    start: int
+    pictures: tuple[int, ...]
+    end: int
+    leads_on: bool
+
+    @property
+    def within(self) -> bool:
+        """Whether what is shown behind the film takes room in the view; one latent does not."""
+        return self.end > 1
+
+    @property
+    def latents(self) -> int:
+        return self.parts[-1].begin + self.parts[-1].latents
+
+    def runs(self) -> Iterator[Run]:
+        frame = 0
+        for index, part in enumerate(self.parts):
+            if part.fresh:
+                latents = self._sequence_end(index) - part.begin
+                yield Run(part.begin, frame, latents, part.sequence_frames)
+                frame += part.sequence_frames
+
+    def run_at(self, frame: int) -> Run:
+        return next(run for run in self.runs() if frame < run.frame + run.frames)
+
+    def new_frames(self, window: Window) -> tuple[int, int]:
+        *_, run = (run for run in self.runs() if run.start <= window.start)
+        begin, end = window.start + window.repeated, window.start + window.length
+        ends = [min(frame_length(latent - run.start), run.frames) for latent in (begin, end)]
+        return run.frame + ends[0], run.frame + ends[1]
+
+    def _sequence_end(self, index: int) -> int:
+        """The latent behind the sequence that a part belongs to."""
+        later = (part.begin for part in self.parts[index + 1 :] if part.fresh)
+        return next(later, self.latents)
+
+
+class Forwards(Sequences):
+    """Windows that each continue the last latents of the one before, until a cut."""
+
+    @property
+    def count(self) -> int:
+        return sum(count for _, _, count, _ in self._shots())
+
+    def window_at(self, index: int) -> Window:
+        place = index
+        for shot, part, count, prefix in self._shots():
+            if place < count:
+                return self._window(index, place, shot, part, count, prefix)
+            place -= count
+        raise IndexError(f"window {index} of {self.count}")
+
+    def groups(self) -> Iterator[tuple[Window, int]]:
+        number = 0
+        for shot, part, count, prefix in self._shots():
+            # All windows between a shot's first and last are alike but for their pictures; what
+            # leads on to another film makes the last but one shorter, too.
+            special = {0, count - 1} | {max(count - 2, 0)} | set(self._places(part, count, prefix))
+            for place in sorted(special):
+                yield self._window(number + place, place, shot, part, count, prefix), 1
+            usual = next((place for place in range(count) if place not in special), None)
+            if usual is not None:
+                window = self._window(number + usual, usual, shot, part, count, prefix)
+                yield window, count - len(special)
+            number += count
+
+    def _shots(self) -> Iterator[tuple[int, Part, int, int]]:
+        """Of each shot: where it lies, its windows, and the latents that its first repeats."""
+        sequence = 0  # where the last cut is
+        for shot, part in enumerate(self.parts):
+            sequence = part.begin if part.fresh else sequence
+            prefix = min(self.overlap, part.begin - sequence)
+            behind = part.latents + prefix + self._inside(shot) - self.view
+            yield shot, part, 1 + max(0, -(-behind // (self.view - self.overlap))), prefix
+
+    def _inside(self, shot: int) -> int:
+        """Latents of what follows that take room in the view of a shot's last window."""
+        return self.end if self.within and shot == len(self.parts) - 1 else 0
+
+    def _span(self, place: int, shot: int, part: Part, count: int, prefix: int) -> tuple[int, int]:
+        """The latents [start, stop) of a shot's window."""
+        first, end = part.begin - prefix, part.begin + part.latents
+        step = self.view - self.overlap
+        start = first + place * step
+        if not self.leads_on or shot < len(self.parts) - 1:
+            return start, min(start + self.view, end)
+        if place == count - 1:
+            if place:
+                start = self._span(place - 1, shot, part, count, prefix)[1] - self.overlap
+            return start, min(start + self.view, end)
+        # The last window alone sees what follows. All of one latent may be cut off at the film's
+        # end, so two are left for it if they fit.
+        left = min(LEFT_FOR_LAST, step - self._inside(shot))
+        given = self.overlap if place else max(prefix, self.start)
+        return start, max(min(start + self.view, end - left), start + given + 1)
+
+    def _window(
+        self, index: int, place: int, shot: int, part: Part, count: int, prefix: int
+    ) -> Window:
+        """The window at a place of a shot whose first window repeats `prefix` latents."""
+        start, stop = self._span(place, shot, part, count, prefix)
+        repeated = self.overlap if place else prefix
+        return Window(
+            index=index,
+            start=start,
+            length=stop - start,
+            prefix=repeated if index else self.start,
+            repeated=repeated,
+            shot=shot,
+            pictures=_within(self.pictures, start + repeated, stop, start),
+            end=self.end if stop == self.latents else 0,
+        )
+
+    def _places(self, part: Part, count: int, prefix: int) -> Iterator[int]:
+        """The windows of a shot that make a latent which is given as a picture."""
+        for latent in _within(self.pictures, part.begin, part.begin + part.latents, 0):
+            behind = latent - (part.begin - prefix) - self.view
+            place = max(0, behind // (self.view - self.overlap) + 1)
+            yield from {min(place, count - 1), min(place + 1, count - 1)}
+
+
+class OneSequence(Sequences):
+    """One window from cut to cut, however long; a view slides over it."""
+
+    @property
+    def count(self) -> int:
+        return sum(part.fresh for part in self.parts)
+
+    def window_at(self, index: int) -> Window:
+        shots = [shot for shot, part in enumerate(self.parts) if part.fresh]
+        if index >= len(shots):
+            raise IndexError(f"window {index} of {self.count}")
+        shot = shots[index]
+        start, stop = self.parts[shot].begin, self._sequence_end(shot)
+        return Window(
+            index=index,
+            start=start,
+            length=stop - start,
+            prefix=0 if index else self.start,
+            shot=shot,
+            pictures=_within(self.pictures, start, stop, start),
+            end=self.end if stop == self.latents else 0,
+        )
+
+    def groups(self) -> Iterator[tuple[Window, int]]:
+        return ((self.window_at(index), 1) for index in range(self.count))
+
+
+@dataclass(frozen=True)
+class Backwards:
+    """Windows from the last to the first, each leading up to the beginning of the one after it.
+
+    A window's last latent reaches the first frame of what follows, which is left out of it: so
+    the latents that are shown behind it are those that follow in the same rhythm, and each window
+    is decoded by itself. frames: of the film. view, end: latents, `end` of them of what follows.
+    """
+
+    frames: int
+    view: int
+    end: int
+    pictures: tuple[int, ...]
+
+    @property
+    def _own(self) -> int:
+        return self.view - self.end
+
+    @property
+    def _chunk(self) -> int:
+        """New frames of a whole window."""
+        return (self._own - 1) * TEMPORAL_STRIDE
+
+    @property
+    def count(self) -> int:
+        return -(-self.frames // self._chunk)
+
+    @property
+    def _rest(self) -> tuple[int, int]:
+        """Latents and frames of the film's first window, which is made last."""
+        frames = self.frames - (self.count - 1) * self._chunk
+        return latent_length(frames + 1), frames
+
+    @property
+    def latents(self) -> int:
+        return self._rest[0] + (self.count - 1) * self._own
+
+    def _run(self, place: int) -> Run:
+        """The run at a place in the film's order."""
+        latents, frames = self._rest
+        if place == 0:
+            return Run(0, 0, latents, frames, (latents - 1) * TEMPORAL_STRIDE - frames)
+        before = place - 1
+        return Run(
+            latents + before * self._own, frames + before * self._chunk, self._own, self._chunk
+        )
+
+    def runs(self) -> Iterator[Run]:
+        return map(self._run, range(self.count))
+
+    def run_at(self, frame: int) -> Run:
+        frames = self._rest[1]
+        return self._run(0 if frame < frames else 1 + (frame - frames) // self._chunk)
+
+    def window_at(self, index: int) -> Window:
+        if index >= self.count:
+            raise IndexError(f"window {index} of {self.count}")
+        run = self._run(self.count - 1 - index)
+        return Window(
+            index=index,
+            start=run.start,
+            length=run.latents,
+            pictures=_within(self.pictures, run.start, run.start + run.latents, run.start),
+            end=self.end,
+            skip=run.skip,
+        )
+
+    def groups(self) -> Iterator[tuple[Window, int]]:
+        latents = self._rest[0]
+        starts = [max(0, (latent - latents) // self._own + 1) for latent in self.pictures]
+        special = {0, self.count - 1} | {self.count - 1 - place for place in starts}
+        for index in sorted(special):
+            yield self.window_at(index), 1
+        usual = next((index for index in range(self.count) if index not in special), None)
+        if usual is not None:
+            yield self.window_at(usual), self.count - len(special)
+
+    def new_frames(self, window: Window) -> tuple[int, int]:
+        run = self._run(self.count - 1 - window.index)
+        return run.frame, run.frame + run.frames
+
+
+def _within(pictures: tuple[int, ...], start: int, stop: int, origin: int) -> tuple[int, ...]:
+    """The pictures in [start, stop), of sorted ones, counted from `origin`."""
+    first, last = (bisect.bisect_left(pictures, end) for end in (start, stop))
+    return tuple(latent - origin for latent in pictures[first:last])

@@ -1,0 +1,86 @@
+"""A film in the making: its whole state, what its loop tells, and where its noise comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..plan.film_plan import FilmPlan
+from ..plan.windows import Window
+from ..solvers import SolverState
+from .conditions import Conditions
+
+# velocity(x (1, C, F, h, w), t (1, F) int64 on x's device) -> (1, C, F, h, w), guidance included.
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What a history keeps of the film so far.
+
+    frames (1, 3, n, H, W) and latents (1, C, n, h, w): the last ones, for an overlap may reach back
+    further than one window's new frames. colours: the statistics (4, 3) of the frames of the
+    sequence's first window, to which those that go on are held.
+    """
+
+    frames: Tensor | None = None
+    latents: Tensor | None = None
+    colours: Tensor | None = None
+
+
+@dataclass
+class Film:
+    """The whole state of a film in the making.
+
+    window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
+    normalised, the given frames first, a picture of the film's end behind its own. sigma: the
+    largest noise level that the row at work moves (a host's nominal one). carried: the latents
+    that the window made before gives to the current one. tail: what `history` keeps of the film so
+    far. finished: the windows done, given frames included, on the CPU. reference: the statistics
+    (1 + C, C) that a window's colours are held to. begin, passed: of a sliding film the first
+    latent in view, counted from its sequence's first, and those that the view has left, on the CPU.
+    """
+
+    plan: FilmPlan
+    solver: str = "unipc"
+    window: int = 0
+    row: int = 0
+    sigma: float = 1.0
+    latents: Tensor | None = None
+    solver_state: SolverState | None = None
+    carried: Tensor | None = None
+    tail: Tail = field(default_factory=Tail)
+    conditions: Conditions = field(default_factory=Conditions)
+    finished: list[Tensor] = field(default_factory=list)
+    reference: Tensor | None = None
+    begin: int = 0
+    passed: list[Tensor] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.window == self.plan.num_windows
+
+
+@dataclass(frozen=True)
+class RowDone:
+    """One model call has been made and its frames moved.
+
+    frame: the first latent frame of the window that moved. denoised: its clean estimate
+    (1, C, 1, h, w), normalised.
+    """
+
+    window: Window
+    row: int
+    rows: int
+    frame: int
+    denoised: Tensor
+
+
+@dataclass(frozen=True)
+class WindowDone:
+    """A window is finished: its latents (1, C, F, h, w), normalised, given frames first."""
+
+    window: Window
+    latents: Tensor

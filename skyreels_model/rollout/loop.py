@@ -1,0 +1,70 @@
+"""The loop: windows of a film, each denoised row by row, each continuing the one before.
+
+The loop knows the model only as `velocity(x, t)` and the VAE only as `history(latents)`. Its whole
+state is a `Film`; progress, previews, cancelling and resuming are consumers of what it yields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..plan.film_plan import FilmPlan
+from .anchor import hold_window
+from .film import Film, RowDone, Tail, Velocity, WindowDone
+from .history import History
+from .noise import NoiseSource
+from .sliding import slide
+from .window import denoise_window
+
+
+def generate(
+    velocity: Velocity,
+    plan: FilmPlan,
+    noise: NoiseSource,
+    history: History | None = None,
+    solver: str = "unipc",
+    device: torch.device | str = "cpu",
+    film: Film | None = None,
+) -> Iterator[RowDone | WindowDone]:
+    """Make a film, or go on with `film`. Yields after every row and after every window.
+
+    history is needed by films that continue a window; `history.new_history` gives the plan's.
+    """
+    film = film or Film(plan, solver)
+    while not film.done:
+        yield from denoise(film, velocity, noise, device)
+        yield finish_window(film, history)
+
+
+def denoise(
+    film: Film, velocity: Velocity, noise: NoiseSource, device: torch.device | str = "cpu"
+) -> Iterator[RowDone]:
+    """Do the rows that are left of the film's current window, or of all of a sliding film."""
+    rows = slide if film.plan.sliding else denoise_window
+    return rows(film, velocity, noise, device)
+
+
+def finish_window(film: Film, history: History | None) -> WindowDone:
+    """Put the current window among the finished and prepare what is given to the next."""
+    plan, window = film.plan, film.plan.window_at(film.window)
+    assert film.latents is not None
+    whole = film.latents
+    if film.passed:  # never the whole of a long sequence on the device
+        whole = torch.cat([*film.passed, whole.cpu()], dim=2)
+    latents = hold_window(film, window, whole[:, :, : window.length])
+    next_window, carried, tail = film.window + 1, None, Tail()
+    if next_window < plan.num_windows and plan.continues(plan.window_at(next_window)):
+        if history is None:
+            raise ValueError(
+                f"the film has {plan.num_windows} windows; continuing one needs `history`"
+            )
+        behind = whole[:, :, window.length :]
+        shown = torch.cat([latents, behind], dim=2) if plan.backwards else latents
+        carried, tail = history(shown, window.repeated, film.tail)
+    # Nothing of the film changes before, so that a history that fails can be asked again.
+    film.finished.append(latents.cpu())
+    film.window, film.row, film.latents, film.solver_state = next_window, 0, None, None
+    film.begin, film.passed, film.carried, film.tail = 0, [], carried, tail
+    return WindowDone(window, latents)

@@ -1,0 +1,107 @@
+"""The rows of one window, from noise to latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..grid import CHANNELS
+from ..plan.windows import Window
+from ..schedule.flow import TRAIN_TIMESTEPS
+from ..solvers import SOLVERS
+from .film import Film, RowDone, Velocity
+from .noise import NoiseSource
+
+
+def begun(film: Film, noise: Tensor, latents: Tensor) -> Tensor:
+    """Noise (1, C, n, h, w) for these latents of the film (n,), laid over any source."""
+    source = film.conditions.source
+    if source is None:
+        return noise
+    sigma = float(film.plan.schedule().sigmas[0])
+    return (1 - sigma) * source[:, :, latents].to(noise) + sigma * noise
+
+
+def noised_given(film: Film, first: int, last: int, level: int, noise: NoiseSource) -> Tensor:
+    """The model's view of the latents: the first and last of them noised, afresh in each row.
+
+    A fraction `level` / 1000 of noise is laid over `first` and `last` of them, which are given.
+    """
+    x = film.latents
+    assert x is not None
+    if not first + last or not level:
+        return x
+    made = x.shape[2] - last
+    given = torch.cat([x[:, :, :first], x[:, :, made:]], dim=2)
+    epsilon = noise.prefix(film.window, film.row, tuple(given.shape)).to(x)
+    sigma = level / TRAIN_TIMESTEPS
+    given = given * (1 - sigma) + epsilon * sigma
+    return torch.cat([given[:, :, :first], x[:, :, first:made], given[:, :, first:]], dim=2)
+
+
+def denoise_window(
+    film: Film, velocity: Velocity, noise: NoiseSource, device: torch.device | str = "cpu"
+) -> Iterator[RowDone]:
+    """Do the rows that are left of the film's current window."""
+    plan, window = film.plan, film.plan.window_at(film.window)
+    schedule, matrix = plan.schedule(), plan.matrix(window)
+    solver = SOLVERS[film.solver](schedule.sigmas, device)
+    if film.latents is None:
+        film.latents = _given_latents(film, window).to(device)
+        film.solver_state = solver.start(film.latents)
+    assert film.solver_state is not None
+    last = window.end if plan.following else 0  # a picture behind the film stays clean
+    timesteps = matrix.timesteps.clone()
+    timesteps[:, : window.prefix] = plan.prefix_noise
+    timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
+    timesteps, update = timesteps.to(device), matrix.update.to(device)
+    # Frames not being moved get the nearest legal step; the update mask leaves them alone.
+    step = (matrix.index - 1).clamp(0, schedule.steps - 1)
+    sigmas = schedule.sigmas[step]  # (R, F)
+    moved = [matrix.update[r].nonzero()[:, 0].tolist() for r in range(matrix.rows)]
+    begins = matrix.fresh.any(dim=1).tolist()
+    step = step.to(device)
+    while film.row < matrix.rows:
+        row, frame = film.row, moved[film.row][0]
+        if begins[row]:
+            film.latents = _with_noise(film, window, matrix.fresh[row], noise)
+        x = film.latents
+        film.sigma = float(sigmas[row, moved[row]].max())
+        shown = noised_given(film, window.prefix, last, plan.prefix_noise, noise)
+        v = velocity(shown, timesteps[row : row + 1])
+        drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
+        film.latents = solver.step(film.solver_state, x, v, step[row], update[row], drawn)
+        film.row += 1
+        one = slice(frame, frame + 1)
+        denoised = x[:, :, one] - float(sigmas[row, frame]) * v[:, :, one]
+        yield RowDone(window, row, matrix.rows, frame, denoised)
+
+
+def _given_latents(film: Film, window: Window) -> Tensor:
+    """The window's latents with what is given in its place and zeros elsewhere."""
+    given, shown = film.conditions, window.length + window.end
+    latents = torch.zeros(1, CHANNELS, shown, *film.plan.latent_size)
+    if window.prefix:
+        prefix = film.carried if window.repeated else given.start
+        assert prefix is not None
+        latents[:, :, : window.prefix] = prefix.to(latents)
+    for place in window.pictures:
+        latents[:, :, place : place + 1] = given.pictures[window.start + place].to(latents)
+    if window.end:
+        behind = given.behind if film.carried is None or window.repeated else film.carried
+        latents[:, :, window.length :] = behind.to(latents)
+    return latents
+
+
+def _with_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -> Tensor:
+    """The window's latents with the window's own noise in the frames of `fresh` (F,)."""
+    assert film.latents is not None
+    latents = film.latents.clone()
+    shape = (1, CHANNELS, window.length, *latents.shape[3:])
+    places = fresh[: window.length].nonzero()[:, 0]
+    drawn = noise.initial(film.window, shape)[:, :, places]
+    drawn = begun(film, drawn, places + window.start)
+    latents[:, :, places.to(latents.device)] = drawn.to(latents)
+    return latents

@@ -1,0 +1,352 @@
+"""Layers of the Wan 2.1 causal video VAE: what runs on one step of a stream.
+
+A step is the first frame alone, or one latent's worth of frames after it. Layers that look back
+in time get the frames before the step from a `History`; they hold no state themselves.
+Facts from SkyworkAI/SkyReels-V2 skyreels_v2_infer/modules/vae.py; names of modules are those of
+`Wan2.1_VAE.pth`, which counts parameter-free layers too (hence the ModuleDicts keyed by number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_FLOOR = 1e-12
+# A power of two, hence exact: keeps x * gamma inside float16 before x is normalised.
+HEADROOM = 16.0
+# Frames that go through the finest levels at a time: the fewer, the less memory, and the more
+# often the past is copied in front of them.
+PIECE = 2
+# Most scores of the attention at a time, where the back end forms them at all.
+SCORES = 1 << 24
+
+
+class History:
+    """One walk through a stream's cache: each causal layer visits its own slot, in running order.
+
+    An empty cache marks the stream's first step. Slots are replaced one by one, so that the old
+    and the new cache are never held together; tensors in the cache are never written to.
+    Set `slot` back to where it was for layers that take a step in pieces.
+    """
+
+    def __init__(self, cache: list[Tensor]) -> None:
+        self.first = not cache
+        self.slot = 0
+        self._cache = cache
+
+    def store(self, past: Tensor) -> None:
+        """Fill this layer's slot and move on to the next layer's."""
+        if self.first:
+            self._cache.append(past)
+        else:
+            self._cache[self.slot] = past
+        self.slot += 1
+
+    def prepend(self, x: Tensor, frames: int) -> Tensor:
+        """Put the layer's last `frames` input frames (zeros at first) in front of x.
+
+        x (B, C, T, H, W) -> (B, C, frames + T, H, W)
+        """
+        past = no_past(x, frames) if self.first else self._cache[self.slot]
+        return torch.cat([past, x], dim=2)
+
+    def keep(self, x: Tensor, frames: int) -> None:
+        """Store the last `frames` of x, the layer's input with its past in front."""
+        past = x[:, :, -frames:]
+        if not self.first:
+            self._cache[self.slot] = past  # the old past goes before the new one is made
+        # A view would keep the whole step alive until the next one.
+        self.store(past.clone())
+
+    def extend(self, x: Tensor, frames: int) -> Tensor:
+        """`prepend` and `keep` in one."""
+        x = self.prepend(x, frames)
+        self.keep(x, frames)
+        return x
+
+
+def no_past(x: Tensor, frames: int) -> Tensor:
+    """Zeros in the place of frames before the first: (B, C, frames, H, W)."""
+    batch, channels, _, height, width = x.shape
+    return x.new_zeros(batch, channels, frames, height, width)
+
+
+def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a layer on images, (B, C, H, W), to each frame of x (B, C, T, H, W) in turn."""
+    return torch.stack([layer(image) for image in x.unbind(dim=2)], dim=2)
+
+
+class RMSNorm(nn.Module):
+    """Scale each position's channel vector to length sqrt(C), then by gamma; channels on dim 1.
+
+    The length is summed in float32 whatever the input's dtype; the result has the input's dtype.
+    """
+
+    def __init__(self, dim: int, spatial_dims: int, dtype: Any, device: Any) -> None:
+        super().__init__()
+        shape = (dim,) + (1,) * spatial_dims
+        self.gamma = nn.Parameter(torch.ones(shape, dtype=dtype, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(
+            x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+        )
+        scale = (HEADROOM * x.shape[1] ** 0.5) / length.clamp_min(NORM_FLOOR)
+        # In place, a float32 scale multiplies a half-precision tensor without a float32 copy of it.
+        return (x * (self.gamma / HEADROOM).to(x)).mul_(scale)
+
+
+def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor, history: History) -> Tensor:
+    """RMS norm, SiLU and a causal 3x3x3 convolution: (B, C, T, H, W) -> (B, C', T, H, W)."""
+    # x is rebound at each line so that no intermediate outlives its use.
+    x = F.silu(norm(x), inplace=True)
+    x = history.prepend(x, 2)
+    history.keep(x, 2)
+    return conv(x)
+
+
+class Factory:
+    """Makes the host's layers with the storage dtype and device already chosen."""
+
+    def __init__(self, operations: Any, dtype: Any, device: Any) -> None:
+        self.operations = operations
+        self.placement = {"dtype": dtype, "device": device}
+
+    def conv3d(self, dim: int, out_dim: int) -> nn.Module:
+        """3x3x3; the causal past is prepended by the caller, so time is not padded."""
+        return self.operations.Conv3d(dim, out_dim, 3, padding=(0, 1, 1), **self.placement)
+
+    def time_conv(self, dim: int, out_dim: int, stride: int = 1) -> nn.Module:
+        return self.operations.Conv3d(
+            dim, out_dim, (3, 1, 1), stride=(stride, 1, 1), **self.placement
+        )
+
+    def pointwise3d(self, dim: int, out_dim: int) -> nn.Module:
+        return self.operations.Conv3d(dim, out_dim, 1, **self.placement)
+
+    def conv2d(self, dim: int, out_dim: int, kernel: int, **options: int) -> nn.Module:
+        return self.operations.Conv2d(dim, out_dim, kernel, **options, **self.placement)
+
+    def norm(self, dim: int, spatial_dims: int = 3) -> RMSNorm:
+        return RMSNorm(dim, spatial_dims, **self.placement)
+
+
+class ResidualBlock(nn.Module):
+    """Two norm-SiLU-convolutions beside a shortcut: (B, dim, T, H, W) -> (B, out_dim, T, H, W)."""
+
+    def __init__(self, dim: int, out_dim: int, make: Factory) -> None:
+        super().__init__()
+        self.residual = nn.ModuleDict(
+            {
+                "0": make.norm(dim),
+                "2": make.conv3d(dim, out_dim),
+                "3": make.norm(out_dim),
+                "6": make.conv3d(out_dim, out_dim),
+            }
+        )
+        self.shortcut = nn.Identity() if dim == out_dim else make.pointwise3d(dim, out_dim)
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        norm1, conv1, norm2, conv2 = self.residual.values()
+        residual = norm_silu_conv(norm2, conv2, norm_silu_conv(norm1, conv1, x, history), history)
+        return residual.add_(self.shortcut(x))
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over the h*w positions of each frame; keeps (B, C, T, h, w)."""
+
+    def __init__(self, dim: int, make: Factory) -> None:
+        super().__init__()
+        self.norm = make.norm(dim, spatial_dims=2)
+        self.to_qkv = make.conv2d(dim, 3 * dim, 1)
+        self.proj = make.conv2d(dim, dim, 1)
+
+    def attend(self, images: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)"""
+        qkv = self.to_qkv(self.norm(images)).flatten(2)  # (N, 3C, h*w)
+        # Fused kernels want the channels of a token side by side.
+        tokens = qkv.transpose(1, 2).contiguous().unsqueeze(1)  # (N, 1, h*w, 3C)
+        queries, keys, values = tokens.chunk(3, dim=-1)
+        attended = [
+            F.scaled_dot_product_attention(some, keys, values)
+            for some in queries.split(max(SCORES // keys.shape[2], 1), dim=2)
+        ]
+        images = torch.cat(attended, dim=2).squeeze(1).transpose(1, 2).reshape(images.shape)
+        return self.proj(images)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + per_frame(self.attend, x)
+
+
+class Downsample(nn.Module):
+    """Halve height and width, then (temporal) the frames after the first.
+
+    (B, C, T, H, W) -> (B, C, T or T/2, H/2, W/2)
+    """
+
+    def __init__(self, dim: int, temporal: bool, make: Factory) -> None:
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": make.conv2d(dim, dim, 3, stride=2)})
+        self.time_conv = make.time_conv(dim, dim, stride=2) if temporal else None
+
+    def shrink(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H/2, W/2); the padding is on the right and bottom only."""
+        return self.resample["1"](F.pad(images, (0, 1, 0, 1)))
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        x = per_frame(self.shrink, x)
+        if self.time_conv is None:
+            return x
+        if history.first:
+            history.store(x)
+            return x
+        return self.time_conv(history.extend(x, 1))
+
+
+class Upsample(nn.Module):
+    """Double (temporal) the frames after the first, then height and width; halve the channels.
+
+    (B, C, T, H, W) -> (B, C/2, T or 2T, 2H, 2W)
+    """
+
+    def __init__(self, dim: int, temporal: bool, make: Factory) -> None:
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": make.conv2d(dim, dim // 2, 3, padding=1)})
+        self.time_conv = make.time_conv(dim, 2 * dim) if temporal else None
+
+    def enlarge(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C/2, 2H, 2W)"""
+        return self.resample["1"](F.interpolate(images, scale_factor=2.0, mode="nearest-exact"))
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        if self.time_conv is not None:
+            if history.first:
+                # As in the reference, the second step does not see the first frame.
+                history.store(no_past(x, 2))
+            else:
+                pairs = self.time_conv(history.extend(x, 2)).unflatten(1, (2, -1))
+                x = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # (B, C, 2T, H, W)
+        return per_frame(self.enlarge, x)
+
+
+def middle(dim: int, make: Factory) -> nn.ModuleList:
+    return nn.ModuleList(
+        [ResidualBlock(dim, dim, make), AttentionBlock(dim, make), ResidualBlock(dim, dim, make)]
+    )
+
+
+def run_middle(blocks: nn.ModuleList, x: Tensor, history: History) -> Tensor:
+    """(B, C, T, h, w) -> (B, C, T, h, w)"""
+    before, attention, after = blocks
+    return after(attention(before(x, history)), history)
+
+
+def head(dim: int, out_dim: int, make: Factory) -> nn.ModuleDict:
+    return nn.ModuleDict({"0": make.norm(dim), "2": make.conv3d(dim, out_dim)})
+
+
+def in_pieces(layers: Callable[[Tensor, History], Tensor], x: Tensor, history: History) -> Tensor:
+    """Layers that keep the number of frames, on PIECE frames of x (B, C, T, H, W) at a time."""
+    start, pieces = history.slot, []
+    for piece in x.split(PIECE, dim=2):
+        history.slot = start
+        pieces.append(layers(piece, history))
+    return torch.cat(pieces, dim=2)
+
+
+class Encoder(nn.Module):
+    """One step of frames to moments: (B, 3, T, H, W) -> (B, out_dim, t, H/8, W/8).
+
+    T = 1 at the first step, T = 4 later; t = 1 (at the published configuration).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        dim_mult: tuple[int, ...],
+        num_res_blocks: int,
+        temporal_downsample: tuple[bool, ...],
+        make: Factory,
+    ) -> None:
+        super().__init__()
+        width = dim
+        self.conv1 = make.conv3d(3, dim)
+        self.downsamples = nn.ModuleList()
+        self.joint = 0  # blocks before it take a step in pieces
+        for level, mult in enumerate(dim_mult):
+            for _ in range(num_res_blocks):
+                self.downsamples.append(ResidualBlock(width, dim * mult, make))
+                width = dim * mult
+            if level < len(temporal_downsample):
+                if not any(temporal_downsample[:level]):
+                    self.joint = len(self.downsamples)
+                self.downsamples.append(Downsample(width, temporal_downsample[level], make))
+        self.middle = middle(width, make)
+        self.head = head(width, out_dim, make)
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        x = in_pieces(self._fine, x, history)
+        for block in self.downsamples[self.joint :]:
+            x = block(x, history)
+        x = run_middle(self.middle, x, history)
+        return norm_silu_conv(self.head["0"], self.head["2"], x, history)
+
+    def _fine(self, x: Tensor, history: History) -> Tensor:
+        """The levels before time is halved: (B, 3, T, H, W) -> (B, C, T, H', W')."""
+        x = self.conv1(history.extend(x, 2))
+        for block in self.downsamples[: self.joint]:
+            x = block(x, history)
+        return x
+
+
+class Decoder(nn.Module):
+    """One latent to its frames: (B, z_dim, 1, h, w) -> (B, 3, T, 8h, 8w), T = 1 at first, then 4.
+
+    Each level has one residual block more than the encoder's, and doubles time where the
+    encoder's mirror image halves it.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        z_dim: int,
+        dim_mult: tuple[int, ...],
+        num_res_blocks: int,
+        temporal_downsample: tuple[bool, ...],
+        make: Factory,
+    ) -> None:
+        super().__init__()
+        width = dim * dim_mult[-1]
+        self.conv1 = make.conv3d(z_dim, width)
+        self.middle = middle(width, make)
+        self.upsamples = nn.ModuleList()
+        self.joint = 0  # blocks behind it take a step in pieces
+        temporal_upsample = temporal_downsample[::-1]
+        for level, mult in enumerate(reversed(dim_mult)):
+            for _ in range(num_res_blocks + 1):
+                self.upsamples.append(ResidualBlock(width, dim * mult, make))
+                width = dim * mult
+            if level < len(temporal_upsample):
+                self.upsamples.append(Upsample(width, temporal_upsample[level], make))
+                width //= 2
+                if temporal_upsample[level]:
+                    self.joint = len(self.upsamples)
+        self.head = head(width, 3, make)
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        x = self.conv1(history.extend(x, 2))
+        x = run_middle(self.middle, x, history)
+        for block in self.upsamples[: self.joint]:
+            x = block(x, history)
+        return in_pieces(self._fine, x, history)
+
+    def _fine(self, x: Tensor, history: History) -> Tensor:
+        """The levels behind the last doubling of time: (B, C, T, H', W') -> (B, 3, T, H, W)."""
+        for block in self.upsamples[self.joint :]:
+            x = block(x, history)
+        return norm_silu_conv(self.head["0"], self.head["2"], x, history)
