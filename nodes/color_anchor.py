@@ -16,26 +16,26 @@ class SkyReelsV2ColorAnchor(io.ComfyNode):
             display_name="SkyReels-V2 Color Anchor",
             category="SkyReels-V2/latent",
             description=(
-                "Measures how a film's colours drift from window to window, draws it, and holds "
-                "them to its first window's or to a reference's. Cuts begin afresh. For drift that "
-                "does not even arise, set anchor in the schedule."
+                "Measures how a film's colours drift from window to window, draws it, and brings "
+                "them back to those of its first window or of a reference. Cuts start afresh. To "
+                "keep colours from drifting at all, set anchor in the schedule."
             ),
             inputs=[
-                io.Latent.Input("samples", tooltip="A film of SkyReels-V2 Sampler."),
+                io.Latent.Input("samples", tooltip="A film from SkyReels-V2 Sampler."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0: measure only. 1: every window gets the reference's colours, mean "
-                    "and covariance of the latents; too much where a film is meant to change.",
+                    tooltip="0: only measure. 1: every window gets all of the reference's "
+                    "colours. That is too much where the film is meant to change.",
                 ),
                 io.Latent.Input(
                     "reference",
                     optional=True,
-                    tooltip="Latents whose colours all windows are to have, for instance an image "
-                    "through VAE Encode. Without: the film's, or the cut's, first window.",
+                    tooltip="Latents whose colours all windows get, for example an image through "
+                    "VAE Encode. Without it: the first window, of the film or since a cut.",
                 ),
             ],
             outputs=[

@@ -15,11 +15,16 @@ class SkyReelsV2Decode(io.ComfyNode):
             display_name="SkyReels-V2 Decode",
             category="SkyReels-V2/latent",
             description=(
-                "Decodes a film's latents as a stream, window by window with the seams cut, so "
-                "that the VAE's memory does not grow with the film."
+                "Decodes a film's latents a few frames at a time, so the VAE's memory does not "
+                "grow with the film. Overlaps are left out: you get exactly the frames that you "
+                "asked for."
             ),
             inputs=[
-                io.Latent.Input("samples", tooltip="Latents of a SkyReels-V2 or Wan 2.1 model."),
+                io.Latent.Input(
+                    "samples",
+                    tooltip="Latents from SkyReels-V2 Sampler, or of any "
+                    "SkyReels-V2 or Wan 2.1 model.",
+                ),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
                 io.Int.Input(
                     "tile_size",
@@ -29,10 +34,8 @@ class SkyReelsV2Decode(io.ComfyNode):
                     step=32,
                     optional=True,
                     advanced=True,
-                    tooltip="Side of square tiles in pixels, for small cards: a multiple of 32 "
-                    "from 64 on. 0: whole pictures where the memory suffices for them, else the "
-                    "fewest tiles that fit. Tiles overlap, which costs time, and the frames "
-                    "differ a little from untiled ones.",
+                    tooltip="Tile size in pixels: 64 or more, in steps of 32. 0 (automatic): "
+                    "whole frames if they fit, otherwise as few tiles as possible.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="All frames, for Create Video.")],

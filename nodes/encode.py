@@ -15,13 +15,13 @@ class SkyReelsV2Encode(io.ComfyNode):
             display_name="SkyReels-V2 Encode",
             category="SkyReels-V2/latent",
             description=(
-                "Encodes frames as a stream, so that the VAE's memory does not grow with the film. "
+                "Encodes frames a few at a time, so the VAE's memory does not grow with the film. "
                 "SkyReels-V2 Decode gives back exactly as many."
             ),
             inputs=[
                 io.Image.Input(
                     "pixels",
-                    tooltip="Frames of a film, any number, or an image; width and height are "
+                    tooltip="Frames of a clip, any number, or one image. Width and height are "
                     "multiples of 16.",
                 ),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
@@ -33,10 +33,8 @@ class SkyReelsV2Encode(io.ComfyNode):
                     step=32,
                     optional=True,
                     advanced=True,
-                    tooltip="Side of square tiles in pixels, for small cards: a multiple of 32 "
-                    "from 64 on. 0: whole pictures where the memory suffices for them, else the "
-                    "fewest tiles that fit. Tiles overlap, which costs time, and the latents "
-                    "differ a little from untiled ones.",
+                    tooltip="Tile size in pixels: 64 or more, in steps of 32. 0 (automatic): "
+                    "whole frames if they fit, otherwise as few tiles as possible.",
                 ),
             ],
             outputs=[

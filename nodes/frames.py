@@ -20,23 +20,27 @@ class SkyReelsV2Frames(io.ComfyNode):
             display_name="SkyReels-V2 Frames",
             category="SkyReels-V2/conditioning",
             description=(
-                "What a film is given besides its prompt, in any combination: a start image or a "
-                "film to go on from, an end image or a film to lead up to, and key images at any "
-                "second. Images of any size are fitted to the film's, and shown as the model will "
-                "see them."
+                "Images and clips that guide a film, in any combination: a start image or a clip "
+                "to extend, an end image or a clip to lead into, and key images at any second. "
+                "Any size will do. The preview shows them as the model will see them."
             ),
-            inputs=[Schedule.Input("schedule", tooltip="The film's."), *_image_inputs()],
+            inputs=[
+                Schedule.Input(
+                    "schedule", tooltip="The film's schedule, from SkyReels-V2 Schedule."
+                ),
+                *_image_inputs(),
+            ],
             outputs=[
                 Frames.Output(display_name="frames", tooltip="For the sampler."),
                 io.Image.Output(
                     display_name="preview",
-                    tooltip="The images as the model sees them, in the film's order; of a video "
-                    "its last frame, of what follows its first.",
+                    tooltip="The images as the model sees them, in the film's order. A clip to "
+                    "extend shows its last frame, a clip to lead into its first.",
                 ),
                 io.Image.Output(
                     display_name="picture",
-                    tooltip="The plan with what is given in its place: noise levels of the first "
-                    "windows, as SkyReels-V2 Schedule draws them.",
+                    tooltip="The plan with the given images in their places, drawn as by "
+                    "SkyReels-V2 Schedule.",
                 ),
                 io.String.Output(display_name="summary", tooltip="The same plan in numbers."),
             ],
@@ -58,57 +62,56 @@ class SkyReelsV2Frames(io.ComfyNode):
 
 def _image_inputs() -> list[io.Input]:
     return [
-        io.Image.Input("start_image", optional=True, tooltip="The film's first frame: one image."),
+        io.Image.Input("start_image", optional=True, tooltip="The film's first frame. One image."),
         io.Image.Input(
             "end_image",
             optional=True,
-            tooltip="What the film arrives at: the moment right behind its last frame. One image.",
+            tooltip="What the film arrives at, right after its last frame. One image.",
         ),
         io.Image.Input(
             "key_images",
             optional=True,
-            tooltip="Images that the film passes on its way, as a batch.",
+            tooltip="Images that the film passes through on its way, as a batch.",
         ),
         io.String.Input(
             "key_seconds",
             default="",
             optional=True,
-            tooltip="When: a second for each key image, with commas between, such as 2, 4.5. They "
-            "are kept to within an eighth of a second at 24 fps.",
+            tooltip="When each key image appears, in seconds, separated by commas: 2, 4.5. "
+            "Accurate to 1/8 s at 24 fps.",
         ),
         io.Image.Input(
             "video",
             optional=True,
-            tooltip="Frames of a film to go on from, instead of a start image. Its last frames "
-            "(the schedule's overlap) are continued; SkyReels-V2 Decode gives all of it and the "
-            "new frames. The schedule's frames count the overlap once.",
+            tooltip="Frames of a clip to extend, instead of a start image. The film continues its "
+            "last frames (the schedule's overlap). SkyReels-V2 Decode gives all of the clip, then "
+            "the new frames. The schedule's frames include the overlap.",
         ),
         io.Combo.Input(
             "fit",
             options=list(FITS),
             default="crop",
             optional=True,
-            tooltip="Images of other proportions: crop cuts the middle out, as in training. pad "
-            "shows all of it between black bars, which stay in the film.",
+            tooltip="For images with other proportions. crop cuts out the middle, as in training. "
+            "pad keeps the whole image between black bars, which stay in the film.",
         ),
         io.Boolean.Input(
             "loop",
             default=False,
             optional=True,
-            tooltip="End where the film begins: the start image is the end image, too.",
+            tooltip="End where the film begins: the start image is also the end image.",
         ),
         io.Image.Input(
             "source",
             optional=True,
-            tooltip="Frames of a film to make anew, at least as many as the schedule's: how much "
-            "of it stays is the schedule's denoise, below 1.",
+            tooltip="Video to video: the frames to change, at least as many as the schedule's. "
+            "The schedule's denoise, below 1, says how much of them to replace.",
         ),
         io.Image.Input(
             "prepend_to",
             optional=True,
-            tooltip="Frames of a film that the new one leads up to. Alone, the new film is made "
-            "backwards from it, window by window; with a start image, a video, a storyboard of "
-            "several shots, or in one sequence, forwards until it meets it. SkyReels-V2 Decode "
-            "gives the new frames and then these.",
+            tooltip="A clip to lead into. On its own, the film is made backwards from it. With a "
+            "start image, a video, several shots or sliding, it is made forwards until it meets "
+            "the clip. SkyReels-V2 Decode gives the new frames, then the clip.",
         ),
     ]

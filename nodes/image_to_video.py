@@ -17,16 +17,20 @@ class SkyReelsV2ImageToVideo(io.ComfyNode):
             display_name="SkyReels-V2 Image to Video",
             category="SkyReels-V2/conditioning",
             description=(
-                "Puts a start image into the conditioning of an I2V model, prepared as it was "
-                "trained: cropped, resized, encoded with grey frames behind it, and seen by CLIP."
+                "Adds a start image to the conditioning of an I2V model, prepared as in training: "
+                "cropped, resized, encoded with grey frames after it, and seen by CLIP."
             ),
             inputs=[*_conditioning_inputs(), *_size_inputs(), *_image_inputs()],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="With the image in it."),
-                io.Conditioning.Output(display_name="negative", tooltip="With the image in it."),
+                io.Conditioning.Output(
+                    display_name="positive", tooltip="The same with the image added."
+                ),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The same with the image added."
+                ),
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="Empty, of the film's size: for ComfyUI's KSampler. Our sampler does "
+                    tooltip="Empty, of the film's size, for ComfyUI's KSampler. Our sampler does "
                     "not need it.",
                 ),
             ],
@@ -56,7 +60,7 @@ def _conditioning_inputs() -> list[io.Input]:
         io.Conditioning.Input("positive", tooltip="The prompt."),
         io.Conditioning.Input("negative", tooltip="The negative prompt."),
         io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
-        io.Image.Input("start_image", tooltip="The film's first frame: one image."),
+        io.Image.Input("start_image", tooltip="The film's first frame. One image of any size."),
     ]
 
 
@@ -68,7 +72,8 @@ def _size_inputs() -> list[io.Input]:
             min=16,
             max=4096,
             step=16,
-            tooltip="Pixels, a multiple of 16, the schedule's. Published: 960 (540P), 1280 (720P).",
+            tooltip="Width in pixels, the same as the schedule's, a multiple of 16. Authors' "
+            "value: 960 (540P) or 1280 (720P).",
         ),
         io.Int.Input(
             "height",
@@ -76,7 +81,8 @@ def _size_inputs() -> list[io.Input]:
             min=16,
             max=4096,
             step=16,
-            tooltip="Pixels, a multiple of 16, the schedule's. Published: 544 (540P), 720 (720P).",
+            tooltip="Height in pixels, the same as the schedule's, a multiple of 16. Authors' "
+            "value: 544 (540P) or 720 (720P).",
         ),
         io.Int.Input(
             "frames",
@@ -84,8 +90,8 @@ def _size_inputs() -> list[io.Input]:
             min=1,
             max=1001,
             step=4,
-            tooltip="Length of the film, the schedule's, all in one window. Trained: 97 at 540P, "
-            "121 at 720P. KSampler makes 4k + 1 frames: up to 3 more.",
+            tooltip="Length of the film in frames, all in one window. Connect the schedule's "
+            "frames. Trained: 97 at 540P, 121 at 720P. KSampler makes 4k + 1 frames, up to 3 more.",
         ),
     ]
 
@@ -95,7 +101,7 @@ def _image_inputs() -> list[io.Input]:
         io.ClipVision.Input(
             "clip_vision",
             optional=True,
-            tooltip="CLIP ViT-H, ours or ComfyUI's. The I2V models were trained with it; without "
+            tooltip="CLIP ViT-H, ours or ComfyUI's. The I2V models were trained with it. Without "
             "it they see the image only through the VAE.",
         ),
         io.Combo.Input(
@@ -103,7 +109,7 @@ def _image_inputs() -> list[io.Input]:
             options=list(FITS),
             default="crop",
             optional=True,
-            tooltip="An image of other proportions: crop cuts the middle out, as the models were "
-            "trained. pad shows all of it between black bars, which stay in the film.",
+            tooltip="For an image with other proportions. crop cuts out the middle, as in "
+            "training. pad keeps the whole image between black bars, which stay in the film.",
         ),
     ]

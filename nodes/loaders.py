@@ -25,40 +25,40 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
             display_name="SkyReels-V2 Model Loader",
             category=CATEGORY,
             description=(
-                "Loads a SkyReels-V2 (or any Wan 2.1) diffusion model, with the fps embedding that "
-                "ComfyUI's own loader drops, and says what it found."
+                "Loads a SkyReels-V2 (or any Wan 2.1) diffusion model and reports what it found. "
+                "Keeps the fps embedding of DF-1.3B, which ComfyUI's own loader drops."
             ),
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=files.listed("diffusion_models"),
-                    tooltip="File in models/diffusion_models, .gguf too. Of a sharded checkpoint "
-                    "choose the first shard; the others are read from beside it. Films longer "
-                    "than a window need a DF checkpoint.",
+                    tooltip="File in models/diffusion_models, .gguf as well. If the model is "
+                    "split into several files, choose the first one. The others must lie beside "
+                    "it. Films longer than a window need a DF model.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(host_model.WEIGHT_DTYPES),
                     default="default",
                     tooltip="Number format of the weights in memory. default: ComfyUI's choice "
-                    "for this machine. bf16 and fp16 take 2 bytes a weight (14B: 28 GB), fp8 takes "
-                    "one and costs some quality, fp32 takes four. A quantised file's weights stay "
-                    "quantised, and are computed in this.",
+                    "for this machine. bf16 and fp16 take 2 bytes a weight (14B: 28 GB). fp8 "
+                    "takes 1 and costs some quality. fp32 takes 4. Quantised files stay quantised "
+                    "and are computed in this format.",
                 ),
                 io.Combo.Input(
                     "attention",
                     options=list(ATTENTION),
                     default="auto",
-                    tooltip="auto: what ComfyUI was started with (for instance "
-                    "--use-sage-attention). pytorch: PyTorch's own, exact on every machine.",
+                    tooltip="auto: what ComfyUI was started with, for example "
+                    "--use-sage-attention. pytorch: PyTorch's own, exact on every machine.",
                 ),
                 io.Combo.Input(
                     "variant",
                     options=list(host_model.VARIANTS),
                     default="auto",
-                    tooltip="What the checkpoint was trained for. auto reads it from the tensors "
-                    "and, where DF and T2V hold the same ones (14B), from the file's or folder's "
-                    "name. It only decides about warnings, never about the result.",
+                    tooltip="What the model was trained for. auto reads it from the file. Where "
+                    "DF and T2V look the same inside (14B), it goes by the name of the file or "
+                    "folder. It only changes warnings, never the film.",
                 ),
             ],
             outputs=[
@@ -90,8 +90,8 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
             display_name="SkyReels-V2 Text Encoder Loader",
             category=CATEGORY,
             description=(
-                "Loads the UMT5 text encoder from its original file, one repackaged for ComfyUI "
-                "(scaled fp8, too), or a -Diffusers folder."
+                "Loads the UMT5 text encoder from its original file, from one repackaged for "
+                "ComfyUI (scaled fp8 as well), or from a -Diffusers folder."
             ),
             inputs=[
                 io.Combo.Input(
@@ -99,12 +99,12 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
                     options=files.listed("text_encoders"),
                     tooltip="File in models/text_encoders: umt5_xxl_fp16.safetensors, "
                     "umt5_xxl_fp8_e4m3fn_scaled.safetensors, or the original "
-                    "models_t5_umt5-xxl-enc-bf16.pth with the folder google/umt5-xxl (its "
-                    "tokenizer) beside it.",
+                    "models_t5_umt5-xxl-enc-bf16.pth with its tokenizer beside it, the folder "
+                    "google/umt5-xxl.",
                 ),
             ],
             outputs=[
-                io.Clip.Output(tooltip="Works with CLIP Text Encode and our Prompt node."),
+                io.Clip.Output(tooltip="Works with SkyReels-V2 Prompt and CLIP Text Encode."),
                 io.String.Output(
                     display_name="report", tooltip="Width, layers, number format, tensors matched."
                 ),
@@ -127,7 +127,8 @@ class SkyReelsV2VAELoader(io.ComfyNode):
             node_id="SkyReelsV2VAELoader",
             display_name="SkyReels-V2 VAE Loader",
             category=CATEGORY,
-            description="Loads the Wan 2.1 video VAE; frames stream through it in constant memory.",
+            description="Loads the Wan 2.1 video VAE. Frames stream through it, so its memory "
+            "does not grow with the film.",
             inputs=[
                 io.Combo.Input(
                     "vae_name",
@@ -137,7 +138,7 @@ class SkyReelsV2VAELoader(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Vae.Output(tooltip="Works with VAE Encode and VAE Decode, too."),
+                io.Vae.Output(tooltip="Works with VAE Encode and VAE Decode as well."),
                 io.String.Output(display_name="report", tooltip="Number format, tensors matched."),
             ],
         )
@@ -159,8 +160,8 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
             display_name="SkyReels-V2 Image Encoder Loader",
             category=CATEGORY,
             description=(
-                "Loads the CLIP image encoder of the I2V models from its original or its ComfyUI "
-                "file."
+                "Loads the CLIP image encoder of the I2V models, from its original file or from "
+                "the one repackaged for ComfyUI."
             ),
             inputs=[
                 io.Combo.Input(
@@ -172,7 +173,7 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
             ],
             outputs=[
                 io.ClipVision.Output(
-                    display_name="clip_vision", tooltip="Works with CLIP Vision Encode, too."
+                    display_name="clip_vision", tooltip="Works with CLIP Vision Encode as well."
                 ),
                 io.String.Output(
                     display_name="report", tooltip="Width, layers, number format, tensors matched."

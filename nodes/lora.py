@@ -21,18 +21,22 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
             display_name="SkyReels-V2 LoRA Loader",
             category=CATEGORY,
             description=(
-                "Puts a LoRA on a SkyReels-V2 or Wan 2.1 model, whatever its trainer called the "
-                "layers, and says how much of it matched. ComfyUI's own LoRA nodes silently drop "
-                "names they do not know."
+                "Puts a LoRA on a SkyReels-V2 or Wan 2.1 model, whatever names its trainer used, "
+                "and reports how much of it matched. ComfyUI's own LoRA nodes silently skip names "
+                "that they do not know."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="From our or ComfyUI's model loader; chain LoRAs."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A model from our loader or ComfyUI's. Chain this "
+                    "node for several LoRAs.",
+                ),
                 io.Combo.Input(
                     "lora_name",
                     options=files.listed("loras"),
-                    tooltip="File in models/loras. LoRA, DoRA, LoKr, LoHa, GLoRA, OFT and "
-                    "differences, with the names of kohya, musubi, diffusion-pipe, DiffSynth, "
-                    "PEFT, diffusers or LyCORIS; distilled ones (CausVid, lightx2v), too.",
+                    tooltip="File in models/loras: LoRA, DoRA, LoKr, LoHa, GLoRA, OFT or "
+                    "differences. Reads the names of kohya, musubi, diffusion-pipe, DiffSynth, "
+                    "PEFT, diffusers and LyCORIS, and distilled LoRAs (CausVid, lightx2v).",
                 ),
                 io.Float.Input(
                     "strength",

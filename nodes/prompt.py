@@ -24,8 +24,8 @@ class SkyReelsV2PromptEncode(io.ComfyNode):
             display_name="SkyReels-V2 Prompt",
             category="SkyReels-V2/conditioning",
             description=(
-                "Encodes a prompt and a negative prompt as the model was trained to read them: "
-                "cleaned, literal (no weights in brackets), at most 512 tokens."
+                "Encodes a prompt and a negative prompt the way the model was trained to read "
+                "them: cleaned, at most 512 tokens. Brackets are plain text here, not weights."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="A UMT5 text encoder, ours or ComfyUI's."),
@@ -40,13 +40,15 @@ class SkyReelsV2PromptEncode(io.ComfyNode):
                     "negative",
                     multiline=True,
                     default=NEGATIVE,
-                    tooltip="What to keep away from. The published default is filled in. Not used "
+                    tooltip="What to avoid. The authors' negative prompt is filled in. Not used "
                     "when cfg is 1.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt."),
-                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The negative prompt: what to avoid."
+                ),
             ],
         )
 

@@ -23,26 +23,29 @@ class SkyReelsV2Sampler(io.ComfyNode):
             display_name="SkyReels-V2 Sampler",
             category="SkyReels-V2/sampling",
             description=(
-                "Makes a film by diffusion forcing: every latent frame at its own noise level, "
-                "window after window, each continuing the last frames of the one before."
+                "Makes the whole film, window by window. Each window continues the last frames of "
+                "the previous one. Every latent frame has its own noise level (diffusion forcing)."
             ),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A SkyReels-V2 DF model, ours or from ComfyUI's Load Diffusion Model; "
-                    "LoRAs and patches apply. Its own shift is not used: the schedule's is.",
+                    tooltip="A SkyReels-V2 DF model, from our loader or ComfyUI's Load Diffusion "
+                    "Model. LoRAs and patches work. The shift is the schedule's, not the model's.",
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt."),
-                Schedule.Input("schedule", tooltip="Size, length, windows and steps."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt: what to avoid."),
+                Schedule.Input(
+                    "schedule",
+                    tooltip="Size, length, windows and steps, from SkyReels-V2 Schedule.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="The same seed gives the same film; a longer film with the same seed "
-                    "begins like the shorter one (made backwards, ends like it).",
+                    tooltip="The same seed gives the same film. A longer film with the same seed "
+                    "begins like the shorter one. If it is made backwards, it ends like it.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -50,26 +53,25 @@ class SkyReelsV2Sampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How strongly the prompt is followed. Published: 6 for text, 5 with a "
-                    "start image. 1 turns guidance off and halves the time.",
+                    tooltip="How strongly the film follows the prompt. Authors' value: 6 for "
+                    "text, 5 with a start image. 1 turns guidance off and halves the time.",
                 ),
                 _solver_input(),
                 io.Vae.Input(
                     "vae",
                     optional=True,
                     tooltip="Needed for films longer than a window, unless the schedule's history "
-                    "is latents, and for the images of frames.",
+                    "is latents. Also needed for images from SkyReels-V2 Frames.",
                 ),
                 *_film_inputs(),
             ],
             outputs=[
                 io.Latent.Output(
-                    tooltip="The whole film. SkyReels-V2 Decode decodes each window as it was "
-                    "made; VAE Decode works, too."
+                    tooltip="The whole film, for SkyReels-V2 Decode. VAE Decode works as well."
                 ),
                 io.Image.Output(
                     display_name="drift",
-                    tooltip="How far each window's colours are from the first one's, drawn.",
+                    tooltip="How far each window's colours have moved from the first one's, drawn.",
                 ),
                 io.String.Output(display_name="drift_numbers", tooltip="The same in numbers."),
             ],
@@ -114,20 +116,22 @@ def _film_inputs() -> list[io.Input]:
         Frames.Input(
             "frames",
             optional=True,
-            tooltip="Start, end and key images, films to go on from or to lead up to.",
+            tooltip="Start, end and key images, and clips to extend or to lead into, from "
+            "SkyReels-V2 Frames.",
         ),
         Storyboard.Input(
             "storyboard",
             optional=True,
-            tooltip="Shots with prompts and lengths of their own, instead of positive and "
-            "of the schedule's frames.",
+            tooltip="Shots with their own prompts and lengths. Replaces positive and the "
+            "schedule's frames.",
         ),
         io.String.Input(
             "cfg_curve",
             default="",
             optional=True,
-            tooltip="Instead of cfg: a curve of 'noise level: cfg' from 1 (noise) to 0, such as "
-            "1: 6, 0.5: 4, 0: 1; linear between. Where it is 1 a step takes half the time. A "
-            "semicolon begins the curve of the next window; the last one holds for the rest.",
+            tooltip="Instead of cfg: a curve of 'noise level: cfg' from 1 (noise) to 0, for "
+            "example 1: 6, 0.5: 4, 0: 1. Straight lines join the points. Where it is 1 a step "
+            "takes half the time. A semicolon starts the curve of the next window. The last one "
+            "holds for the rest.",
         ),
     ]

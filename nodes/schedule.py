@@ -24,9 +24,9 @@ class SkyReelsV2Schedule(io.ComfyNode):
             display_name="SkyReels-V2 Schedule",
             category="SkyReels-V2/sampling",
             description=(
-                "Plans a film: its size and length, the windows it is made in, and the noise level "
-                "of every latent frame in every step. Checks that all numbers go together, draws "
-                "the plan, and says what GPU memory it needs."
+                "Plans a film: its size, its length, the windows it is made in, and how noisy "
+                "each frame is at each step. Checks the numbers before any model is loaded, draws "
+                "the plan, and says how much GPU memory it needs."
             ),
             inputs=[
                 *_size_inputs(),
@@ -39,15 +39,15 @@ class SkyReelsV2Schedule(io.ComfyNode):
                 Schedule.Output(display_name="schedule", tooltip="For the sampler."),
                 io.Image.Output(
                     display_name="picture",
-                    tooltip="Noise levels of the first windows: a row per model call, a column per "
-                    "latent frame; bright is noise, green is given, rimmed is being denoised; each "
-                    "window has a frame around it.",
+                    tooltip="The plan drawn: noise levels of the first windows. One line per "
+                    "model call, one column per latent frame. Bright is noise, green is given, "
+                    "outlined is being denoised. Each window has a frame around it.",
                 ),
                 io.String.Output(
                     display_name="summary",
-                    tooltip="The numbers that were chosen, and the GPU memory that they need.",
+                    tooltip="The plan in numbers, and the GPU memory it needs.",
                 ),
-                io.Int.Output(display_name="frames", tooltip="Frames of the film."),
+                io.Int.Output(display_name="frames", tooltip="Number of frames in the film."),
                 io.Float.Output(display_name="fps", tooltip="For Create Video."),
             ],
         )
@@ -79,7 +79,7 @@ def _size_inputs() -> list[io.Input]:
             min=16,
             max=4096,
             step=16,
-            tooltip="Pixels, a multiple of 16. Published: 960 (540P), 1280 (720P).",
+            tooltip="Width in pixels, a multiple of 16. Authors' value: 960 (540P) or 1280 (720P).",
         ),
         io.Int.Input(
             "height",
@@ -87,7 +87,7 @@ def _size_inputs() -> list[io.Input]:
             min=16,
             max=4096,
             step=16,
-            tooltip="Pixels, a multiple of 16. Published: 544 (540P), 720 (720P).",
+            tooltip="Height in pixels, a multiple of 16. Authors' value: 544 (540P) or 720 (720P).",
         ),
     ]
 
@@ -100,7 +100,7 @@ def _window_inputs() -> list[io.Input]:
             min=1,
             max=4_000_001,
             step=4,
-            tooltip="Length of the film, any number of frames. 97 is 4 s at 24 fps, 257 is 10 s, "
+            tooltip="Length of the film in frames, any number. At 24 fps, 97 is 4 s, 257 is 10 s, "
             "737 is 30 s, 1457 is 60 s. Time grows in proportion.",
         ),
         io.Int.Input(
@@ -109,8 +109,8 @@ def _window_inputs() -> list[io.Input]:
             min=5,
             max=1001,
             step=4,
-            tooltip="Frames the model sees at once: 4k + 1. Trained: 97 at 540P, 121 at 720P. "
-            "Fewer need less memory.",
+            tooltip="How many frames the model sees at once (4k + 1). Trained: 97 at 540P, 121 at "
+            "720P. A smaller window needs less memory.",
         ),
         io.Int.Input(
             "overlap",
@@ -118,8 +118,9 @@ def _window_inputs() -> list[io.Input]:
             min=1,
             max=997,
             step=4,
-            tooltip="Frames of the film so far that each further window continues: 4k + 1. "
-            "Published: 17 or 37. More hold the motion better and cost more windows.",
+            tooltip="How many frames each window shares with the previous one (4k + 1). A longer "
+            "overlap keeps motion more consistent but needs more windows. Authors' values: 17 or "
+            "37.",
         ),
     ]
 
@@ -131,7 +132,8 @@ def _step_inputs() -> list[io.Input]:
             default=30,
             min=1,
             max=1000,
-            tooltip="Steps from noise to picture. Published: 30; 50 for best quality.",
+            tooltip="Steps from noise to picture. More take longer. Authors' value: 30, or 50 for "
+            "best quality.",
         ),
         io.Float.Input(
             "shift",
@@ -139,34 +141,33 @@ def _step_inputs() -> list[io.Input]:
             min=0.1,
             max=100.0,
             step=0.1,
-            tooltip="How much of the steps is spent at high noise. Published: 8 for text to video, "
-            "3 to 5 with a start image.",
+            tooltip="How many of the steps are spent at high noise. Authors' value: 8 for text to "
+            "video, 3 to 5 with a start image.",
         ),
         io.Int.Input(
             "ar_step",
             default=0,
             min=0,
             max=1000,
-            tooltip="0: all frames are denoised together (synchronous). Above 0: each block starts "
-            "this many rows after the one before it (asynchronous; published: 5), which follows "
-            "motion better and takes more rows.",
+            tooltip="0: all frames are denoised together (synchronous). Above 0: each block "
+            "starts this many model calls after the previous one (asynchronous). That follows "
+            "motion better and takes more model calls. Authors' value: 5.",
         ),
         io.Int.Input(
             "block_size",
             default=1,
             min=1,
             max=250,
-            tooltip="Latent frames (4 frames each) that share a noise level. A window's last block "
-            "may be shorter. Published: 5 with ar_step 5.",
+            tooltip="How many latent frames (4 frames each) share a noise level. A window's last "
+            "block may be shorter. Authors' value: 5, with ar_step 5.",
         ),
         io.Int.Input(
             "prefix_noise",
             default=20,
             min=0,
             max=MAX_PREFIX_NOISE,
-            tooltip="Noise laid over the continued frames in the model's eyes, in thousandths. "
-            "Hides small flaws, so that they do not grow from window to window. Published: 20; "
-            "0 is off.",
+            tooltip="Noise added to the overlap frames as the model sees them (thousandths; 0 is "
+            "off). Keeps small flaws from building up. Authors' value: 20.",
         ),
     ]
 
@@ -178,8 +179,7 @@ def _time_inputs() -> list[io.Input]:
             default=24,
             min=1,
             max=240,
-            tooltip="Frames per second. DF-1.3B was trained to know 16 and 24; the others were "
-            "trained on 24.",
+            tooltip="Frames per second. DF-1.3B was trained on 16 and 24, the other models on 24.",
         ),
         io.Float.Input(
             "seconds",
@@ -188,17 +188,17 @@ def _time_inputs() -> list[io.Input]:
             max=86400.0,
             step=0.1,
             optional=True,
-            tooltip="Length of the film in seconds instead of frames: the nearest number of "
-            "frames. 0: use frames.",
+            tooltip="Length of the film in seconds, to the nearest frame. Used instead of frames. "
+            "0: use frames.",
         ),
         io.Combo.Input(
             "history",
             options=list(HISTORIES),
             default="pixels",
             optional=True,
-            tooltip="How a window continues the one before. pixels: its last frames, encoded again "
-            "(the published way). latents: its last latents, without the VAE. picture+latents: "
-            "latents behind one frame encoded again.",
+            tooltip="How each window continues the previous one. pixels: its last frames, encoded "
+            "again (the authors' way). latents: its last latents as they are, without the VAE. "
+            "picture+latents: one frame encoded again, then latents.",
         ),
     ]
 
@@ -208,16 +208,16 @@ def _sigma_inputs() -> list[io.Input]:
         io.Sigmas.Input(
             "sigmas",
             optional=True,
-            tooltip="Noise levels instead of steps and shift, for instance of Manual Sigmas or "
-            "Basic Scheduler: falling from 1, or a little below, to 0.",
+            tooltip="Noise levels to use instead of steps and shift, for example from Manual "
+            "Sigmas or Basic Scheduler. They fall from 1, or a little below, to 0.",
         ),
         io.Boolean.Input(
             "sliding",
             default=False,
             optional=True,
-            tooltip="On: no windows; a view of that many frames slides over one asynchronous "
-            "sequence, without seams and without the VAE. Needs ar_step of at least steps / blocks "
-            "in the window. Rotary positions begin anew at every view.",
+            tooltip="On: no windows and no seams. A view as long as the window slides over one "
+            "asynchronous sequence, without the VAE. Needs ar_step of at least steps / blocks in "
+            "the window.",
         ),
         io.Float.Input(
             "anchor",
@@ -226,10 +226,9 @@ def _sigma_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             optional=True,
-            tooltip="How strongly each window's colours are held to the first one's (of the film, "
-            "or since a cut) before the next continues it. 0 is off; 0.5 to 1 stop a slow drift of "
-            "brightness, contrast and hue, but also changes that are meant. Small figures are held "
-            "best with history pixels.",
+            tooltip="How closely each window keeps the colours of the first one (of the film, or "
+            "since a cut). 0 is off. 0.5 to 1 stop slow drift of brightness, contrast and hue, "
+            "but also changes that you want. Works best with history pixels.",
         ),
         io.Float.Input(
             "denoise",
@@ -238,7 +237,7 @@ def _sigma_inputs() -> list[io.Input]:
             max=1.0,
             step=0.05,
             optional=True,
-            tooltip="Below 1, with a source film in SkyReels-V2 Frames: how far it is taken back "
-            "to noise. 0.3 keeps most of it, 0.8 little. The steps stay as many.",
+            tooltip="Video to video: how much of the source to replace. 0.3 keeps most of it, 0.8 "
+            "little. The step count stays the same.",
         ),
     ]

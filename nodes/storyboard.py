@@ -19,8 +19,9 @@ class SkyReelsV2Storyboard(io.ComfyNode):
             display_name="SkyReels-V2 Storyboard",
             category="SkyReels-V2/conditioning",
             description=(
-                "A shot of a film: its prompt and its length. Chain several by 'previous'. The "
-                "film continues from shot to shot, or cuts; the sampler makes them all in one run."
+                "One shot of a film: its prompt and its length. Chain several through 'previous'. "
+                "The film continues from shot to shot, or cuts. The sampler makes them all in one "
+                "run."
             ),
             inputs=[*_shot_inputs(), *_optional_inputs()],
             outputs=[
@@ -58,16 +59,17 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
             node_id="SkyReelsV2StoryboardText",
             display_name="SkyReels-V2 Storyboard (Text)",
             category="SkyReels-V2/conditioning",
-            description="A whole storyboard as one text, each prompt marked with its second.",
+            description="A whole storyboard in one text. Each prompt follows the second at which "
+            "it begins.",
             inputs=[
                 io.Clip.Input("clip", tooltip="A UMT5 text encoder, ours or ComfyUI's."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     default="0s: a street at dawn\n6s: rain sets in over the street",
-                    tooltip="A prompt a line (or with slashes between), each behind the second at "
-                    "which it begins, such as '0s: a street at dawn / 6s: rain sets in / "
-                    "9s cut: inside a café'. 'cut' begins afresh.",
+                    tooltip="One prompt per line (or separated by slashes), each after the second "
+                    "at which it begins: '0s: a street at dawn / 6s: rain sets in / 9s cut: "
+                    "inside a café'. 'cut' starts afresh.",
                 ),
                 io.Float.Input(
                     "seconds",
@@ -115,7 +117,7 @@ def _optional_inputs() -> list[io.Input]:
             options=list(TRANSITIONS),
             default="continue",
             optional=True,
-            tooltip="continue: the film goes on from the shot before. cut: it begins afresh.",
+            tooltip="continue: the film goes on from the previous shot. cut: it starts afresh.",
         ),
         _ease_input(),
         io.Int.Input(
@@ -124,13 +126,13 @@ def _optional_inputs() -> list[io.Input]:
             min=OWN_SEED,
             max=0xFFFFFFFFFFFFFFFF,
             optional=True,
-            tooltip="-1: the sampler's seed. Another: for this shot alone, so that it can be made "
-            "anew while those before it stay.",
+            tooltip="-1: the sampler's seed. Any other: for this shot only, so that it can be "
+            "regenerated while the shots before it stay.",
         ),
         io.Model.Input(
             "model",
             optional=True,
-            tooltip="A model for this shot alone, for instance with other LoRA strengths.",
+            tooltip="A model for this shot only, for example with other LoRA strengths.",
         ),
     ]
 
@@ -142,6 +144,6 @@ def _ease_input() -> io.Input:
         min=0,
         max=1000,
         optional=True,
-        tooltip="Over how many of a shot's first frames the prompt before fades into its own. 0: "
-        "at once. Windows with a fade take half as long again.",
+        tooltip="Cross-fade: how many frames the previous prompt takes to fade into this one. 0: "
+        "switch at once. Windows with a cross-fade take 1.5 times as long.",
     )
