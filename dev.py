@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,7 +29,7 @@ if sys.version_info < MINIMUM_PYTHON:
 # No bytecode between the sources; child processes write theirs to the cache.
 sys.dont_write_bytecode = True
 
-from devtools import cache, environment, host, process, prompt, runner, serving  # noqa: E402
+from devtools import cache, checks, environment, host, process, prompt, runner, serving  # noqa: E402
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -55,28 +53,12 @@ def demo(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace) -> int:
     """Run every check, whatever the one before said; 1 if any failed."""
+    seeds = checks.Seeds.draw(options.hash_seed, options.order_seed)
     groups = (environment.run_group(), environment.SERVER, environment.TEST)
     python = environment.choose(groups, options.offline, keep_current=False)
     tree = host.locate(options.host, ROOT, python, options.offline)
     variables = process.child_environment(options.offline) | {host.PATH_VARIABLE: str(tree)}
-    # Neither into the repository nor into the system's folder for temporary files.
-    pytest_folders = ["-o", f"cache_dir={cache.root() / 'pytest'}"]
-    pytest_folders += ["--basetemp", str(cache.root() / "pytest-temp")]
-    checks = {
-        "ruff check": ["ruff", "check", "."],
-        "ruff format": ["ruff", "format", "--check", "."],
-        "mypy": ["mypy"],
-        "pytest": ["pytest", *pytest_folders, *options.pytest_arguments],
-    }
-    verdicts = []
-    for name, arguments in checks.items():
-        print(f"== {name}", flush=True)
-        begin = time.monotonic()
-        code = subprocess.run([python, "-m", *arguments], cwd=ROOT, env=variables).returncode
-        verdict = "ok" if code == 0 else f"FAILED ({code})"
-        verdicts.append(f"{name:<12} {verdict:<12} {time.monotonic() - begin:6.1f} s")
-    print("== summary", *verdicts, sep="\n")
-    return int(any("FAILED" in verdict for verdict in verdicts))
+    return checks.run(python, ROOT, seeds, variables, options.pytest_arguments, options.fast)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -148,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         to.add_argument("--host", metavar="PATH", help=f"a ComfyUI source tree{also}")
 
     add_host(command("demo", demo))
-    add_host(command("test", test))
+    testing = command("test", test)
+    add_host(testing)
+    testing.add_argument("--fast", action="store_true", help="leave out hosts and slow tests")
+    for name, what in (("--hash-seed", "hashes of strings"), ("--order-seed", "order of tests")):
+        testing.add_argument(name, type=int, metavar="N", help=f"the {what}; default: drawn")
     running = command("run", run)
     add_host(running, ", or the URL of a running ComfyUI")
     running.add_argument("workflow", type=Path, help="an API-format prompt (workflows/api/*)")

@@ -97,6 +97,8 @@ TEST = Group(
     "test",
     (
         "pytest>=8",
+        "pytest-xdist>=3.6",
+        "pytest-randomly>=3.16",
         "ruff==0.17.6",
         "mypy==2.4.1",
         "diffusers==0.39.0",
@@ -104,7 +106,7 @@ TEST = Group(
         "peft>=0.17",
         "lycoris-lora>=4.1",
     ),
-    ("pytest", "ruff", "mypy", "diffusers", "gguf", "peft", "lycoris"),
+    tuple("pytest xdist pytest_randomly ruff mypy diffusers gguf peft lycoris".split()),
     "the checkers, and diffusers, gguf, peft and LyCORIS as independent judges",
     "40 MB",
 )

@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import pytest
+import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -29,6 +30,19 @@ register("toy", ROOT / "toy")
 register("golden_data", ROOT / "tests" / "golden_data")
 register("devtools", ROOT / "devtools")
 register("graphs", ROOT / "tests" / "graphs")
+
+
+def pytest_collection_modifyitems(items):
+    """Whatever needs a host or makes whole films is slow."""
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] in ("host", "semantic"):
+            item.add_marker("slow")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """No test sees where the one before left PyTorch's global generator."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

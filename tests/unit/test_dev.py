@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from devtools import environment, host, outcome, process, progress, prompt, serving, standins
+from devtools import (
+    checks,
+    environment,
+    host,
+    outcome,
+    process,
+    progress,
+    prompt,
+    serving,
+    standins,
+)
 from devtools.cache import SetupError, lock
 from devtools.remote import Client
 
@@ -285,6 +295,74 @@ class TestEnvironment:
             assert not inside
         thread.join(5)
         assert inside and "waiting" in capsys.readouterr().out
+
+
+class TestChecks:
+    def test_seeds_are_drawn_where_they_are_not_given(self):
+        given = checks.Seeds.draw(0, 7)
+        assert given == checks.Seeds(0, 7)
+        assert given.options() == "--hash-seed 0 --order-seed 7"
+        drawn = checks.Seeds.draw(order=7)
+        assert drawn.order == 7 and drawn != checks.Seeds.draw(order=7)
+
+    @pytest.mark.parametrize(
+        ("seeds", "said"),
+        [
+            ((-1, 0), "--hash-seed is -1; it must be 0 to 4294967295; nearest: 0"),
+            ((0, 2**32), "--order-seed is 4294967296; .* nearest: 4294967295"),
+        ],
+    )
+    def test_other_seeds_are_refused(self, seeds, said):
+        with pytest.raises(SetupError, match=said):
+            checks.Seeds.draw(*seeds)
+
+    def test_the_same_seeds_run_the_same_and_others_do_not(self, tmp_path):
+        (tmp_path / "test_it.py").write_text(
+            "import os, pytest\n"
+            "@pytest.mark.parametrize('n', range(9))\n"
+            "def test_it(n):\n"
+            "    with open('seen', 'a') as file:\n"
+            "        print(n, hash('x'), os.environ['OMP_NUM_THREADS'], file=file)\n"
+            "@pytest.mark.slow\n"
+            "def test_slow():\n"
+            "    test_it(9)\n"
+        )
+
+        def seen(seeds, *arguments, fast=False):
+            (tmp_path / "seen").unlink(missing_ok=True)
+            command = checks.pytest_command(seeds, fast, tmp_path / "temp", ["-n0", *arguments])
+            variables = checks.variables(seeds, os.environ)
+            done = subprocess.run(
+                [sys.executable, "-m", *command],
+                cwd=tmp_path, env=variables, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            assert " passed" in done.stdout.splitlines()[-1]
+            return (tmp_path / "seen").read_text().splitlines()
+
+        first, other = seen(checks.Seeds(1, 2)), seen(checks.Seeds(3, 4))
+        assert sorted(line[0] for line in first) == sorted(line[0] for line in other)
+        assert [line[0] for line in first] != [line[0] for line in other]
+        assert len({line.split()[1] for line in first + other}) == 2
+        assert all(line.endswith(" 1") for line in first)
+        again = seen(checks.Seeds(1, 2), "-k", "3 or 5 or 7 or slow", fast=True)
+        assert again == [line for line in first if line[0] in "357"]
+
+    def test_every_check_runs_and_one_that_failed_fails_all(
+        self, small_cache, tmp_path, monkeypatch, capsys
+    ):
+        ran, codes = [], {"ruff": 1}
+
+        def run(command, **options):
+            ran.append(command[2:4])
+            return subprocess.CompletedProcess(command, codes.get(command[2], 0))
+
+        monkeypatch.setattr(checks.subprocess, "run", run)
+        every = (Path("python"), tmp_path, checks.Seeds(5, 6), {}, ())
+        assert checks.run(*every) == 1
+        assert [names[0] for names in ran] == ["ruff", "ruff", "mypy", "pytest"]
+        assert capsys.readouterr().out.count("--hash-seed 5 --order-seed 6") == 2
+        codes.clear()
+        assert checks.run(*every) == 0
 
 
 class TestStandIns:
