@@ -32,7 +32,7 @@ TILES = (8, 12, 16)  # latents
 
 
 def toy_vae() -> VideoVAE:
-    state = checkpoint.read(next(path for path in WEIGHTS.iterdir())).tensors
+    state = checkpoint.read(min(WEIGHTS.iterdir())).tensors
     vae = VideoVAE.from_state_dict(state)
     vae.load_state_dict(state)
     return vae.eval().requires_grad_(False)

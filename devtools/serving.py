@@ -138,8 +138,8 @@ class Server:
         return command
 
     def _models_file(self, number: int, folder: Path) -> Path:
-        categories = {child.name: child.name for child in folder.iterdir() if child.is_dir()}
-        content = {"dev": {"base_path": str(folder), "is_default": True, **categories}}
+        names = sorted(child.name for child in folder.iterdir() if child.is_dir())
+        content = {"dev": {"base_path": str(folder), "is_default": True, **{n: n for n in names}}}
         file = self.base / f"extra_models_{number}.yaml"
         # JSON is YAML, and needs no package to write.
         file.write_text(json.dumps(content), encoding="utf-8")

@@ -297,7 +297,7 @@ def main() -> None:
         parser.error(f"mode is {unknown[0]!r}; legal are {', '.join(MODES)}")
     torch.set_num_threads(1)  # more threads cost time at this size
     modes = options.modes or list(MODES)
-    kinds = {"DF"} | {mode.upper() for mode in modes if mode in ("t2v", "i2v")}
+    kinds = ["DF", *(mode.upper() for mode in modes if mode in ("t2v", "i2v"))]
     toys = {kind: ToySet.load(kind) for kind in kinds}
     for mode in modes:
         films = list(takes(toys, mode, CHOICES[options.scenes], options.seeds))

@@ -105,7 +105,7 @@ def path(directions: list[str], start: tuple[float, float], fps: float = FPS) ->
 
     Raises ValueError for a direction that the world does not have.
     """
-    for name in set(directions):
+    for name in dict.fromkeys(directions):
         _require("direction", name, DIRECTIONS)
     steps = [(0, 0), *(DIRECTIONS[name] for name in directions)]
     return np.asarray(start) + step_length(fps) * np.cumsum(steps, axis=0)

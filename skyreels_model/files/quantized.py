@@ -121,7 +121,7 @@ def gather_scaled(
             scales.setdefault(layer, {})[leaf] = value
         elif key != _MARK:
             kept[key] = value
-    for layer in layers.keys() | scales.keys():
+    for layer in {**layers, **scales}:
         weight = kept.get(f"{layer}.weight")
         if not isinstance(weight, Tensor):
             raise ValueError(f"the file has scales for {layer}, but not {layer}.weight")

@@ -84,7 +84,7 @@ def test_without_a_websocket_the_history_is_polled_and_files_are_fetched(
     assert result.success
     path = client.download(result.files[0], tmp_path)
     assert path.read_bytes() == (server.output_folder / result.files[0].relative).read_bytes()
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
 
 
 def test_a_refused_and_a_lost_prompt(server):

@@ -9,6 +9,7 @@ from skyreels_model.config import ModelConfig
 from skyreels_model.files.checkpoint import Checkpoint
 from skyreels_model.lora import match_lora, peft_settings
 from skyreels_model.lora.match import PeftSettings
+from skyreels_model.lora.parts import change_of
 from toy.random_weights import PUBLISHED, dit_shapes
 
 SMALL = ModelConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
@@ -69,6 +70,15 @@ def test_names_of_a_layer(name, parts):
     values = [found.tensors[k] for k in found.tensors if "lora_" in k]
     assert values[0] is down and values[1] is up
     assert all(key.startswith(f"diffusion_model.{Q}.") for key in found.tensors)
+
+
+def test_tensors_keep_the_order_of_the_file():
+    """A set's order would be one whichever way the file is."""
+    names = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "alpha")
+    shapes = ((12, 2), (2, 16), (16, 2), (2, 10), ())
+    parts = {name: torch.ones(shape) for name, shape in zip(names, shapes, strict=True)}
+    for given in (parts, dict(reversed(parts.items()))):
+        assert list(change_of("q", given, (192, 160)).tensors) == list(given)
 
 
 def test_every_layer_by_diffusers_own_names():

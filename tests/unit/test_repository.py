@@ -164,6 +164,72 @@ def test_the_model_knows_no_host(file):
         assert not host & {name.split(".")[0] for name in names}, f"line {node.lineno}"
 
 
+LISTINGS = {"iterdir", "glob", "rglob", "listdir", "scandir"}
+OF_ANY_ORDER = {"sorted", "set", "frozenset", "any", "all", "min", "max", "sum", "len"}
+IN_ORDER = set("list tuple next iter enumerate zip map join fromkeys extend".split())
+
+
+def called(node):
+    """The name of what a call calls, without what it belongs to."""
+    function = getattr(node, "func", None)
+    return getattr(function, "id", getattr(function, "attr", None))
+
+
+def has_no_order(node):
+    """Whether an expression is plainly a set, or a listing of a folder."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Sub, ast.BitAnd, ast.BitOr)):
+        sides = (node.left, node.right)
+        return any(has_no_order(side) or called(side) == "keys" for side in sides)
+    is_set = isinstance(node, (ast.Set, ast.SetComp)) or called(node) in ("set", "frozenset")
+    return is_set or called(node) in LISTINGS
+
+
+def gone_through(node):
+    """What `node` goes through from first to last, where that order can be seen."""
+    if isinstance(node, ast.For):
+        return [node.iter]
+    if isinstance(node, (ast.ListComp, ast.DictComp, ast.GeneratorExp)):
+        return [generator.iter for generator in node.generators]
+    if isinstance(node, ast.Starred):
+        return [node.value]
+    return node.args if isinstance(node, ast.Call) and called(node) in IN_ORDER else []
+
+
+def unordered(content):
+    """The lines of a source that go through a set or a listing as if it had an order."""
+    lines, free = [], set()
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Call) and called(node) in OF_ANY_ORDER:
+            free.update(node.args)
+        if node not in free:
+            lines += [it.lineno for it in gone_through(node) if has_no_order(it)]
+    return lines
+
+
+def test_nothing_goes_through_a_set_or_a_listing():
+    """Their order differs from process to process and from disk to disk: sort them."""
+    found = {file: unordered(file.read_text(encoding="utf-8")) for file in sources()}
+    assert not {file: lines for file, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("for x in {a, b}: pass", [1]),
+        ("y = [x for x in set(z)]", [1]),
+        ("y = ', '.join(a.keys() - b)", [1]),
+        ("y = {p.name: 1 for p in f.iterdir() if p}", [1]),
+        ("y = next(f.glob('*'))", [1]),
+        ("for x in sorted({a, b}): pass", []),
+        ("y = sorted(x for x in f.iterdir() if x)", []),
+        ("y = any(x in a for x in set(z)) or {x for x in {a, b}}", []),
+        ("for x in a.keys(): pass", []),
+    ],
+)
+def test_what_has_no_order_is_seen(source, lines):
+    assert unordered(source) == lines
+
+
 def test_files_and_functions_are_short():
     long = []
     for file in sources():
