@@ -10,7 +10,9 @@ from ..skyreels_model.budget import describe as fit_text
 from ..skyreels_model.grid import frames_of_seconds
 from ..skyreels_model.plan.drawing import draw_plan
 from ..skyreels_model.plan.film_plan import HISTORIES, MAX_PREFIX_NOISE, FilmPlan
+from ..skyreels_model.plan.presets import CUSTOM, PRESETS, describe_preset
 from ..skyreels_model.plan.summary import describe
+from ..skyreels_model.rules import require_choice, require_whole
 from ..skyreels_model.schedule.flow import custom_schedule
 from .host.sockets.memory import card
 from .inputs import Schedule
@@ -34,6 +36,7 @@ class SkyReelsV2Schedule(io.ComfyNode):
                 *_step_inputs(),
                 *_time_inputs(),
                 *_sigma_inputs(),
+                *_preset_inputs(),
             ],
             outputs=[
                 Schedule.Output(display_name="schedule", tooltip="For the sampler."),
@@ -58,16 +61,25 @@ class SkyReelsV2Schedule(io.ComfyNode):
         frames: int,
         seconds: float = 0.0,
         sigmas: io.Sigmas.Type | None = None,
+        preset: str = CUSTOM,
         **numbers: Any,
     ) -> io.NodeOutput:
+        lines = []
+        require_choice("preset", preset, (CUSTOM, *PRESETS))
+        if preset != CUSTOM:
+            for name in ("width", "height"):
+                require_whole(name, numbers[name])
+            set_numbers = PRESETS[preset].numbers(numbers["height"] > numbers["width"])
+            numbers |= set_numbers
+            lines.append(describe_preset(preset, set_numbers))
         if seconds:
             frames = frames_of_seconds(seconds, numbers["fps"])
         if sigmas is not None:
             numbers["sigmas"] = tuple(custom_schedule(sigmas).sigmas.tolist())
         plan = FilmPlan(num_frames=frames, **numbers)
         shown = plan.shown_latents(plan.window_at(0))
-        fit = fit_text(shown, plan.width, plan.height, card())
-        summary = f"{describe(plan)}\n{fit}"
+        lines += [describe(plan), fit_text(shown, plan.width, plan.height, card())]
+        summary = "\n".join(lines)
         return io.NodeOutput(plan, draw_plan(plan), summary, plan.num_frames, float(plan.fps))
 
 
@@ -239,5 +251,20 @@ def _sigma_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Video to video: how much of the source to replace. 0.3 keeps most of it, 0.8 "
             "little. The step count stays the same.",
+        ),
+    ]
+
+
+def _preset_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "preset",
+            options=[CUSTOM, *PRESETS],
+            default=CUSTOM,
+            optional=True,
+            tooltip="The authors' settings for a model: sets width, height, window, overlap, "
+            "steps, shift, ar_step, block_size and prefix_noise, whatever their widgets show. A "
+            "height above the width makes it upright. Length, fps and the rest stay yours. custom: "
+            "use the widgets.",
         ),
     ]

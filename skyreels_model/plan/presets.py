@@ -1,0 +1,58 @@
+"""The authors' settings for each of their models, by a name that an artist knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+CUSTOM = "custom"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The numbers of a plan that a preset sets; named and counted as in `FilmPlan`."""
+
+    width: int
+    height: int
+    window: int
+    overlap: int
+    steps: int
+    shift: float
+    ar_step: int
+    block_size: int
+    prefix_noise: int
+
+    def numbers(self, upright: bool) -> dict[str, int | float]:
+        """By name; upright: the same size, higher than wide."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
+        if upright:
+            numbers["width"], numbers["height"] = self.height, self.width
+        return numbers
+
+
+# SkyworkAI/SkyReels-V2 at abed76f. README: windows of 97 frames at 540P and 121 at 720P, an overlap
+# of 17 (or 37), addnoise_condition 20, ar_step 5 with causal_block_size 5 for asynchronous films,
+# shift 8 for text, 5 (the table; the notes say 3) for images. `generate_video_df.py`: 30 steps (the
+# README advises 50 for best quality), 960 x 544 and 1280 x 720.
+_MODELS = {
+    "1.3B 540P": {"width": 960, "height": 544, "window": 97},
+    "14B 540P": {"width": 960, "height": 544, "window": 97},
+    "14B 720P": {"width": 1280, "height": 720, "window": 121},
+}
+_SHIFTS = {"text": 8.0, "image": 5.0}
+_WAYS = {"": {"ar_step": 0, "block_size": 1}, ", asynchronous": {"ar_step": 5, "block_size": 5}}
+
+PRESETS: dict[str, Preset] = {
+    f"{model}, {source}{way}": Preset(
+        **size, **lag, shift=shift, overlap=17, steps=30, prefix_noise=20
+    )
+    for model, size in _MODELS.items()
+    for source, shift in _SHIFTS.items()
+    for way, lag in _WAYS.items()
+}
+
+
+def describe_preset(name: str, preset: dict[str, int | float]) -> str:
+    """What a preset has set, in a line."""
+    numbers = dict(preset)
+    size = f"{numbers.pop('width')} x {numbers.pop('height')}"
+    return f"Preset {name}: {size}, " + ", ".join(f"{k} {v:g}" for k, v in numbers.items())

@@ -1,0 +1,46 @@
+"""SkyReels-V2 Schedule in the host: its numbers, and those that a preset sets."""
+
+import graphs
+import pytest
+
+NUMBERS = dict(
+    width=96, height=64, frames=30, window=17, overlap=9, steps=3, shift=5.0, ar_step=0,
+    block_size=1, prefix_noise=20, fps=24,
+)  # fmt: skip
+
+
+@pytest.fixture
+def plan_film(look):
+    """`plan_film(**changes)` -> the plan, and the lines of its summary."""
+
+    def run(**changes):
+        node = graphs.node("SkyReelsV2Schedule", **NUMBERS | changes)
+        plan, summary = look({"1": node}, plan=["1", 0], summary=["1", 2])
+        return plan, summary.splitlines()
+
+    return run
+
+
+def test_a_preset_sets_the_authors_numbers_and_says_so(plan_film):
+    plan, summary = plan_film(preset="14B 720P, image, asynchronous")
+    assert (plan.width, plan.height, plan.window, plan.overlap) == (1280, 720, 121, 17)
+    assert (plan.steps, plan.shift, plan.ar_step, plan.block_size) == (30, 5.0, 5, 5)
+    assert summary[0].startswith("Preset 14B 720P, image, asynchronous: 1280 x 720")
+
+
+def test_a_preset_leaves_what_is_the_artists(plan_film):
+    own = {"history": "latents", "anchor": 0.5, "fps": 16}
+    plan, _ = plan_film(preset="1.3B 540P, text", **own)
+    assert {name: getattr(plan, name) for name in own} == own and plan.num_frames == 30
+
+
+def test_a_preset_keeps_an_upright_film_upright(plan_film):
+    plan, _ = plan_film(preset="1.3B 540P, text", width=64, height=96)
+    assert (plan.width, plan.height) == (544, 960)
+
+
+def test_without_a_preset_the_widgets_hold(plan_film):
+    plan, summary = plan_film()
+    same, same_summary = plan_film(preset="custom")
+    assert plan == same and summary == same_summary
+    assert (plan.width, plan.steps) == (96, 3)

@@ -1,0 +1,39 @@
+"""Presets: the authors' numbers, and a legal plan each."""
+
+import pytest
+
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.presets import PRESETS, describe_preset
+
+# SkyworkAI/SkyReels-V2, README and `generate_video_df.py`.
+PUBLISHED = {
+    "1.3B 540P, text": (960, 544, 97, 17, 30, 8.0, 0, 1, 20),
+    "1.3B 540P, image, asynchronous": (960, 544, 97, 17, 30, 5.0, 5, 5, 20),
+    "14B 540P, text, asynchronous": (960, 544, 97, 17, 30, 8.0, 5, 5, 20),
+    "14B 720P, text": (1280, 720, 121, 17, 30, 8.0, 0, 1, 20),
+    "14B 720P, image": (1280, 720, 121, 17, 30, 5.0, 0, 1, 20),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_numbers_are_the_authors(name):
+    assert tuple(PRESETS[name].numbers(upright=False).values()) == PUBLISHED[name]
+
+
+def test_one_for_each_model_source_and_way():
+    assert len(PRESETS) == 3 * 2 * 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("upright", [False, True])
+def test_each_makes_a_film(name, upright):
+    plan = FilmPlan(num_frames=257, **PRESETS[name].numbers(upright))
+    assert (plan.height > plan.width) == upright
+
+
+def test_what_was_set_is_told_in_a_line():
+    numbers = PRESETS["14B 720P, image"].numbers(upright=True)
+    assert describe_preset("14B 720P, image", numbers) == (
+        "Preset 14B 720P, image: 720 x 1280, window 121, overlap 17, steps 30, shift 5, ar_step 0, "
+        "block_size 1, prefix_noise 20"
+    )
