@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..skyreels_model.drift.meter import describe, draw
+from .host.checked import checked
 from .host.film.drift import anchor_film
 
 
@@ -46,6 +47,7 @@ class SkyReelsV2ColorAnchor(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         samples: io.Latent.Type,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .host.checked import checked
 from .host.film.decoding import decode_film
 
 
@@ -42,6 +43,7 @@ class SkyReelsV2Decode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, samples: io.Latent.Type, vae: io.Vae.Type, tile_size: int = 0
     ) -> io.NodeOutput:

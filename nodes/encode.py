@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .host.checked import checked
 from .host.film.encoding import encode_film
 
 
@@ -45,5 +46,6 @@ class SkyReelsV2Encode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, pixels: io.Image.Type, vae: io.Vae.Type, tile_size: int = 0) -> io.NodeOutput:
         return io.NodeOutput(encode_film(vae, pixels, tile_size))

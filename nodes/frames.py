@@ -8,6 +8,7 @@ from ..skyreels_model.framing import FITS
 from ..skyreels_model.plan.drawing import draw_plan
 from ..skyreels_model.plan.film_plan import FilmPlan
 from ..skyreels_model.plan.summary import describe
+from .host.checked import checked
 from .host.film.given import collect_images
 from .inputs import Frames, Schedule
 
@@ -47,6 +48,7 @@ class SkyReelsV2Frames(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         schedule: FilmPlan,

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..skyreels_model.framing import FITS
 from ..skyreels_model.plan.film_plan import FilmPlan
+from .host.checked import checked
 from .host.film.image_to_video import image_to_video
 
 
@@ -37,6 +38,7 @@ class SkyReelsV2ImageToVideo(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         positive: io.Conditioning.Type,

@@ -7,6 +7,7 @@ import logging
 from comfy_api.latest import io
 
 from .host import files
+from .host.checked import checked
 from .host.sockets import clip as host_clip
 from .host.sockets import clip_vision as host_clip_vision
 from .host.sockets import model as host_model
@@ -72,6 +73,7 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model_name: str, weight_dtype: str, attention: str, variant: str
     ) -> io.NodeOutput:
@@ -112,6 +114,7 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         with files.naming("text_encoder_name", text_encoder_name):
             path = files.located("text_encoders", text_encoder_name)
@@ -144,6 +147,7 @@ class SkyReelsV2VAELoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, vae_name: str) -> io.NodeOutput:
         with files.naming("vae_name", vae_name):
             path = files.located("vae", vae_name)
@@ -182,6 +186,7 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, image_encoder_name: str) -> io.NodeOutput:
         with files.naming("image_encoder_name", image_encoder_name):
             path = files.located("clip_vision", image_encoder_name)

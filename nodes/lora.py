@@ -7,6 +7,7 @@ import logging
 from comfy_api.latest import io
 
 from .host import files
+from .host.checked import checked
 from .host.sockets import lora as host_lora
 from .inputs import CATEGORY
 
@@ -58,6 +59,7 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: io.Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
         with files.naming("lora_name", lora_name):
             path = files.located("loras", lora_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .host.checked import checked
 from .host.sockets.clip import encode_prompt
 
 # The negative prompt that the model's authors publish for it.
@@ -53,6 +54,7 @@ class SkyReelsV2PromptEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip: io.Clip.Type, prompt: str, negative: str) -> io.NodeOutput:
         return io.NodeOutput(
             encode_prompt(clip, "prompt", prompt), encode_prompt(clip, "negative", negative)

@@ -8,6 +8,7 @@ from ..skyreels_model.drift.meter import describe, draw
 from ..skyreels_model.plan.film_plan import FilmPlan
 from ..skyreels_model.plan.guidance import film_guidance
 from ..skyreels_model.solvers import SOLVERS
+from .host.checked import checked
 from .host.film.drift import film_drift
 from .host.film.given import FilmImages
 from .host.film.sampling import sample_film
@@ -78,6 +79,7 @@ class SkyReelsV2Sampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: io.Model.Type,

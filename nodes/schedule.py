@@ -14,6 +14,7 @@ from ..skyreels_model.plan.presets import CUSTOM, PRESETS, describe_preset
 from ..skyreels_model.plan.summary import describe
 from ..skyreels_model.rules import require_choice, require_whole
 from ..skyreels_model.schedule.flow import custom_schedule
+from .host.checked import checked
 from .host.sockets.memory import card
 from .inputs import Schedule
 
@@ -56,6 +57,7 @@ class SkyReelsV2Schedule(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         frames: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .host.checked import checked
 from .host.film.shots import FilmShot, text_shots, with_shot
 from .inputs import Storyboard
 
@@ -35,6 +36,7 @@ class SkyReelsV2Storyboard(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         clip: io.Clip.Type,
@@ -85,6 +87,7 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip: io.Clip.Type, text: str, seconds: float, ease: int = 0) -> io.NodeOutput:
         return io.NodeOutput(text_shots(clip, text, seconds, ease))
 

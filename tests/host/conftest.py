@@ -137,3 +137,16 @@ def reference(open_model, velocity, models_folder):
         return velocity(open_model("meant.safetensors")[0])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small_lora(models_folder):
+    """The name of a LoRA of one layer of the toy model."""
+    width = load_file(transformer_path())["blocks.0.self_attn.q.weight"].shape[0]
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    parts = {
+        f"{layer}.lora_A.weight": torch.full((2, width), 0.01),
+        f"{layer}.lora_B.weight": torch.full((width, 2), 0.01),
+    }
+    save_file(parts, models_folder / "loras" / "small.safetensors")
+    return "small.safetensors"

@@ -1,8 +1,9 @@
-"""A pack of two nodes for the host tests: eyes for what reaches a link, and a model that fails."""
+"""A pack of nodes for the host tests: eyes for a link, any value for one, a model that fails."""
 
 import torch
 
 SEEN = {}
+GIVEN = {}
 
 
 class SkyReelsV2TestProbe:
@@ -22,6 +23,21 @@ class SkyReelsV2TestProbe:
     def keep(self, value, name):
         SEEN[name] = value
         return ()
+
+
+class SkyReelsV2TestGiver:
+    """Whatever `GIVEN` has under a name, to any input."""
+
+    RETURN_TYPES = ("*",)
+    FUNCTION = "give"
+    CATEGORY = "testing"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"name": ("STRING",)}}
+
+    def give(self, name):
+        return (GIVEN[name],)
 
 
 class SkyReelsV2TestFailure:
@@ -55,5 +71,6 @@ class SkyReelsV2TestFailure:
 
 NODE_CLASS_MAPPINGS = {
     "SkyReelsV2TestProbe": SkyReelsV2TestProbe,
+    "SkyReelsV2TestGiver": SkyReelsV2TestGiver,
     "SkyReelsV2TestFailure": SkyReelsV2TestFailure,
 }

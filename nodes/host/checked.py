@@ -1,0 +1,193 @@
+"""What reaches a node is what its schema declares; else an error that names the input.
+
+The host checks what is typed into a widget, and lets NaN pass. What comes by a link, or in a prompt
+over the API, it checks by the names of types only, or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from comfy_api.latest import io
+
+from ...skyreels_model.grid import CHANNELS
+
+Execute = Callable[..., io.NodeOutput]
+SHOWN = 5  # of a combo's options
+KINDS = {
+    "IMAGE": "images",
+    "LATENT": "a LATENT",
+    "CONDITIONING": "CONDITIONING, as of SkyReels-V2 Prompt",
+    "MODEL": "a MODEL, as of SkyReels-V2 Model Loader",
+    "CLIP": "a CLIP, as of SkyReels-V2 Text Encoder Loader",
+    "VAE": "a VAE, as of SkyReels-V2 VAE Loader",
+    "CLIP_VISION": "a CLIP_VISION, as of SkyReels-V2 Image Encoder Loader",
+    "SIGMAS": "SIGMAS, as of Basic Scheduler",
+    "SKYREELS_V2_SCHEDULE": "a schedule, of SkyReels-V2 Schedule",
+    "SKYREELS_V2_FRAMES": "frames, of SkyReels-V2 Frames",
+    "SKYREELS_V2_STORYBOARD": "a storyboard, of SkyReels-V2 Storyboard",
+}
+
+
+def checked(execute: Execute) -> Execute:
+    """A node's `execute` that raises ValueError for inputs other than those its schema declares."""
+
+    @functools.wraps(execute)
+    def run(cls: type[io.ComfyNode], **values: Any) -> io.NodeOutput:
+        for declared in cls.define_schema().inputs:
+            if declared.id in values:
+                check(declared, values[declared.id])
+        return execute(cls, **values)
+
+    return run
+
+
+def check(declared: io.Input, value: Any) -> None:
+    """Raise ValueError unless `value` is one that the declared input takes."""
+    name, kind = declared.id, declared.get_io_type()
+    if value is None and declared.optional:
+        return
+    if isinstance(declared, io.Combo.Input):
+        _check_option(name, value, declared.options or [])
+    elif isinstance(declared, (io.Int.Input, io.Float.Input)):
+        _check_number(name, value, declared)
+    elif isinstance(declared, io.String.Input):
+        _require(isinstance(value, str), name, value, "text")
+    elif isinstance(declared, io.Boolean.Input):
+        _require(isinstance(value, bool), name, value, "true or false")
+    elif kind in KINDS:
+        _require(fits(kind, value), name, value, KINDS[kind])
+        if kind in SHAPES:
+            SHAPES[kind](name, value)
+
+
+def _require(right: bool, name: str, value: Any, wanted: str) -> None:
+    if not right:
+        raise ValueError(f"{name} is {shown(value)}; it must be {wanted}")
+
+
+def shown(value: Any) -> str:
+    """A value in a few words, whatever it is."""
+    if value is None:
+        return "nothing (None)"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype)[6:]}"
+    if isinstance(value, (bool, int, float, str, bytes)):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:50]}… ({len(text)} characters)"
+    return f"of type {type(value).__name__}"
+
+
+def _check_option(name: str, value: Any, options: list[Any]) -> None:
+    # A workflow of another system may have its separators.
+    known = {str(option).replace("\\", "/") for option in options}
+    if isinstance(value, str) and value.replace("\\", "/") in known:
+        return
+    some = ", ".join(map(str, options[:SHOWN])) or "none"
+    more = f" and {len(options) - SHOWN} more" if len(options) > SHOWN else ""
+    raise ValueError(f"{name} is {shown(value)}; it must be one of: {some}{more}")
+
+
+def _check_number(name: str, value: Any, declared: Any) -> None:
+    whole = isinstance(declared, io.Int.Input)
+    kind = numbers.Integral if whole else numbers.Real
+    right = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    least, most = declared.min, declared.max
+    if right and (least is None or value >= least) and (most is None or value <= most):
+        return
+    bounds = f" {least} to {most}" if least is not None and most is not None else ""
+    nearest = ""
+    if right and bounds:
+        nearest = f"; nearest: {least if value < least else most}"
+    wanted = "a whole number" if whole else "a number"
+    raise ValueError(f"{name} is {shown(value)}; it must be {wanted}{bounds}{nearest}")
+
+
+def fits(kind: str, value: Any) -> bool:
+    """Whether a value is of the host's kind of socket, or of ours."""
+    if kind == "MODEL":
+        return isinstance(value, comfy.model_patcher.ModelPatcher)
+    if kind == "CLIP":
+        return hasattr(value, "tokenize") and hasattr(value, "encode_from_tokens_scheduled")
+    if kind == "VAE":
+        return hasattr(value, "encode") and hasattr(value, "decode") and not isinstance(value, str)
+    if kind == "CLIP_VISION":
+        return hasattr(value, "encode_image")
+    if kind == "LATENT":
+        return isinstance(value, dict)
+    if kind == "CONDITIONING":
+        return isinstance(value, list) and bool(value) and all(map(_is_prompt, value))
+    if kind.startswith("SKYREELS_V2_"):
+        return is_ours(kind, value)
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _is_prompt(entry: Any) -> bool:
+    """Whether it is a pair of text (B, L, D) and options."""
+    return (
+        isinstance(entry, (list, tuple))
+        and len(entry) == 2
+        and isinstance(entry[0], torch.Tensor)
+        and entry[0].ndim == 3
+        and isinstance(entry[1], dict)
+    )
+
+
+def is_ours(kind: str, value: Any) -> bool:
+    """Whether a value is of one of the pack's own kinds of socket."""
+    from ...skyreels_model.plan.film_plan import FilmPlan
+    from .film.given import FilmImages
+    from .film.shots import FilmShot
+
+    if kind == "SKYREELS_V2_SCHEDULE":
+        return isinstance(value, FilmPlan)
+    if kind == "SKYREELS_V2_FRAMES":
+        return isinstance(value, FilmImages)
+    return isinstance(value, tuple) and all(isinstance(shot, FilmShot) for shot in value)
+
+
+def _check_images(name: str, images: torch.Tensor) -> None:
+    if images.ndim != 4 or not images.numel() or images.shape[3] not in (1, 3, 4):
+        raise ValueError(
+            f"{name} is {shown(images)}; it must be at least one image, (images, height, width, "
+            f"channels) with 1, 3 or 4 channels"
+        )
+
+
+def _check_latent(name: str, latent: dict[str, Any]) -> None:
+    samples = latent.get("samples")
+    right = isinstance(samples, torch.Tensor) and samples.is_floating_point() and samples.numel()
+    if not right:
+        raise ValueError(f"{name} has samples {shown(samples)}; it must be latents, not empty ones")
+    if samples.ndim != 5 or samples.shape[1] != CHANNELS:
+        raise ValueError(
+            f"{name} has samples of shape {tuple(samples.shape)}, of another kind of model; it must "
+            f"be (batch, {CHANNELS}, frames, height / 8, width / 8), of a SkyReels-V2 or Wan 2.1 "
+            f"model"
+        )
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError(
+            f"{name} has samples that are infinite or not a number; the node that makes it failed"
+        )
+
+
+def _check_prompts(name: str, prompts: list[Any]) -> None:
+    for text, _ in prompts:
+        if not text.is_floating_point() or not bool(torch.isfinite(text).all()):
+            raise ValueError(
+                f"{name} has text that is infinite or not a number; the text encoder failed (try "
+                f"another file or format of it)"
+            )
+
+
+SHAPES: dict[str, Callable[[str, Any], None]] = {
+    "IMAGE": _check_images,
+    "LATENT": _check_latent,
+    "CONDITIONING": _check_prompts,
+}
