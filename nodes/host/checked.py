@@ -167,9 +167,9 @@ def _check_latent(name: str, latent: dict[str, Any]) -> None:
         raise ValueError(f"{name} has samples {shown(samples)}; it must be latents, not empty ones")
     if samples.ndim != 5 or samples.shape[1] != CHANNELS:
         raise ValueError(
-            f"{name} has samples of shape {tuple(samples.shape)}, of another kind of model; it must "
-            f"be (batch, {CHANNELS}, frames, height / 8, width / 8), of a SkyReels-V2 or Wan 2.1 "
-            f"model"
+            f"{name} has samples of shape {tuple(samples.shape)}, the latents of another kind of "
+            f"model; it must be those of a SkyReels-V2 or Wan 2.1 model, (batch, {CHANNELS}, "
+            f"frames, height / 8, width / 8)"
         )
     if not bool(torch.isfinite(samples).all()):
         raise ValueError(
