@@ -57,7 +57,7 @@ def _bench(comfyui: Path, work: Path) -> Any:
 
     import nodes
 
-    toy = next((ROOT / "toy" / "weights" / "diffusion_models" / "toy").glob("*DF*/*.safetensors"))
+    toy = ROOT / "toy/weights/diffusion_models/toy/SkyReels-V2-DF-Toy-32P/model.safetensors"
     width = load_file(toy)["blocks.0.self_attn.q.weight"].shape[0]
     key = "diffusion_model.blocks.0.self_attn.q.lora_{}.weight"
     parts = {key.format("A"): torch.full((2, width), 0.01)}
