@@ -53,6 +53,11 @@ class SkyReelsV2Schedule(io.ComfyNode):
                 ),
                 io.Int.Output(display_name="frames", tooltip="Number of frames in the film."),
                 io.Float.Output(display_name="fps", tooltip="For Create Video."),
+                io.Int.Output(
+                    display_name="width",
+                    tooltip="Pixels of the film, for nodes that ask for its size.",
+                ),
+                io.Int.Output(display_name="height", tooltip="Pixels of the film, as width."),
             ],
         )
 
@@ -82,7 +87,10 @@ class SkyReelsV2Schedule(io.ComfyNode):
         shown = plan.shown_latents(plan.window_at(0))
         lines += [describe(plan), fit_text(shown, plan.width, plan.height, card())]
         summary = "\n".join(lines)
-        return io.NodeOutput(plan, draw_plan(plan), summary, plan.num_frames, float(plan.fps))
+        size = (plan.width, plan.height)
+        return io.NodeOutput(
+            plan, draw_plan(plan), summary, plan.num_frames, float(plan.fps), *size
+        )
 
 
 def _size_inputs() -> list[io.Input]:
