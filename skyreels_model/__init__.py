@@ -1,5 +1,4 @@
 """SkyReels-V2 in plain PyTorch: the model and the method, usable without ComfyUI.
 
-The modules read in the order in which a film is made: `config`, `checkpoint`, `text_encoder`,
-`model` (with `layers` and `attention`), `schedule`, `solvers`, `rollout`, `vae`.
+Each package says in its first line what it holds; docs/architecture.md is the tour.
 """
