@@ -146,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
         help="change an input; NODE is an id, a title, or a class that occurs once",
     )
     running.add_argument("--output", type=Path, metavar="DIR", help="where output files go")
-    running.add_argument("--input", type=Path, metavar="DIR", help="where LoadImage and kin read")
+    running.add_argument(
+        "--input", type=Path, metavar="DIR", help="where LoadImage and similar nodes read"
+    )
     serving_parser = command("host", serve)
     add_host(serving_parser)
     serving_parser.add_argument("--port", type=int, help="default: any free port")

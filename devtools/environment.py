@@ -143,7 +143,7 @@ def choose(groups: Sequence[Group], offline: bool, keep_current: bool = True) ->
     missing = [group for group in groups if not is_installed(folder, group)]
     if missing and offline:
         names = "; ".join(f"{g.name} ({', '.join(g.requirements)})" for g in missing)
-        raise SetupError(f"--offline, but {folder} lacks these packages: {names}")
+        raise SetupError(f"--offline, but these packages are missing in {folder}: {names}")
     if missing:
         with cache.lock(folder.name):
             _build(folder, groups)

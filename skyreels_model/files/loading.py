@@ -114,7 +114,7 @@ def _check_finite(key: str, value: Tensor | QuantizedWeight) -> None:
     if not all(map(is_finite, parts)):
         raise ValueError(
             f"{key} holds numbers that are infinite or not a number (NaN); the file was "
-            f"converted wrongly: get another one, or convert it anew, to bf16"
+            f"converted wrongly: get another one, or convert it again, to bf16"
         )
 
 

@@ -83,7 +83,7 @@ class FilmPlan:
         if self.shots and sum(shot.frames for shot in self.shots) != self.num_frames:
             raise ValueError(
                 f"frames is {self.num_frames}; the shots have "
-                f"{sum(shot.frames for shot in self.shots)} in sum, and it must be that"
+                f"{sum(shot.frames for shot in self.shots)} in total, and it must be that"
             )
         if self.history not in HISTORIES:
             raise ValueError(f"history is {self.history!r}; legal are {', '.join(HISTORIES)}")
@@ -101,7 +101,7 @@ class FilmPlan:
         if not 0 <= self.prefix_noise <= MAX_PREFIX_NOISE:
             raise ValueError(
                 f"prefix_noise is {self.prefix_noise}; it must be 0 to {MAX_PREFIX_NOISE} "
-                f"(published: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
+                f"(authors' value: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
             )
         if not 0 < self.denoise <= 1:
             raise ValueError(
@@ -139,12 +139,12 @@ class FilmPlan:
         """What is given must leave something to make, and be inside the film."""
         if self.end and self.following:
             raise ValueError(
-                "an end picture and a film to lead up to are both given; the film ends with one or "
+                "an end picture and a clip to lead into are both given; the film ends with one or "
                 "the other"
             )
         if self.following > self.room_behind(self.start):
             raise ValueError(
-                f"{self.following} latents of a film to lead up to are given; beside {self.start} "
+                f"{self.following} latents of a clip to lead into are given; beside {self.start} "
                 f"first ones and an overlap of {self.overlap} frames, a window of {self.window} "
                 f"has room for {self.room_behind(self.start)}"
             )

@@ -58,7 +58,7 @@ def _curve(text: str) -> GuidanceCurve:
     for (before, _), (sigma, _) in pairwise(points):
         if sigma > before:
             raise ValueError(
-                f"cfg_curve has noise level {sigma:g} behind {before:g}; points must go from noise "
+                f"cfg_curve has noise level {sigma:g} after {before:g}; points must go from noise "
                 f"(1) to picture (0), such as {EXAMPLE}"
             )
     return GuidanceCurve(points)

@@ -42,7 +42,7 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
         if nearly.end() not in [mark.end() for mark in marks]:
             raise ValueError(
                 f"text has {nearly[0].strip()!r}; a mark is a second (with a point where it has a "
-                f"fraction), an s, and a colon, at the beginning of a line or behind a slash with "
+                f"fraction), an s, and a colon, at the beginning of a line or after a slash with "
                 f"a space before it, such as {EXAMPLE}"
             )
     starts = [float(mark[1]) for mark in marks]

@@ -29,7 +29,7 @@ def describe(plan: FilmPlan) -> str:
     given = [
         f"{plan.start} at the start" * bool(plan.start),
         f"{len(plan.pictures)} on the way" * bool(plan.pictures),
-        "a picture behind the end" * plan.end,
+        "a picture after the end" * plan.end,
         f"{plan.following} of the film that follows" * bool(plan.following),
     ]
     lines = [
@@ -38,7 +38,7 @@ def describe(plan: FilmPlan) -> str:
         f"{plan.latent_frames} latent frames {made}",
         f"{mode}, blocks of {plan.block_size}, {plan.steps} steps, "
         + ("sigmas as given" if plan.sigmas else f"shift {plan.shift:g}"),
-        f"{rows} rows: {2 * rows} forwards with guidance, {rows} without",
+        f"{rows} model calls: {2 * rows} forward passes with guidance, {rows} without",
     ]
     if any(given):
         lines.append(f"given latent frames: {', '.join(filter(None, given))}")

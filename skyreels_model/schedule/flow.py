@@ -44,7 +44,8 @@ def flow_schedule(steps: int, shift: float) -> FlowSchedule:
         raise ValueError(f"steps is {steps}; it must be at least 1")
     if not shift > 0:
         raise ValueError(
-            f"shift is {shift}; it must be above 0 (published: 8.0 text, 3.0 to 5.0 image)"
+            f"shift is {shift}; it must be above 0 (authors' values: 8 for text, 3 to 5 with a "
+            f"start image)"
         )
     sigma_max = float(torch.tensor(SIGMA_MAX, dtype=torch.float32))
     u = sigma_max + torch.arange(steps, dtype=torch.float64) * (-sigma_max / steps)
@@ -75,7 +76,7 @@ def custom_schedule(sigmas: Sequence[float] | Tensor) -> FlowSchedule:
     for place, (before, level) in enumerate(pairwise(levels.tolist()), start=1):
         if not level < before:
             raise ValueError(
-                f"sigmas has {level:g} at place {place + 1}, behind {before:g}; each noise level "
+                f"sigmas has {level:g} at place {place + 1}, after {before:g}; each noise level "
                 f"must be below the one before: leave it out"
             )
     # The product is rounded to float32, which keeps a 0.9 at 900.

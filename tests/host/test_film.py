@@ -102,7 +102,7 @@ def test_schedule_draws_and_tells_what_it_chose(look):
     picture, summary, frames, fps = look(prompt, **{k: ["5", v] for k, v in outputs.items()})
     assert picture.ndim == 4 and picture.shape[3] == 3 and picture.std() > 0.05
     assert frames == 48 and fps == 24.0
-    assert "48 frames" in summary and "windows" in summary and "rows" in summary
+    assert "48 frames" in summary and "windows" in summary and "model calls" in summary
     # The window is five latents; memory is told for it, not for the film.
     assert summary.endswith(fit.describe(5, 32, 32, None)) and "no GPU" in summary
 

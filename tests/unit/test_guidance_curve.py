@@ -53,7 +53,7 @@ def test_each_window_has_its_curve_and_the_last_holds_for_the_rest():
         ("1: 120", "'1: 120': its cfg .* 0 to 100; nearest: 100"),
         ("1: -2", "its cfg .* nearest: 0"),
         ("1: nan", "its cfg must be a number"),
-        ("0: 1, 1: 6", "noise level 1 behind 0; points must go from noise"),
+        ("0: 1, 1: 6", "noise level 1 after 0; points must go from noise"),
         ("6;; 4", "'': its cfg"),
         (";", "'': its cfg"),
         ("1: 6: 4", "'1: 6: 4': its cfg"),

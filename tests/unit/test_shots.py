@@ -55,7 +55,7 @@ def test_borders_are_at_most_three_frames_late(lengths, cut):
         (lambda: Shot(9, ease=-1), ("-1 frames", "0 or more")),
         (lambda: lay_out([Shot(6), Shot(2)]), ("shot 2", "2 frames", "at least 4")),
         (lambda: FilmPlan(num_frames=8, shots=(Shot(6), Shot(2))), ("shot 2", "at least 4")),
-        (lambda: FilmPlan(num_frames=9, shots=(Shot(4), Shot(4))), ("frames is 9", "8 in sum")),
+        (lambda: FilmPlan(num_frames=9, shots=(Shot(4), Shot(4))), ("frames is 9", "8 in total")),
     ],
 )
 def test_shots_that_cannot_be(shots, parts):
@@ -241,5 +241,5 @@ def test_summary_tells_the_exact_numbers():
     plan = FilmPlan(num_frames=58, window=33, overlap=17, history="latents", fps=16, **SIZE)
     text = describe(plan)
     assert "58 frames = 3.62 s at 16 fps" in text and "16 latent frames in 3 windows" in text
-    assert "through latents" in text and f"{plan.total_rows()} rows" in text
+    assert "through latents" in text and f"{plan.total_rows()} model calls" in text
     assert frames_of_seconds(3.62, 16) == 58 and frames_of_seconds(0.01, 16) == 1

@@ -267,10 +267,10 @@ def test_timesteps_of_given_sigmas_are_the_schedules():
         ((0.3, 0.0), "sigmas begins at 0.3; .* 0.9 to 1; nearest: 0.9"),
         ((math.nan, 0.0), "sigmas begins at nan"),
         ((1.0, 0.5), "sigmas ends at 0.5; it must end at 0"),
-        ((1.0, 0.5, 0.5, 0.0), "sigmas has 0.5 at place 3, behind 0.5"),
-        ((1.0, 0.3, 0.5, 0.0), "sigmas has 0.5 at place 3, behind 0.3"),
-        ((1.0, -0.1, 0.0), "sigmas has 0 at place 3, behind -0.1"),
-        ((1.0, math.nan, 0.0), "sigmas has nan at place 2, behind 1"),
+        ((1.0, 0.5, 0.5, 0.0), "sigmas has 0.5 at place 3, after 0.5"),
+        ((1.0, 0.3, 0.5, 0.0), "sigmas has 0.5 at place 3, after 0.3"),
+        ((1.0, -0.1, 0.0), "sigmas has 0 at place 3, after -0.1"),
+        ((1.0, math.nan, 0.0), "sigmas has nan at place 2, after 1"),
     ],
 )
 def test_sigmas_that_are_none_are_refused(sigmas, says):

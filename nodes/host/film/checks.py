@@ -59,7 +59,7 @@ def _check_text(transformer: nn.Module, positive: list[Any], negative: list[Any]
         if found != width:
             raise ValueError(
                 f"{name} has text of width {found}; this model takes {width}: use the text encoder "
-                f"that belongs to it (UMT5-XXL, width 4096, for the published checkpoints)"
+                f"that belongs to it (UMT5-XXL, width 4096, for SkyReels-V2 and Wan 2.1)"
             )
 
 
@@ -77,7 +77,7 @@ def _check_image(channels: int, positive: list[Any], negative: list[Any], plan: 
     )
     if images and not others:
         LOG.warning(
-            "negative carries no image, and positive does; published films have it in both: "
+            "negative carries no image, and positive does; the model was trained with it in both: "
             "connect the negative of SkyReels-V2 Image to Video or WanImageToVideo."
         )
     if not images:
@@ -99,7 +99,7 @@ def _check_image(channels: int, positive: list[Any], negative: list[Any], plan: 
         )
     if plan.end or plan.following:
         raise ValueError(
-            "frames has an end image or a film to lead up to; an image-to-video model takes only "
+            "frames has an end image or a clip to lead into; an image-to-video model takes only "
             "the image that positive carries: disconnect frames, or use a DF checkpoint with it"
         )
     frames, height, width = images[0].shape[2:]

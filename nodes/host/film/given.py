@@ -58,7 +58,7 @@ class FilmImages:
         needed = plan.following_start + frame_length(plan.following + 1)
         if len(self.following) < needed:
             raise ValueError(
-                f"prepend_to has {len(self.following)} frames; the film leads up to its first "
+                f"prepend_to has {len(self.following)} frames; the film leads into its first "
                 f"{needed}: give at least that many (the schedule's overlap decides how many, at "
                 f"least 5)"
             )
@@ -157,9 +157,9 @@ def _colours(name: str, number: int, image: Tensor) -> Tensor:
 # Inputs that exclude each other, and why.
 EXCLUSIVE = (
     ("start_image", "video", "a film begins with one or the other"),
-    ("video", "source", "a film goes on from one, or is made from the other"),
+    ("video", "source", "a film extends one, or is made from the other"),
     ("end_image", "prepend_to", "a film ends with one or the other"),
-    ("source", "prepend_to", "a film is made from one, or leads up to the other"),
+    ("source", "prepend_to", "a film is made from one, or leads into the other"),
 )
 
 

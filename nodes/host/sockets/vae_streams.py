@@ -50,7 +50,7 @@ def tiling_of(tile_size: int) -> Tiling | None:
     nearest = max(round(tile_size / step) * step, smallest)
     if tile_size != nearest:
         raise ValueError(
-            f"tile_size is {tile_size} px; it must be 0 (by itself) or a multiple of {step} from "
+            f"tile_size is {tile_size} px; it must be 0 (automatic) or a multiple of {step} from "
             f"{smallest} on; nearest: {nearest}"
         )
     return Tiling.square(tile_size // LATENT)
