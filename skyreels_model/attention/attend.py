@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
-import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 
 class Attend(Protocol):
@@ -17,28 +17,7 @@ class Attend(Protocol):
         ...
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
-    """PyTorch's own attention; bias (Lk,) is added to the scores of each key."""
-    q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, L, d)
-    mask = None if bias is None else bias[None, None, None]
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.transpose(1, 2).flatten(2)  # (B, Lq, heads * d)
-
-
-def last_repeated(attend: Attend, times: int) -> Attend:
-    """Attention in which the last key and its value stand for `times` equal ones.
-
-    Equal keys get equal weight: one with log(times) on its score is exactly as much as all of them.
-    A back end that takes no bias is given all of them, and so is a narrow number format, in which
-    the logarithm would be a percent off.
-    """
-
-    def attend_to_all(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        if attend is sdpa and q.dtype.itemsize >= 4:
-            bias = q.new_zeros(k.shape[1])
-            bias[-1] = math.log(times)
-            return sdpa(q, k, v, heads, bias)
-        k, v = (torch.cat([t, t[:, -1:].expand(-1, times - 1, -1)], dim=1) for t in (k, v))
-        return attend(q, k, v, heads)
-
-    return attend_to_all
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """PyTorch's own attention: flash or memory-efficient kernels where the device has them."""
+    q, k, v = (rearrange(t, "b l (h d) -> b h l d", h=heads) for t in (q, k, v))
+    return rearrange(scaled_dot_product_attention(q, k, v), "b h l d -> b l (h d)")

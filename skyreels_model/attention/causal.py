@@ -8,7 +8,7 @@ from torch import Tensor
 from .attend import Attend
 
 
-def block_causal(attend: Attend, tokens_per_block: int) -> Attend:
+def block_causal(attend: Attend, block_tokens: int) -> Attend:
     """Attention in which a token sees its own block of frames and those before it.
 
     Equal to a dense mask, but each block of queries is given just the keys it may see: no (L, L)
@@ -17,13 +17,10 @@ def block_causal(attend: Attend, tokens_per_block: int) -> Attend:
     """
 
     def attend_blocks(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        ends = range(tokens_per_block, q.shape[1] + 1, tokens_per_block)
-        return torch.cat(
-            [
-                attend(q[:, end - tokens_per_block : end], k[:, :end], v[:, :end], heads)
-                for end in ends
-            ],
-            dim=1,
-        )
+        parts = []
+        for start in range(0, q.shape[1], block_tokens):
+            end = start + block_tokens
+            parts.append(attend(q[:, start:end], k[:, :end], v[:, :end], heads))
+        return torch.cat(parts, dim=1)
 
     return attend_blocks

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.attend import sdpa
+from ..attention import sdpa
+from ..operations import Operations
 from .config import CLIPVisionConfig
 
 
 class Attention(nn.Module):
     """Full attention over an image's tokens, q, k and v from one layer."""
 
-    def __init__(self, config: CLIPVisionConfig, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: CLIPVisionConfig, operations: Operations, **factory: Any) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.to_qkv = operations.Linear(config.dim, 3 * config.dim, **factory)
@@ -32,7 +33,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and feed-forward (exact GELU), each with a residual connection."""
 
-    def __init__(self, config: CLIPVisionConfig, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: CLIPVisionConfig, operations: Operations, **factory: Any) -> None:
         super().__init__()
         self.norm1 = operations.LayerNorm(config.dim, eps=config.eps, **factory)
         self.attn = Attention(config, operations, **factory)
@@ -51,7 +52,7 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches to tokens, the blocks, and what CLIP itself does behind them."""
 
-    def __init__(self, config: CLIPVisionConfig, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: CLIPVisionConfig, operations: Operations, **factory: Any) -> None:
         super().__init__()
         dim, patch = config.dim, config.patch_size
         self.cls_embedding = nn.Parameter(torch.empty(1, 1, dim, **factory))
@@ -84,7 +85,7 @@ class CLIPVision(nn.Module):
     def __init__(
         self,
         config: CLIPVisionConfig,
-        operations: Any = nn,
+        operations: Operations = nn,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:

@@ -3,29 +3,27 @@
 Modulation stays per frame: it is (B, T, n, D) with T = latent frames (or 1 where all frames share
 a timestep) and is broadcast over a frame's tokens, never expanded to them.
 
-Without gradients the layers write over what they own, and what would be larger than the queries,
-keys and values of the tokens is done in pieces, so that those are the peak (see `memory`).
+Where a block may overwrite its input, its layers write over what is theirs, and what would be
+larger than the queries, keys and values of the tokens is done in pieces, so that those are the peak
+(see `memory`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..attention.attend import Attend
+from ..operations import Operations, make_embedding
 from .positions import apply_rope
 
 # Norms and rotations run in pieces of what a processor's cache holds, and few enough that their
 # launches cost a GPU little; a feed-forward in pieces of hundreds of rows at least.
 PIECE_BYTES, MOST_PIECES = 4 * 2**20, 8
 HIDDEN_BYTES = 8 * 2**20
-
-
-def may_overwrite(x: Tensor) -> bool:
-    """Whether x may be written over: never for gradients; a compiler plans its memory itself."""
-    return not (torch.is_grad_enabled() or x.requires_grad or torch.compiler.is_compiling())
 
 
 def piece_count(size: int) -> int:
@@ -45,27 +43,27 @@ def hidden_pieces(tokens: int, dim: int, hidden: int, itemsize: int) -> int:
     return max(1, min(wanted, tokens * hidden * itemsize // HIDDEN_BYTES))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift. x (B, L, D); shift and scale (B, T, D)."""
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float, overwrite: bool) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift. x (B, L, D); shift and scale (B, T, D).
+
+    overwrite: make one tensor instead of two; x itself is left as it is.
+    """
     normed = nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
     framed = normed.unflatten(1, (shift.shape[1], -1))  # (B, T, L / T, D)
     shift, scale = shift.to(x.dtype)[:, :, None], (1 + scale).to(x.dtype)[:, :, None]
-    out = framed if may_overwrite(normed) else None
-    return torch.addcmul(shift, framed, scale, out=out).flatten(1, 2)
+    return torch.addcmul(shift, framed, scale, out=framed if overwrite else None).flatten(1, 2)
 
 
-def add(x: Tensor, y: Tensor) -> Tensor:
+def add(x: Tensor, y: Tensor, overwrite: bool) -> Tensor:
     """x + y, in x where that may be written over."""
-    return x.add_(y) if may_overwrite(x) else x + y
+    return x.add_(y) if overwrite else x + y
 
 
-def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+def gated_add(x: Tensor, y: Tensor, gate: Tensor, overwrite: bool) -> Tensor:
     """x + y * gate, in x where that may be written over. x and y (B, L, D); gate (B, T, D)."""
-    frames = (gate.shape[1], -1)
-    framed = x.unflatten(1, frames)  # (B, T, L / T, D)
-    out = framed if may_overwrite(x) else None
+    framed, y = (t.unflatten(1, (gate.shape[1], -1)) for t in (x, y))  # (B, T, L / T, D)
     gate = gate.to(x.dtype)[:, :, None]
-    return torch.addcmul(framed, y.unflatten(1, frames), gate, out=out).flatten(1, 2)
+    return torch.addcmul(framed, y, gate, out=framed if overwrite else None).flatten(1, 2)
 
 
 class Modulation(nn.Module):
@@ -82,28 +80,11 @@ class Modulation(nn.Module):
         return self.weight.to(e)[:, None] + e
 
 
-def embedding(operations: Any, count: int, dim: int, **factory: Any) -> nn.Embedding:
-    """An embedding of a namespace; on the meta device without numbers.
-
-    PyTorch would draw them even there, for which it imports its compiler: seconds.
-    """
-    on_meta = torch.device(factory["device"] or "cpu").type == "meta"
-    if on_meta and operations.Embedding is nn.Embedding:
-        return nn.Embedding.from_pretrained(torch.empty(count, dim, **factory))
-    made: nn.Embedding = operations.Embedding(count, dim, **factory)
-    return made
-
-
 class Factory:
-    """Makes layers of one dtype on one device from an `operations` namespace.
-
-    `operations` is `torch.nn`, or a namespace of the same names whose layers cast their weights
-    on the fly (ComfyUI's). A namespace may bring its own `Modulation`, and a `BlockLinear` for the
-    blocks' large layers, the only ones whose weights may be held quantised.
-    """
+    """Makes layers of one dtype on one device from a namespace of operations."""
 
     def __init__(
-        self, operations: Any, dtype: torch.dtype | None, device: torch.device | str | None
+        self, operations: Operations, dtype: torch.dtype | None, device: torch.device | str | None
     ) -> None:
         self.operations = operations
         self.settings: dict[str, Any] = {"dtype": dtype, "device": device}
@@ -122,7 +103,7 @@ class Factory:
         return self.operations.Linear(n_in, n_out, **self.fine)
 
     def embedding(self, count: int, dim: int, dtype: torch.dtype | None = None) -> nn.Module:
-        return embedding(self.operations, count, dim, **self._with(dtype))
+        return make_embedding(self.operations, count, dim, **self._with(dtype))
 
     def conv3d(self, n_in: int, n_out: int, kernel: tuple[int, int, int]) -> nn.Module:
         return self.operations.Conv3d(n_in, n_out, kernel_size=kernel, stride=kernel, **self.fine)
@@ -141,6 +122,31 @@ class Factory:
         return self.settings if dtype is None else {**self.settings, "dtype": dtype}
 
 
+@dataclass(frozen=True)
+class BlockInputs:
+    """What every block of a forward is given beside the stream of tokens.
+
+    modulation: (B, T, 6, D) float32, the projected time; T is F, or 1 where frames share it.
+    context: (B, image_tokens + N, D), the image's tokens first, then the text's.
+    rope: (L, 1, head_dim / 2) complex64, the tokens' positions as rotations.
+    attend_self, attend_context: how tokens see each other, and how they see text and image.
+    may_overwrite: a block may write its result over the stream; no one needs gradients.
+    """
+
+    modulation: Tensor
+    context: Tensor
+    rope: Tensor
+    image_tokens: int
+    attend_self: Attend
+    attend_context: Attend
+    may_overwrite: bool = False
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether layers write over what is theirs; a compiler plans its memory itself."""
+        return self.may_overwrite and not torch.compiler.is_compiling()
+
+
 class Attention(nn.Module):
     """What both kinds of attention have: projections, and RMS norms over all heads together."""
 
@@ -150,18 +156,19 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (make.block_linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
 
-    def normed(self, x: Tensor, norm: nn.Module, rope: Tensor | None = None) -> Tensor:
-        """Norm and, with `rope`, rotation of x (B, L, D), which may be written over."""
-        overwrite = may_overwrite(x)
+    def normed(
+        self, x: Tensor, norm: nn.Module, overwrite: bool, rope: Tensor | None = None
+    ) -> Tensor:
+        """Norm and, with `rope`, rotation of x (B, L, D), in x where that may be written over."""
         if not overwrite:
-            return self._turned(norm(x), rope, overwrite)
+            return self._rotate(norm(x), rope, overwrite)
         count = piece_count(x.nbytes)
         turns = [None] * count if rope is None else rope.tensor_split(count)
         for part, turn in zip(x.tensor_split(count, dim=1), turns, strict=True):
-            part.copy_(self._turned(norm(part), turn, overwrite))
+            part.copy_(self._rotate(norm(part), turn, overwrite))
         return x
 
-    def _turned(self, x: Tensor, rope: Tensor | None, overwrite: bool) -> Tensor:
+    def _rotate(self, x: Tensor, rope: Tensor | None, overwrite: bool) -> Tensor:
         if rope is None:
             return x
         return apply_rope(x.unflatten(2, (self.heads, -1)), rope, overwrite).flatten(2)
@@ -170,17 +177,15 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Full attention over a window's tokens, normed and modulated by the time."""
 
-    def forward(
-        self, x: Tensor, shift: Tensor, scale: Tensor, rope: Tensor, attend: Attend
-    ) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor, given: BlockInputs) -> Tensor:
         """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
         # Made here, since no one can free a tensor that a caller holds.
-        y = modulate(x, shift, scale, self.eps)
-        q = self.normed(self.q(y), self.norm_q, rope)
-        k = self.normed(self.k(y), self.norm_k, rope)
+        y = modulate(x, shift, scale, self.eps, given.overwrite)
+        q = self.normed(self.q(y), self.norm_q, given.overwrite, given.rope)
+        k = self.normed(self.k(y), self.norm_k, given.overwrite, given.rope)
         v = self.v(y)
         del y
-        out = attend(q, k, v, self.heads)
+        out = given.attend_self(q, k, v, self.heads)
         del q, k, v
         return self.o(out)
 
@@ -194,58 +199,48 @@ class CrossAttention(Attention):
             self.k_img, self.v_img = make.block_linear(dim, dim), make.block_linear(dim, dim)
             self.norm_k_img = make.rms_norm(dim, eps)
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        image_tokens: int,
-        attend_text: Attend,
-        attend_image: Attend,
-    ) -> Tensor:
-        """x (B, L, D); context (B, image_tokens + text rows, D), image first -> (B, L, D)."""
-        q = self.normed(self.q(x), self.norm_q)
-        text = context[:, image_tokens:]
-        out = attend_text(q, self.norm_k(self.k(text)), self.v(text), self.heads)
-        if image_tokens:
-            image = context[:, :image_tokens]
+    def forward(self, x: Tensor, given: BlockInputs) -> Tensor:
+        """x (B, L, D), normed -> (B, L, D)."""
+        attend, overwrite = given.attend_context, given.overwrite
+        image, text = given.context.tensor_split([given.image_tokens], dim=1)
+        q = self.normed(self.q(x), self.norm_q, overwrite)
+        out = attend(q, self.norm_k(self.k(text)), self.v(text), self.heads)
+        if given.image_tokens:
             k, v = self.norm_k_img(self.k_img(image)), self.v_img(image)
-            out = add(out, attend_image(q, k, v, self.heads))
+            out = add(out, attend(q, k, v, self.heads), overwrite)
         del q
         return self.o(out)
 
 
-class GELU(nn.GELU):
-    """Tanh-approximated GELU that writes over its input, the largest tensor there is."""
-
-    def __init__(self) -> None:
-        super().__init__(approximate="tanh")
-
-    def forward(self, x: Tensor) -> Tensor:
-        if may_overwrite(x):
-            return torch.ops.aten.gelu_(x, approximate=self.approximate)
-        return super().forward(x)
-
-
 class FeedForward(nn.Sequential):
-    """Two linear layers around a GELU, normed and modulated by the time."""
+    """Two linear layers around a GELU (tanh form), normed and modulated by the time."""
 
     def __init__(self, dim: int, hidden: int, eps: float, make: Factory) -> None:
-        super().__init__(make.block_linear(dim, hidden), GELU(), make.block_linear(hidden, dim))
+        gelu = nn.GELU(approximate="tanh")
+        super().__init__(make.block_linear(dim, hidden), gelu, make.block_linear(hidden, dim))
         self.hidden, self.eps = hidden, eps
 
-    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, shift: Tensor, scale: Tensor, overwrite: bool
+    ) -> Tensor:
         """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
-        y = modulate(x, shift, scale, self.eps)
+        y = modulate(x, shift, scale, self.eps, overwrite)
+        if not overwrite:
+            return super().forward(y)
         tokens = y.flatten(0, 1)  # (B * L, D)
         rows, dim = tokens.shape
-        count = hidden_pieces(rows, dim, self.hidden, y.itemsize) if may_overwrite(y) else 1
-        if count > 1:
-            for part in tokens.tensor_split(count):
-                part.copy_(super().forward(part))
-            return tokens.unflatten(0, x.shape[:2])
-        hidden = self[0](y)
-        del y, tokens
-        return self[2](self[1](hidden))
+        count = hidden_pieces(rows, dim, self.hidden, y.itemsize)
+        if count == 1:
+            hidden = self[0](y)
+            del y, tokens
+            return self._finish(hidden)
+        for part in tokens.tensor_split(count):
+            part.copy_(self._finish(self[0](part)))
+        return y
+
+    def _finish(self, hidden: Tensor) -> Tensor:
+        """(…, hidden), written over since it is the largest tensor there is -> (…, D)."""
+        return self[2](torch.ops.aten.gelu_(hidden, approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -261,26 +256,15 @@ class Block(nn.Module):
         self.cross_attn = CrossAttention(dim, heads, eps, image, make)
         self.ffn = FeedForward(dim, ffn_dim, eps, make)
 
-    def forward(
-        self,
-        x: Tensor,
-        e: Tensor,
-        context: Tensor,
-        rope: Tensor,
-        image_tokens: int,
-        attend_self: Attend,
-        attend_text: Attend,
-        attend_image: Attend,
-    ) -> Tensor:
-        """x (B, L, D), e (B, T, 6, D), context (B, N, D) -> (B, L, D).
-
-        Without gradients the result is written over x.
-        """
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(e).unbind(2)  # (B, T, D)
-        x = gated_add(x, self.self_attn(x, shift1, scale1, rope, attend_self), gate1)
-        attend = (attend_text, attend_image)
-        x = add(x, self.cross_attn(self.norm3(x), context, image_tokens, *attend))
-        return gated_add(x, self.ffn(x, shift2, scale2), gate2)
+    def forward(self, x: Tensor, given: BlockInputs) -> Tensor:
+        """x (B, L, D) -> (B, L, D), which is x where that may be written over."""
+        # (B, T, D) each
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(given.modulation).unbind(2)
+        overwrite = given.overwrite
+        # What a layer returns gets no name, which would keep it through the next.
+        x = gated_add(x, self.self_attn(x, shift1, scale1, given), gate1, overwrite)
+        x = add(x, self.cross_attn(self.norm3(x), given), overwrite)
+        return gated_add(x, self.ffn(x, shift2, scale2, overwrite), gate2, overwrite)
 
 
 class Head(nn.Module):
@@ -295,7 +279,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """x (B, L, D), e (B, T, D) -> (B, L, patch_channels)."""
         shift, scale = self.modulation(e[:, :, None]).unbind(2)  # (B, T, D)
-        return self.head(modulate(x, shift, scale, self.eps))
+        return self.head(modulate(x, shift, scale, self.eps, overwrite=False))
 
 
 class ImageEmbedding(nn.Module):

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from ..attention.attend import Attend, last_repeated, sdpa
-from ..attention.causal import block_causal
+from ..attention import Attend, block_causal, sdpa
+from ..operations import Operations
 from .config import CLIP_DIM, ModelConfig
-from .layers import Block, Factory, Head, ImageEmbedding
+from .layers import Block, BlockInputs, Factory, Head, ImageEmbedding
 from .positions import rope_table, sinusoid
 
 DEFAULT_FPS = 24
 
-# run_block(index, call, x, context, e, rope) -> x, where call(x, context, e, rope) is the block,
-# which without gradients writes its result over x.
-RunBlock = Callable[
-    [int, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, Tensor],
-    Tensor,
-]
+# run_block(index, block, x, inputs) -> x: how each block is called, by default directly.
+RunBlock = Callable[[int, nn.Module, Tensor, BlockInputs], Tensor]
 
 
-def run_directly(
-    _index: int, call: Callable[..., Tensor], x: Tensor, context: Tensor, e: Tensor, rope: Tensor
-) -> Tensor:
-    return call(x, context, e, rope)
+def run_directly(_index: int, block: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
+    out: Tensor = block(x, inputs)
+    return out
 
 
 class SkyReelsModel(nn.Module):
@@ -42,7 +38,7 @@ class SkyReelsModel(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        operations: Any = nn,
+        operations: Operations = nn,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -86,76 +82,70 @@ class SkyReelsModel(nn.Module):
         causal_block_size: int | None = None,
         attend: Attend = sdpa,
         run_block: RunBlock = run_directly,
-        text_rows: int | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of noised latents.
 
-        x: (B, in_dim, F, H, W) normalised latents, H and W multiples of 2; for I2V with the 20
-        conditioning channels behind the 16 of the sample.
-        timestep: (B,) or (B, F) on 0..1000. context: (B, N, text_dim), zero rows behind the text
-        (the reference feeds 512 rows and masks none; here equal ones are computed once).
+        x: (B, in_dim, F, H, W) normalised latents, H and W multiples of 2; for I2V the 16 of the
+        sample are followed by the 20 conditioning channels.
+        timestep: (B,) or (B, F) on 0..1000. context: (B, N, text_dim), 512 rows as in training,
+        zeros after the text; none are masked.
         clip_fea: (B, 257, 1280), I2V only; without it such a model sees the text alone.
         fps: (B,) frames per second; None means 24; ignored by models without an fps embedding.
         causal_block_size: frames per block of block-causal attention; None is full attention.
         attend, run_block: attention back end and block call (hooks of a host).
-        text_rows: rows of the context to compute, all behind them being equal to the last of them;
-        None looks for zero rows.
         Returns (B, out_dim, F, H, W) in x's dtype. Raises ValueError on unfit shapes.
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
-        e, e0 = self.embed_time(timestep, fps)  # (B, T, D), (B, T, 6, D); T is F or 1
-        distinct = distinct_rows(context) if text_rows is None else text_rows
-        equal = context.shape[1] - distinct + 1  # the last of the distinct ones, and those like it
-        attend_text = last_repeated(attend, equal) if equal > 1 else attend
-        context = self.text_embedding(context[:, :distinct])  # (B, distinct, D)
-        image_tokens = 0
+        e, modulation = self.embed_time(timestep, fps)  # (B, T, D), (B, T, 6, D); T is F or 1
+        context = self.text_embedding(context)  # (B, N, D)
         if clip_fea is not None:
             context = torch.cat([self.img_emb(clip_fea).to(context), context], dim=1)
-            image_tokens = clip_fea.shape[1]
-        tokens = self.patch_embedding(x)  # (B, D, F, H / 2, W / 2)
-        grid = tuple(tokens.shape[2:])
+        tokens = self.patch_embedding(x)  # (B, D, f, h, w)
+        grid = tokens.shape[2:]
         rope = rope_table(grid, self.config.head_dim, x.device)
         # Contiguous, or every block would silently copy it, several times.
-        tokens = tokens.flatten(2).transpose(1, 2).contiguous()  # (B, L, D)
+        tokens = rearrange(tokens, "b d f h w -> b (f h w) d").contiguous()
         attend_self = attend
         if causal_block_size is not None:
             attend_self = block_causal(attend, causal_block_size * grid[1] * grid[2])
+        inputs = BlockInputs(
+            modulation=modulation,
+            context=context,
+            rope=rope,
+            image_tokens=0 if clip_fea is None else clip_fea.shape[1],
+            attend_self=attend_self,
+            attend_context=attend,
+            may_overwrite=not torch.is_grad_enabled(),
+        )
         for index, block in enumerate(self.blocks):
-
-            def call(
-                x: Tensor, context: Tensor, e: Tensor, rope: Tensor, block: nn.Module = block
-            ) -> Tensor:
-                return block(x, e, context, rope, image_tokens, attend_self, attend_text, attend)
-
-            tokens = run_block(index, call, tokens, context, e0, rope)
+            tokens = run_block(index, block, tokens, inputs)
         return self._unpatchify(self.head(tokens, e), grid)
 
     def embed_time(self, timestep: Tensor, fps: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compact time embedding, one row per distinct noise level.
 
-        timestep (B,) or (B, F) -> e (B, T, D) and its projection e0 (B, T, 6, D), float32, with
+        timestep (B,) or (B, F) -> e (B, T, D) and its projection (B, T, 6, D), float32, with
         T = 1 or F. The fps (B,) is added per sample, which is right for any batch (the reference
         mixes samples up when fps differ within a batch).
         """
         batch = timestep.shape[0]
         rows = sinusoid(timestep.flatten(), self.config.freq_dim)
         e = self.time_embedding(rows).unflatten(0, (batch, -1))
-        e0 = self.time_projection(e).unflatten(2, (6, self.config.dim))
+        projected = self.time_projection(e).unflatten(2, (6, self.config.dim))
         if self.config.fps_embedding:
             if fps is None:
                 fps = torch.full((batch,), DEFAULT_FPS, device=timestep.device)
             # Trained with two rows: 16 fps, and everything else (24).
             index = (fps != 16).long().expand(batch)
             rate = self.fps_projection(self.fps_embedding(index).to(e))
-            e0 = e0 + rate.unflatten(1, (1, 6, self.config.dim))
-        return e, e0
+            projected = projected + rate.unflatten(1, (1, 6, self.config.dim))
+        return e, projected
 
-    def _unpatchify(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
+    def _unpatchify(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
         """(B, L, pt*ph*pw*C), channel fastest -> (B, C, F, H, W)."""
-        sizes = (*self.config.patch_size, self.config.out_dim)
-        x = patches.unflatten(2, sizes).unflatten(1, grid)  # (B, f, h, w, pt, ph, pw, C)
-        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)  # (B, C, f, pt, h, ph, w, pw)
-        return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        sizes = dict(zip("fhwpqr", (*grid, *self.config.patch_size), strict=True))
+        to_latents = "b (f h w) (p q r c) -> b c (f p) (h q) (w r)"
+        return rearrange(patches, to_latents, **sizes)
 
     def _check(
         self,
@@ -197,21 +187,6 @@ class SkyReelsModel(nn.Module):
                 f"causal_block_size {causal_block_size} does not divide the {frames} latent "
                 f"frames; nearest length: {max(1, frames // causal_block_size) * causal_block_size}"
             )
-
-
-def distinct_rows(context: Tensor) -> int:
-    """How many rows of a context (B, N, D) to compute: the text and one of the zeros behind it.
-
-    All N where that would be more than half: repeating keys and values takes memory beside them.
-    It is a look at the numbers, for which a device is waited for once. A compiler, and tensors
-    without numbers, are told N.
-    """
-    rows = context.shape[1]
-    if context.is_meta or torch.compiler.is_compiling():
-        return rows
-    filled = context.ne(0).any(dim=2).any(dim=0)  # (N,)
-    text = int((filled * torch.arange(1, rows + 1, device=context.device)).max())
-    return text + 1 if 2 * (text + 1) <= rows else rows
 
 
 def _accept_original_names(

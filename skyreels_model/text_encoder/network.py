@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.layers import embedding
+from ..operations import Operations, make_embedding
 from .config import COMPUTE_DTYPES, UMT5Config
 
 
@@ -63,9 +63,9 @@ def _not_narrow(factory: dict[str, Any]) -> dict[str, Any]:
 class RelativePositionBias(nn.Module):
     """One learned number per bucket and head, added to the attention logits."""
 
-    def __init__(self, config: UMT5Config, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: UMT5Config, operations: Operations, **factory: Any) -> None:
         super().__init__()
-        self.embedding = embedding(operations, config.num_buckets, config.num_heads, **factory)
+        self.embedding = make_embedding(operations, config.num_buckets, config.num_heads, **factory)
 
     def forward(self, buckets: Tensor, dtype: torch.dtype) -> Tensor:
         bias = self.embedding(buckets).to(dtype)  # (L, L, heads)
@@ -75,7 +75,7 @@ class RelativePositionBias(nn.Module):
 class Attention(nn.Module):
     """Self-attention whose logits are not scaled: T5 folds the scale into its initialisation."""
 
-    def __init__(self, config: UMT5Config, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: UMT5Config, operations: Operations, **factory: Any) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.q = operations.Linear(config.dim, config.dim_attn, bias=False, **factory)
@@ -95,7 +95,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Gated GELU (tanh form): fc2(gelu(gate(x)) · fc1(x)). Shazeer, arXiv:2002.05202."""
 
-    def __init__(self, config: UMT5Config, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: UMT5Config, operations: Operations, **factory: Any) -> None:
         super().__init__()
         gate = operations.Linear(config.dim, config.dim_ffn, bias=False, **factory)
         self.gate = nn.Sequential(gate, nn.GELU(approximate="tanh"))
@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and feed-forward, each with a residual connection."""
 
-    def __init__(self, config: UMT5Config, operations: Any, **factory: Any) -> None:
+    def __init__(self, config: UMT5Config, operations: Operations, **factory: Any) -> None:
         super().__init__()
         fine = _not_narrow(factory)
         self.norm1 = T5LayerNorm(config.dim, config.eps, **fine)
@@ -136,7 +136,7 @@ class UMT5Encoder(nn.Module):
     def __init__(
         self,
         config: UMT5Config,
-        operations: Any = nn,
+        operations: Operations = nn,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -144,7 +144,7 @@ class UMT5Encoder(nn.Module):
         self.config = config
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
         fine = _not_narrow(factory)
-        self.token_embedding = embedding(operations, config.vocab, config.dim, **fine)
+        self.token_embedding = make_embedding(operations, config.vocab, config.dim, **fine)
         self.blocks = nn.ModuleList(
             Block(config, operations, **factory) for _ in range(config.num_layers)
         )

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..operations import Operations
+
 NORM_FLOOR = 1e-12
 # A power of two, hence exact: keeps x * gamma inside float16 before x is normalised.
 HEADROOM = 16.0
@@ -112,7 +114,7 @@ def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor, history: History
 class Factory:
     """Makes the host's layers with the storage dtype and device already chosen."""
 
-    def __init__(self, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, operations: Operations, dtype: Any, device: Any) -> None:
         self.operations = operations
         self.placement = {"dtype": dtype, "device": device}
 

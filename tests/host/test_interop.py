@@ -224,7 +224,6 @@ def test_other_nodes_block_replacements_reach_our_blocks(look):
     comfy.sample.sample_custom(
         model, latent, 1.0, euler, sigmas, conditioning, conditioning, latent, disable_pbar=True
     )
-    # All rows of the text, of which the blocks otherwise are given equal ones once.
     assert called == [((1, 12, 128), (1, 512, 128))] * 6
     assert all(torch.equal(tensor, copy) for tensor, copy in kept)
 

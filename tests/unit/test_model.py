@@ -9,8 +9,6 @@ import pytest
 import torch
 from golden_data import models
 
-from skyreels_model.attention import sdpa
-from skyreels_model.attention.attend import last_repeated
 from skyreels_model.model import layers, positions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,38 +47,6 @@ def test_velocity_is_the_references(name, gradients, monkeypatch):
     with torch.set_grad_enabled(gradients):
         out, data = run_case(name)
     assert golden_data.relative_l2(out, data["expected"]) <= TOLERANCE
-
-
-@pytest.mark.parametrize(("texts", "computed"), [((3, 7), 8), ((0, 0), 1), ((9, 200), 201),
-                                                 ((300, 1), 512), ((512, 9), 512)])  # fmt: skip
-@pytest.mark.parametrize("name", ["dit_df_batch2", "dit_i2v_batch2"])
-def test_equal_rows_of_text_are_computed_once(name, texts, computed):
-    """Golden cases, whose texts end in zero rows, say that it is right; here, what it costs."""
-    model, data = models.dit(golden_data.case(name)), golden_data.tensors(name)
-    x = torch.cat([data["x"], data["y"]], dim=1) if "y" in data else data["x"]
-    context = torch.randn(2, 512, model.config.text_dim)
-    for row, length in enumerate(texts):
-        context[row, length:] = 0
-    seen = []
-    for layer in (model.text_embedding[0], model.blocks[0].cross_attn.k):
-        layer.register_forward_hook(lambda _layer, given, _out: seen.append(given[0].shape[1]))
-    clip = torch.randn(2, 257, 1280) if "y" in data else None
-    whole = model(x, data["t"], context, clip_fea=clip, text_rows=512)
-    for attend in (sdpa, lambda *given: sdpa(*given)):  # with and without a weight for a key
-        seen.clear()
-        short = model(x, data["t"], context, clip_fea=clip, attend=attend)
-        assert seen == [computed, computed]
-        assert golden_data.relative_l2(short, whole) <= 1e-6
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_key_that_stands_for_many_is_as_much_as_all_of_them(dtype):
-    """In narrow formats to the bit: the logarithm of their number would be rounded by a percent."""
-    q, k, v = (torch.randn(1, n, 256).to(dtype) for n in (6, 9, 9))
-    all_k, all_v = (torch.cat([t, t[:, -1:].expand(-1, 383, -1)], dim=1) for t in (k, v))
-    one, every = last_repeated(sdpa, 384)(q, k, v, 2), sdpa(q, all_k, all_v, 2)
-    assert torch.allclose(one, every, atol=0 if dtype == torch.bfloat16 else 1e-6)
-    assert not torch.allclose(one, sdpa(q, k, v, 2), atol=1e-2)
 
 
 def test_primitives():

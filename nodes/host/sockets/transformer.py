@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import comfy.ldm.common_dit
@@ -13,7 +14,7 @@ import comfy.patcher_extension
 import comfy.supported_models
 import torch
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....skyreels_model.model import layers
 from ....skyreels_model.model.config import ModelConfig
@@ -107,8 +108,6 @@ class HostDiT(SkyReelsModel):
             fps=fps,
             attend=attend,
             run_block=hooks,
-            # Replaced blocks may look into the text, or bring their own: they are given all of it.
-            text_rows=context.shape[1] if hooks.replacements else None,
         )
         return out[:, :, :frames, :h, :w]
 
@@ -122,17 +121,21 @@ class BlockHooks:
         options["total_blocks"], options["block_type"] = total, "double"
 
     def __call__(
-        self, index: int, call: Any, x: Tensor, context: Tensor, e: Tensor, rope: Tensor
+        self, index: int, block: nn.Module, x: Tensor, inputs: layers.BlockInputs
     ) -> Tensor:
         self.options["block_index"] = index
         if not self.replacements:
-            return call(x, context, e, rope)
+            return block(x, inputs)
 
         def original(args: dict[str, Any]) -> dict[str, Tensor]:
+            given = dataclasses.replace(
+                inputs, context=args["txt"], modulation=args["vec"], rope=args["pe"]
+            )
             # A copy, since a block writes over its input, and other nodes may keep any block's.
-            return {"img": call(args["img"].clone(), args["txt"], args["vec"], args["pe"])}
+            return {"img": block(args["img"].clone(), given)}
 
-        args = {"img": x, "txt": context, "vec": e, "pe": rope, "transformer_options": self.options}
+        args = {"img": x, "txt": inputs.context, "vec": inputs.modulation, "pe": inputs.rope}
+        args["transformer_options"] = self.options
         replace = self.replacements.get(("double_block", index))
         if replace is None:
             return original(args)["img"]
