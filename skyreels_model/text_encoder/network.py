@@ -20,7 +20,7 @@ from .config import COMPUTE_DTYPES, UMT5Config
 def relative_position_bucket(
     relative_position: Tensor, num_buckets: int = 32, max_distance: int = 128
 ) -> Tensor:
-    """Bucket of each signed distance (key − query): exact when near, logarithmic when far.
+    """Bucket of each signed distance (key - query): exact when near, logarithmic when far.
 
     Half of the buckets are for keys behind the query; distances from `max_distance` on share the
     last one. Any shape, int64 in and out. Source: Raffel et al., arXiv:1910.10683, section 2.1.

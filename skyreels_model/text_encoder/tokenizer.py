@@ -116,7 +116,7 @@ class Tokenizer:
         """Ids (B, max_length) int64, padded with 0, and their mask (B, max_length) bool.
 
         `max_length` counts the end token. A longer text is a ValueError that shows what would be
-        lost; with `on_long="truncate"` it keeps its first `max_length` − 1 tokens and the end
+        lost; with `on_long="truncate"` it keeps its first `max_length` - 1 tokens and the end
         token, as in the reference, and the loss is logged.
         """
         if isinstance(texts, str):

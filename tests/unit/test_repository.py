@@ -164,6 +164,14 @@ def test_the_model_knows_no_host(file):
         assert not host & {name.split(".")[0] for name in names}, f"line {node.lineno}"
 
 
+@pytest.mark.parametrize("file", sources(), ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_sources_are_read_by_tools_of_windows(file):
+    """Some read files in the code page of Western Windows: other characters are escaped."""
+    content = file.read_bytes()
+    content.decode("cp1252")
+    content.decode("utf-8").encode("cp1252")
+
+
 LISTINGS = {"iterdir", "glob", "rglob", "listdir", "scandir"}
 OF_ANY_ORDER = {"sorted", "set", "frozenset", "any", "all", "min", "max", "sum", "len"}
 IN_ORDER = set("list tuple next iter enumerate zip map join fromkeys extend".split())

@@ -30,7 +30,7 @@ def test_slashes_between_are_the_same_and_the_messages_example_is_legal():
         ("0s: always 24/7: here / at 16:9\n2s: two", ["always 24/7: here / at 16:9", "two"]),
         ("0s: a clock\n10:30 it shows\n2s: two", ["a clock 10:30 it shows", "two"]),
         ("0s: left / right\n2s: two", ["left / right", "two"]),
-        ("0s: café: inside / 2s: 二", ["café: inside", "二"]),
+        ("0s: café: inside / 2s: \u4e8c", ["café: inside", "\u4e8c"]),
         ("0s: one\r\n2s: two\r\n", ["one", "two"]),
         ("0s: one / 2s: two\n3s: three", ["one", "two", "three"]),
     ],
