@@ -13,6 +13,7 @@ SKYREELS_V2_COMFYUI another version to fetch (0.30.0, 0.27.0, 0.26.0).
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -64,18 +65,18 @@ def test(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run one workflow and print where its output lies."""
     content = prompt.load(options.workflow)
-    prompt.assign(content, options.set)
+    added = prompt.assign(content, options.set)
     output = options.output.absolute() if options.output else None
     models = runner.checked_folder(options.models, "--models")
     given = runner.checked_folder(options.input, "--input")
     if options.host and options.host.startswith(("http://", "https://")):
         if models or given:
             raise cache.SetupError("--models and --input cannot change a server that already runs")
-        return runner.run_on(options.host, content, output).code
+        return runner.run_on(options.host, content, output, added).code
     python, tree = _environment_and_host(options)
     output = output or runner.default_base() / "output"
     folders = (models,) if models else ()
-    job = runner.Job(content, output, folders, given, options.offline)
+    job = runner.Job(content, output, folders, given, options.offline, added)
     return runner.run_here(job, python, tree).code
 
 
@@ -168,6 +169,10 @@ def main(arguments: Sequence[str]) -> int:
     if rest and options.command != "test":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.pytest_arguments = rest
+    for stream in (sys.stdout, sys.stderr):
+        # A console that lacks a path's characters shows their numbers.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Whatever ends this ends its children first, as Ctrl-C does.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):

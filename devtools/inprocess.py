@@ -26,7 +26,7 @@ if __name__ == "__main__":
 from devtools import outcome, standins  # noqa: E402
 from devtools.outcome import OnEvent, OutputFile, Result  # noqa: E402
 from devtools.progress import Reporter  # noqa: E402
-from devtools.prompt import InvalidPrompt, Prompt  # noqa: E402
+from devtools.prompt import Added, BadPrompt, InvalidPrompt, Prompt, check_added, declared_inputs  # noqa: E402
 
 
 class _Server:
@@ -132,6 +132,14 @@ def validate(prompt: Prompt) -> list[str]:
     return list(verdict[2])
 
 
+def inputs_of(kind: str) -> list[str] | None:
+    """The inputs that a class of nodes declares; None for a class the host does not have."""
+    import nodes
+
+    known = nodes.NODE_CLASS_MAPPINGS.get(kind)
+    return None if known is None else declared_inputs(known.INPUT_TYPES())
+
+
 def execute(prompt: Prompt, on_event: OnEvent = lambda event, data: None) -> Result:
     """Validate and execute `prompt`, from nothing: no result of an earlier run is reused.
 
@@ -214,6 +222,7 @@ def _arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--models", type=Path, action="append", default=[])
     parser.add_argument("--input", type=Path)
+    parser.add_argument("--added", type=json.loads, default=[])
     return parser.parse_args()
 
 
@@ -262,6 +271,11 @@ def main() -> int:
         logging.exception("the host did not start")
         print(f"{error}\nthe host's log is in {log}", file=sys.stderr)
         return 1
+    try:
+        check_added(dict(prompt), [Added(*one) for one in options.added], inputs_of)
+    except BadPrompt as error:
+        print(error, file=sys.stderr)
+        return 2
     return _run(dict(prompt), options.report, log)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 from devtools.cache import SetupError
@@ -23,8 +23,14 @@ class OutputFile(NamedTuple):
     @property
     def relative(self) -> PurePosixPath:
         """The path below the folder; SetupError when it would lead out of it."""
+        return self.path_inside(PurePath)
+
+    def path_inside(self, system: type[PurePath]) -> PurePosixPath:
+        """`relative` on a system with such paths: only Windows has drives and backslashes."""
+        # A host on Windows has them between the names of subfolders.
         path = PurePosixPath(self.subfolder.replace("\\", "/")) / self.filename
-        if path.is_absolute() or ".." in path.parts or "\\" in self.filename or ":" in str(path):
+        local = system(str(path))
+        if local.anchor or ".." in local.parts:
             raise SetupError(f"the host names a file outside of its folder: {path}")
         return path
 

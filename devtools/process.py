@@ -14,6 +14,8 @@ from types import FrameType
 from devtools import cache
 
 INTERRUPTED = 130
+# STATUS_CONTROL_C_EXIT: what Windows gives for a process that Ctrl-C or Ctrl-Break ended.
+WINDOWS_INTERRUPTED = 0xC000013A
 
 
 def child_environment(offline: bool) -> dict[str, str]:
@@ -87,8 +89,13 @@ def wait(child: subprocess.Popen) -> int:
                 break
             except subprocess.TimeoutExpired:
                 continue
-    ended_by_signal = -code in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", -1))
-    return INTERRUPTED if ended_by_signal else abs(code)
+    return exit_code(code)
+
+
+def exit_code(code: int) -> int:
+    """What a shell makes of a child's return code: positive, 130 when a signal ended it."""
+    signals = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", -1))
+    return INTERRUPTED if -code in signals or code == WINDOWS_INTERRUPTED else abs(code)
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -56,12 +56,21 @@ def _ui_format_message(path: Path) -> str:
     return f"{path} is in the page's (UI) format, which only the page can run; {remedy}"
 
 
-def assign(prompt: Prompt, assignments: Sequence[str]) -> None:
-    """Carry out `node.input=value` assignments on `prompt`.
+class Added(NamedTuple):
+    """An input that `--set` gave to a node and the prompt had not: exports omit optional ones."""
+
+    assignment: str
+    node_id: str
+    name: str
+
+
+def assign(prompt: Prompt, assignments: Sequence[str]) -> list[Added]:
+    """Carry out `node.input=value` assignments on `prompt`; `check_added` has to see the result.
 
     A node goes by its id, its title (`_meta.title`) or, when it occurs once, its class. A value
     that parses as JSON is taken as that, anything else as text. BadPrompt lists what is legal.
     """
+    added = []
     for assignment in assignments:
         left, equals, text = assignment.partition("=")
         if not equals or "." not in left:
@@ -69,11 +78,32 @@ def assign(prompt: Prompt, assignments: Sequence[str]) -> None:
         node_id, name = _resolve(prompt, left)
         inputs = prompt[node_id]["inputs"]
         if name not in inputs:
-            raise BadPrompt(
-                f"--set {assignment}: node {node_id} ({prompt[node_id]['class_type']}) has no "
-                f"input {name!r}; it has {', '.join(sorted(inputs)) or 'none'}"
-            )
+            added.append(Added(assignment, node_id, name))
         inputs[name] = _value(text)
+    return added
+
+
+def check_added(
+    prompt: Prompt, added: Sequence[Added], inputs_of: Callable[[str], Sequence[str] | None]
+) -> None:
+    """Raise BadPrompt for an added input that its node does not have: the host ignores such.
+
+    `inputs_of(class)` is what the host says that a class of nodes takes, None if it lacks it.
+    """
+    for assignment, node_id, name in added:
+        kind = prompt[node_id]["class_type"]
+        declared = inputs_of(kind)
+        # The parts of an input that grows have its name and a dot before theirs.
+        if declared is not None and not {name, name.partition(".")[0]} & set(declared):
+            raise BadPrompt(
+                f"--set {assignment}: node {node_id} ({kind}) has no input {name!r}; it has "
+                f"{', '.join(declared) or 'none'}"
+            )
+
+
+def declared_inputs(declaration: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The names in what ComfyUI's INPUT_TYPES returns, also over HTTP."""
+    return [name for group in ("required", "optional") for name in declaration.get(group, ())]
 
 
 def _value(text: str) -> Any:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 from devtools import outcome
 from devtools.cache import SetupError
 from devtools.outcome import OnEvent, OutputFile, Result
-from devtools.prompt import InvalidPrompt, Prompt
+from devtools.prompt import InvalidPrompt, Prompt, declared_inputs
 from devtools.websocket import WebSocket, WebSocketError
 
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
@@ -73,6 +73,14 @@ class Client:
         """The server's record of a prompt that has ended, None before."""
         return self._get(f"/history/{prompt_id}").get(prompt_id)
 
+    def inputs(self, kind: str) -> list[str] | None:
+        """The inputs that a class of nodes declares; None for a class the server does not have."""
+        try:
+            info = self._get(f"/object_info/{quote(kind, safe='')}").get(kind)
+        except OSError as error:
+            raise self._unreachable(error) from error
+        return None if info is None else declared_inputs(info["input"])
+
     def interrupt(self, prompt_id: str) -> None:
         """Stop the prompt if it runs, take it off the queue if it waits."""
         self._post("/queue", {"delete": [prompt_id]})
@@ -87,9 +95,9 @@ class Client:
         try:
             with self._open(f"/view?{urlencode(query)}") as answer, open(partial, "wb") as out:
                 shutil.copyfileobj(answer, out)
-        except URLError as error:
+            partial.replace(target)
+        except OSError as error:
             raise SetupError(f"cannot fetch {file.relative} from {self.url}: {error}") from error
-        partial.replace(target)
         return target
 
     def answers(self, path: str) -> bool:

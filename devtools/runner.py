@@ -13,7 +13,7 @@ from devtools import cache, environment, host, process, serving
 from devtools.cache import SetupError
 from devtools.outcome import Result
 from devtools.progress import Reporter
-from devtools.prompt import InvalidPrompt, Prompt
+from devtools.prompt import Added, InvalidPrompt, Prompt, check_added
 from devtools.remote import Client
 
 OK, FAILED, INVALID, NODE_FAILED, INTERRUPTED = 0, 1, 2, 3, process.INTERRUPTED
@@ -28,6 +28,7 @@ class Job:
     models: tuple[Path, ...] = ()
     input: Path | None = None
     offline: bool = False
+    added: Sequence[Added] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def run_here(job: Job, python: Path, tree: Path) -> Outcome:
         models=models_folders(tree, job.models),
     )
     with server:
-        code, result = _follow(Client(server.url), job.prompt)
+        code, result = _follow(Client(server.url), job.prompt, job.added)
     if result is None:
         return Outcome(code)
     # Temporary files (previews) have ended with the server.
@@ -78,10 +79,10 @@ def run_here(job: Job, python: Path, tree: Path) -> Outcome:
     return Outcome(code, files)
 
 
-def run_on(url: str, prompt: Prompt, output: Path | None) -> Outcome:
+def run_on(url: str, prompt: Prompt, output: Path | None, added: Sequence[Added] = ()) -> Outcome:
     """Run `prompt` on the server at `url`; its files are fetched if `output` is given."""
     client = Client(url)
-    code, result = _follow(client, prompt)
+    code, result = _follow(client, prompt, added)
     if result is None:
         return Outcome(code)
     files = []
@@ -94,8 +95,9 @@ def run_on(url: str, prompt: Prompt, output: Path | None) -> Outcome:
     return Outcome(code, files)
 
 
-def _follow(client: Client, prompt: Prompt) -> tuple[int, Result | None]:
+def _follow(client: Client, prompt: Prompt, added: Sequence[Added]) -> tuple[int, Result | None]:
     """Run on a server, say what went wrong, and give the result if nothing did."""
+    check_added(prompt, added, client.inputs)
     reporter = Reporter(prompt)
     try:
         result = client.run(prompt, reporter)
@@ -120,6 +122,7 @@ def _run_in_process(job: Job, python: Path, tree: Path) -> Outcome:
         for folder in models_folders(tree, job.models):
             command += ["--models", folder]
         command += ["--input", job.input] if job.input else []
+        command += ["--added", json.dumps(job.added)]
         code = process.wait(process.start(command, job.offline))
         files = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else []
     return Outcome(code, [Path(name) for name in files])

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 
 from devtools import process
@@ -42,7 +42,13 @@ def _make_link(link: Path, pack: Path) -> None:
         if sys.platform != "win32":
             raise
         # Symbolic links need a privilege on Windows, junctions do not.
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(pack)], check=True)
+        subprocess.run(junction_command(link, pack), check=True, stdout=subprocess.DEVNULL)
+
+
+def junction_command(link: PurePath, target: PurePath) -> str:
+    """The command of Windows that makes `link` a junction to `target`, whatever their names."""
+    # Always quoted: `&` and `^` have a meaning outside of quotes, and a list quotes only spaces.
+    return f'cmd /d /c mklink /J "{link}" "{target}"'
 
 
 def _remove_link(link: Path) -> None:
@@ -148,7 +154,7 @@ class Server:
     def _empty_page(self) -> Path:
         folder = self.base / "empty_page"
         folder.mkdir(exist_ok=True)
-        (folder / "index.html").write_text("<title>ComfyUI without its page</title>")
+        (folder / "index.html").write_text("<title>ComfyUI</title>", encoding="utf-8")
         return folder
 
     def _await_answer(self) -> None:

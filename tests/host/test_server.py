@@ -1,6 +1,7 @@
 """The pack in a real ComfyUI server: queued over HTTP, followed by websocket, interrupted."""
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -9,9 +10,11 @@ from pathlib import Path
 import graphs
 import pytest
 
+from devtools import inprocess, remote
 from devtools.cache import SetupError
 from devtools.prompt import InvalidPrompt
 from devtools.remote import Client
+from toy import measure
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.server
@@ -87,7 +90,8 @@ def test_without_a_websocket_the_history_is_polled_and_files_are_fetched(
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
 
 
-def test_a_refused_and_a_lost_prompt(server):
+def test_a_refused_and_a_lost_prompt(server, monkeypatch):
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
     client = Client(server.url)
     broken = graphs.film()
     broken["4"]["inputs"]["clip"] = ["3", 0]
@@ -102,6 +106,25 @@ def dev(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no colon in names of files")
+def test_dev_run_sets_an_omitted_input_and_finds_a_film_of_any_name(tmp_path):
+    prompt = saved(graphs.film())
+    assert "seconds" not in prompt["5"]["inputs"]
+    workflow = tmp_path / "film.json"
+    workflow.write_text(json.dumps(prompt))
+    run = [workflow, "--output", tmp_path / "out", "--set", "9.filename_prefix=shots/take 1: dawn"]
+    done = dev(*run, "--set", "5.seconds=0.4")
+    assert done.returncode == 0, done.stderr
+    (film,) = (tmp_path / "out" / "shots").iterdir()
+    assert film.name.startswith("take 1: dawn") and str(film) in done.stdout
+    assert len(measure.read_film(film)) == 10
+
+
+def test_a_host_in_this_process_says_what_its_nodes_take(host):
+    inputs = inprocess.inputs_of("SkyReelsV2Schedule")
+    assert {"frames", "seconds"} <= set(inputs) and inprocess.inputs_of("NoSuchNode") is None
+
+
 def test_dev_run_against_a_server(server, tmp_path):
     workflow = tmp_path / "film.json"
     workflow.write_text(json.dumps(saved(graphs.film())))
@@ -114,6 +137,9 @@ def test_dev_run_against_a_server(server, tmp_path):
     done = dev(*run, "--set", '1.model_name="absent.safetensors"')
     assert done.returncode == 2
     assert "SkyReelsV2ModelLoader" in done.stderr and "absent.safetensors" in done.stderr
+    done = dev(*run, "--set", "5.secondz=2")
+    assert done.returncode == 2
+    assert "SkyReelsV2Schedule" in done.stderr and "seconds" in done.stderr
     done = dev(*run, "--set", "5.window=18")
     assert done.returncode == 3
     assert all(word in done.stderr for word in ("5", "SkyReelsV2Schedule", "18", "nearest: 17"))

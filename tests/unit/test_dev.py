@@ -11,7 +11,7 @@ import sys
 import tarfile
 import threading
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 
@@ -73,7 +73,6 @@ class TestPrompt:
         ("assignment", "said"),
         [
             ("9.prompt=x", "6 Sampler"),
-            ("6.stepz=3", "encoded, steps"),
             ("Save.x=3", "['7', '8']"),
             ("steps=3", "node.input=value"),
             ("6.steps", "node.input=value"),
@@ -82,6 +81,26 @@ class TestPrompt:
     def test_set_refuses_and_lists_the_legal(self, graph, assignment, said):
         with pytest.raises(prompt.BadPrompt, match=re.escape(said)):
             prompt.assign(graph, [assignment])
+
+    def test_an_input_beyond_the_prompts_is_one_that_its_node_declares(self, graph):
+        declared = {"required": {"steps": ()}, "optional": {"seconds": (), "images": ()}}
+        asked = []
+
+        def inputs_of(kind):
+            asked.append(kind)
+            return prompt.declared_inputs(declared | {"hidden": {"prompt": ()}})
+
+        assignments = ["Sampler.seconds=2", "6.images.image0=x", "6.steps=5"]
+        added = prompt.assign(graph, assignments)
+        prompt.check_added(graph, added, inputs_of)
+        assert graph["6"]["inputs"]["seconds"] == 2 and asked == ["Sampler"] * 2
+        for wrong in ("6.stepz=3", "6.prompt=x"):
+            added = prompt.assign(graph, [wrong])
+            said = rf"--set {wrong}: node 6 \(Sampler\) has no input .* steps, seconds, images"
+            with pytest.raises(prompt.BadPrompt, match=said):
+                prompt.check_added(graph, added, inputs_of)
+        # A class that the host does not have is the host's to refuse.
+        prompt.check_added(graph, added, lambda kind: None)
 
     def test_ui_format_is_refused_and_its_api_twin_named(self, tmp_path):
         file = tmp_path / "film.json"
@@ -130,12 +149,35 @@ class TestOutcome:
         assert str(file.relative) == "s/a.mp4" and file.kind == "output"
 
     @pytest.mark.parametrize(
-        ("name", "subfolder"),
-        [("x", "../up"), ("/etc/x", ""), ("..\\x", ""), ("x", "..\\up"), ("x", "C:\\up")],
+        ("name", "subfolder", "systems"),
+        [
+            ("x", "../up", (PurePosixPath, PureWindowsPath)),
+            ("/etc/x", "", (PurePosixPath, PureWindowsPath)),
+            ("x", "..\\up", (PurePosixPath, PureWindowsPath)),
+            ("x", "/up", (PurePosixPath, PureWindowsPath)),
+            ("..\\x", "", (PureWindowsPath,)),
+            ("\\x", "", (PureWindowsPath,)),
+            ("x", "C:\\up", (PureWindowsPath,)),
+            ("C:x", "", (PureWindowsPath,)),
+        ],
     )
-    def test_a_file_outside_of_its_folder_is_refused(self, name, subfolder):
-        with pytest.raises(SetupError, match="outside"):
-            _ = outcome.OutputFile(name, subfolder, "output").relative
+    def test_a_file_outside_of_its_folder_is_refused(self, name, subfolder, systems):
+        for system in systems:
+            with pytest.raises(SetupError, match="outside"):
+                outcome.OutputFile(name, subfolder, "output").path_inside(system)
+
+    @pytest.mark.parametrize(
+        ("name", "subfolder", "path"),
+        [
+            ("take 1: dawn_00001_.mp4", "shots", "shots/take 1: dawn_00001_.mp4"),
+            ("x.mp4", "day 2\\shots", "day 2/shots/x.mp4"),
+            ("..x.mp4", "..shots", "..shots/..x.mp4"),
+        ],
+    )
+    def test_any_other_name_is_taken(self, name, subfolder, path):
+        file = outcome.OutputFile(name, subfolder, "output")
+        for system in (PurePosixPath, PureWindowsPath):
+            assert str(file.path_inside(system)) == path
 
     def test_failure(self):
         data = {
@@ -410,6 +452,18 @@ class TestProcess:
 
         threading.Thread(target=press).start()
         assert process.wait(child) == 7
+
+    @pytest.mark.parametrize(
+        ("code", "shown"),
+        [(0, 0), (3, 3), (-signal.SIGINT, 130), (0xC000013A, 130), (-signal.SIGSEGV, 11)],
+    )
+    def test_exit_codes(self, code, shown):
+        assert process.exit_code(code) == shown
+
+    def test_the_command_for_a_junction_takes_any_name(self):
+        link, target = PureWindowsPath(r"C:\a & b\x"), PureWindowsPath(r"D:\me^you\pack")
+        command = serving.junction_command(link, target)
+        assert command.endswith(r'mklink /J "C:\a & b\x" "D:\me^you\pack"')
 
     def test_a_base_directory_links_to_the_pack_and_follows_its_move(self, tmp_path):
         for name in ("old", "new"):
