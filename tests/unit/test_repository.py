@@ -2,9 +2,10 @@
 
 import ast
 import re
+import struct
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -139,6 +140,33 @@ def test_requirements_leave_the_hosts_packages_alone():
     for lines in (text("requirements.txt"), dependencies.group(1)):
         names = re.findall(r"[A-Za-z][\w.-]*", lines)
         assert names and not set(FORBIDDEN) & {name.lower() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "most"), [("Icon", (400, 400), 100_000), ("Banner", (1680, 720), 500_000)]
+)
+def test_pictures_for_the_registry(key, shape, most):
+    """An icon is a square of 400 px, a banner 21:9; both lie in the repository that is named."""
+    address = re.search(rf'^{key} = "(.+)"$', text("pyproject.toml"), re.MULTILINE).group(1)
+    project = re.search(r'^Repository = "https://github.com/(.+)"$', text("pyproject.toml"), re.M)
+    begin = f"https://raw.githubusercontent.com/{project.group(1)}/main/"
+    assert address.startswith(begin)
+    picture = (ROOT / address.removeprefix(begin)).read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) <= most
+    assert struct.unpack(">II", picture[16:24]) == shape
+
+
+def test_the_registry_gets_what_comfyui_imports_and_no_other_source():
+    left_out = [line for line in text(".comfyignore").splitlines() if not line.startswith("#")]
+    shipped = {
+        name.partition("/")[0]
+        for name in (file.relative_to(ROOT).as_posix() for file in sources())
+        if not any(
+            name.startswith(rule) if rule.endswith("/") else PurePosixPath(name).match(rule)
+            for rule in left_out
+        )
+    }
+    assert shipped == {"__init__.py", "nodes", "skyreels_model"}
 
 
 def test_changelog_knows_the_version():
