@@ -1,6 +1,7 @@
 """The developer's front door, as far as it goes without a network and without a host."""
 
 import hashlib
+import importlib.util
 import io
 import os
 import re
@@ -388,6 +389,23 @@ class TestChecks:
         assert all(line.endswith(" 1") for line in first)
         again = seen(checks.Seeds(1, 2), "-k", "3 or 5 or 7 or slow", fast=True)
         assert again == [line for line in first if line[0] in "357"]
+
+    def test_the_command_takes_its_options_and_leaves_the_others_to_pytest(self, monkeypatch):
+        spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+        dev = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(dev)
+        monkeypatch.setattr(dev.environment, "choose", lambda *_, **__: Path("python"))
+        monkeypatch.setattr(dev.host, "locate", lambda *_: Path("ComfyUI"))
+        ran = []
+        monkeypatch.setattr(dev.checks, "run", lambda *given: ran.append(given))
+        options = dev._parser().parse_known_args
+        for line in ("--fast --hash-seed 3 tests/unit -k x", "tests/unit --order-seed 4 -n 0"):
+            known, known.pytest_arguments = options(["test", *line.split()])
+            known.action(known)
+        (first, second) = ran
+        assert first[2].hashes == 3 and first[4:] == (["tests/unit", "-k", "x"], True)
+        assert second[2].order == 4 and second[4:] == (["tests/unit", "-n", "0"], False)
+        assert first[3]["COMFYUI_PATH"] == "ComfyUI"
 
     def test_every_check_runs_and_one_that_failed_fails_all(
         self, small_cache, tmp_path, monkeypatch, capsys
