@@ -52,7 +52,7 @@ class CLIPVisionConfig:
         absent = [key for key in _REQUIRED if key not in state_dict]
         if absent:
             raise ValueError(
-                f"image encoder: the file looks like {looks_like(state_dict)} ({len(state_dict)} "
+                f"the file looks like {looks_like(state_dict)} ({len(state_dict)} "
                 f"tensors, no {absent[0]!r}); a CLIP ViT-H image encoder is needed, such as "
                 f"models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth or "
                 f"clip_vision_h.safetensors"
@@ -60,14 +60,14 @@ class CLIPVisionConfig:
         dim, _, _, patch_size = state_dict["visual.patch_embedding.weight"].shape
         if dim % head_dim:
             raise ValueError(
-                f"image encoder: width {dim} is not a multiple of the head width {head_dim}; the "
+                f"width {dim} is not a multiple of the head width {head_dim}; the "
                 f"I2V models were trained with CLIP ViT-H, width 1280"
             )
         positions = state_dict["visual.pos_embedding"].shape[1]
         grid = math.isqrt(positions - 1)
         if grid**2 != positions - 1:
             raise ValueError(
-                f"image encoder: {positions} positions are not a square of patches and a class "
+                f"{positions} positions are not a square of patches and a class "
                 f"token; nearest: {grid**2 + 1}"
             )
         return cls(

@@ -89,11 +89,11 @@ def _refuse_other_layouts(keys: Iterable[str]) -> None:
     for key in keys:
         if ".resblocks." in key:
             raise ValueError(
-                "image encoder: the file has open_clip's own key names, which are not read here; "
+                "the file has open_clip's own key names, which are not read here; "
                 "use ComfyUI's 'Load CLIP Vision' for it, or clip_vision_h.safetensors"
             )
         if _QUANTISED.match(key):
             raise ValueError(
-                f"image encoder: the file is quantised with scales (it has {key!r}), which is not "
+                f"the file is quantised with scales (it has {key!r}), which is not "
                 f"supported; use an fp16, bf16 or fp32 file"
             )

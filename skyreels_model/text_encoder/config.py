@@ -30,7 +30,7 @@ class UMT5Config:
         if self.dim_attn % self.num_heads:
             nearest = max(1, round(self.dim_attn / self.num_heads)) * self.num_heads
             raise ValueError(
-                f"dim_attn: got {self.dim_attn}, must be a multiple of num_heads "
+                f"dim_attn is {self.dim_attn}; it must be a multiple of num_heads "
                 f"({self.num_heads}); nearest: {nearest}"
             )
 

@@ -91,7 +91,7 @@ def refuse_other_files(keys: Collection[str]) -> None:
     """Raise ValueError if these are the keys of another kind of model."""
     if not any(name in keys for name in EMBEDDINGS):
         raise ValueError(
-            f"text encoder: the file looks like {looks_like(keys)}; a UMT5 encoder is needed, such "
+            f"the file looks like {looks_like(keys)}; a UMT5 encoder is needed, such "
             "as models_t5_umt5-xxl-enc-bf16.pth"
         )
 
@@ -100,7 +100,7 @@ def refuse_incomplete(keys: Weights) -> None:
     """Raise ValueError unless every tensor of a UMT5 encoder is there under its original name."""
     if any(hf_to_original(key) for key in keys):
         raise ValueError(
-            "text encoder: the file has transformers' key names, original names are needed here; "
+            "the file has transformers' key names, original names are needed here; "
             "pass it through to_original_names first"
         )
     needed = {"token_embedding.weight", "norm.weight"}
@@ -113,11 +113,11 @@ def refuse_incomplete(keys: Weights) -> None:
     biases = [key for key in missing if "pos_embedding" in key]
     if biases == missing and "blocks.0.pos_embedding.embedding.weight" in keys:
         raise ValueError(
-            "text encoder: the file looks like plain T5 (a position bias in its first layer only), "
+            "the file looks like plain T5 (a position bias in its first layer only), "
             "UMT5 has one in every layer; use a umt5-xxl file"
         )
     raise ValueError(
-        f"text encoder: {len(missing)} of {len(needed)} tensors of a UMT5 encoder are missing, "
+        f"{len(missing)} of {len(needed)} tensors of a UMT5 encoder are missing, "
         f"the first is '{missing[0]}'; the file has {len(keys)} keys: {sorted(keys)[:3]}"
     )
 

@@ -183,13 +183,13 @@ class UMT5Encoder(nn.Module):
             dtype = stored if stored in COMPUTE_DTYPES else torch.float32
         if dtype not in COMPUTE_DTYPES:
             raise ValueError(
-                f"dtype: got {dtype}, the text encoder computes in torch.float32 or "
-                "torch.bfloat16 (T5 overflows float16); nearest: torch.float32"
+                f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16 (T5 overflows "
+                "float16); nearest: torch.float32"
             )
         for name, layer in self.named_modules():
             if type(layer) is nn.Linear and layer.weight.dtype != dtype:
                 raise ValueError(
-                    f"dtype: got {dtype}, but {name} stores {layer.weight.dtype} and torch.nn "
+                    f"dtype is {dtype}, but {name} stores {layer.weight.dtype} and torch.nn "
                     f"layers do not cast; call encoder.to({dtype}) first, or build the encoder "
                     "from operations that cast"
                 )
@@ -200,20 +200,20 @@ def _check_text(ids: Tensor, mask: Tensor, vocab: int) -> list[int]:
     """The length of each text; ValueError unless each is a run of known ids, then padding."""
     if ids.ndim != 2 or ids.numel() == 0 or mask.shape != ids.shape:
         raise ValueError(
-            f"ids, mask: got shapes {tuple(ids.shape)} and {tuple(mask.shape)}, both must be the "
-            "same (batch, length), neither of them 0"
+            f"ids and mask have shapes {tuple(ids.shape)} and {tuple(mask.shape)}; both must be "
+            "the same (batch, length), neither of them 0"
         )
     lengths = mask.bool().sum(dim=1)  # (B,)
     runs = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
     if not torch.equal(runs, mask.bool()) or int(lengths.min()) == 0:
         raise ValueError(
-            f"mask: got {lengths.tolist()} tokens a row, each row must be true on one run of at "
+            f"mask has {lengths.tolist()} tokens a row; each row must be true on one run of at "
             "least 1 token from position 0 (the end token counts), then false"
         )
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or highest >= vocab:
         raise ValueError(
-            f"ids: got {lowest}...{highest}, this encoder's vocabulary is 0...{vocab - 1}; "
+            f"ids are {lowest}...{highest}; this encoder's vocabulary is 0...{vocab - 1}: "
             "the tokenizer belongs to another model"
         )
     return lengths.tolist()

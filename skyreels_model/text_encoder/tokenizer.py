@@ -63,19 +63,19 @@ class Tokenizer:
         import sentencepiece
 
         if not model_proto:
-            raise ValueError("model_proto: got 0 bytes, the content of spiece.model is needed")
+            raise ValueError("model_proto is 0 bytes; it must be the content of spiece.model")
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
         except RuntimeError as error:
             raise ValueError(
-                f"model_proto: got {len(model_proto)} bytes that are not a sentencepiece model; "
-                "the content of umt5-xxl's spiece.model is needed"
+                f"model_proto is {len(model_proto)} bytes that are not a sentencepiece model; "
+                "it must be the content of umt5-xxl's spiece.model"
             ) from error
         found = self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id()
         if found != (PAD_ID, EOS_ID, UNK_ID):
             raise ValueError(
-                f"model_proto: got ids (pad, eos, unk) = {found}, UMT5 has "
-                f"{(PAD_ID, EOS_ID, UNK_ID)}; this is another model's tokenizer"
+                f"model_proto has ids (pad, eos, unk) = {found}; UMT5 has "
+                f"{(PAD_ID, EOS_ID, UNK_ID)}: this is another model's tokenizer"
             )
 
     @classmethod
@@ -86,17 +86,17 @@ class Tokenizer:
         """
         folder = pathlib.Path(path)
         if not folder.is_dir():
-            raise ValueError(f"path: got '{folder}', which is not a folder; give google/umt5-xxl")
+            raise ValueError(f"path is '{folder}', not a folder; it must be google/umt5-xxl")
         file = folder / "spiece.model"
         if file.is_file():
             return cls(file.read_bytes())
         if (folder / "tokenizer.json").is_file():
             raise ValueError(
-                f"path: '{folder}' has tokenizer.json but not spiece.model, which is needed; "
-                "both are published in google/umt5-xxl"
+                f"path is '{folder}', which has tokenizer.json but not spiece.model; "
+                "take both from google/umt5-xxl"
             )
         held = sorted(entry.name for entry in folder.iterdir())[:5]
-        raise ValueError(f"path: '{folder}' has no spiece.model; it holds {held}")
+        raise ValueError(f"path is '{folder}', which has no spiece.model; it holds {held}")
 
     @property
     def vocab_size(self) -> int:
@@ -120,11 +120,11 @@ class Tokenizer:
         token, as in the reference, and the loss is logged.
         """
         if isinstance(texts, str):
-            raise ValueError(f"texts: got one string {texts[:20]!r}, give a list of strings")
+            raise ValueError(f"texts is one string, {texts[:20]!r}; it must be a list of strings")
         if max_length < 1:
-            raise ValueError(f"max_length: got {max_length}, must be at least 1; nearest: 1")
+            raise ValueError(f"max_length is {max_length}; it must be at least 1; nearest: 1")
         if on_long not in ("error", "truncate"):
-            raise ValueError(f"on_long: got {on_long!r}, must be 'error' or 'truncate'")
+            raise ValueError(f"on_long is {on_long!r}; it must be 'error' or 'truncate'")
         ids = torch.full((len(texts), max_length), PAD_ID, dtype=torch.int64)
         mask = torch.zeros((len(texts), max_length), dtype=torch.bool)
         for row, text in enumerate(texts):
@@ -140,8 +140,8 @@ class Tokenizer:
         cut = self._pieces.decode(tokens[max_length - 1 : -1])
         shown = cut if len(cut) <= SHOWN_CHARACTERS else cut[:SHOWN_CHARACTERS] + "..."
         excess = (
-            f"prompt: got {len(tokens)} tokens, at most {max_length} fit (the end token counts); "
-            f"{len(tokens) - max_length} too many, from {shown!r} on"
+            f"the text is {len(tokens)} tokens long; at most {max_length} fit (the end token "
+            f"counts): {len(tokens) - max_length} too many, from {shown!r} on"
         )
         if on_long == "error":
             raise ValueError(f"{excess}; shorten it by that much")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..files.keys import WAN22_VAE_MARK, looks_like
 
-EXPECTED = "expected is a Wan 2.1 VAE (Wan2.1_VAE.pth or wan_2.1_vae.safetensors)"
+EXPECTED = "the file must be a Wan 2.1 VAE (Wan2.1_VAE.pth or wan_2.1_vae.safetensors)"
 REQUIRED = (
     "encoder.conv1.weight",
     "encoder.downsamples.0.residual.2.weight",
@@ -42,7 +42,7 @@ def vae_config_from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, An
     _require("decoder.head.0.gamma", "channels", shapes["decoder.head.0.gamma"][0], widths[0])
     uneven = [width for width in widths if width % dim]
     if uneven:
-        raise ValueError(f"VAE state dict: a level is {uneven[0]} wide, no multiple of dim {dim}")
+        raise ValueError(f"a level is {uneven[0]} wide; it must be a multiple of dim {dim}")
     return {
         "dim": dim,
         "z_dim": z_dim,
@@ -54,28 +54,23 @@ def vae_config_from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, An
 
 def _require_wan21(state_dict: Mapping[str, Tensor]) -> None:
     if WAN22_VAE_MARK in state_dict:
-        raise ValueError(
-            f"VAE state dict: found a Wan 2.2 VAE (it has {WAN22_VAE_MARK!r}); {EXPECTED}"
-        )
+        raise ValueError(f"this is a Wan 2.2 VAE (it has {WAN22_VAE_MARK!r}); {EXPECTED}")
     absent = [key for key in REQUIRED if key not in state_dict]
     if absent:
         raise ValueError(
-            f"VAE state dict: found {looks_like(state_dict)} ({len(state_dict)} tensors, no "
+            f"this looks like {looks_like(state_dict)} ({len(state_dict)} tensors, no "
             f"{absent[0]!r}); {EXPECTED}"
         )
     shape = tuple(state_dict["encoder.conv1.weight"].shape)
     if len(shape) != 5:
         raise ValueError(
-            f"VAE state dict: encoder.conv1.weight has shape {shape}, no 3-D convolution; "
-            f"{EXPECTED}"
+            f"encoder.conv1.weight has shape {shape}, which is no 3-D convolution; {EXPECTED}"
         )
 
 
 def _require(key: str, what: str, found: int, expected: int) -> None:
     if found != expected:
-        raise ValueError(
-            f"VAE state dict: {key} has {found} {what}, which must be {expected}; {EXPECTED}"
-        )
+        raise ValueError(f"{key} has {found} {what}, which must be {expected}; {EXPECTED}")
 
 
 def _encoder_levels(
@@ -97,7 +92,7 @@ def _encoder_levels(
         counts[-1] += 1
     if len(widths) != len(counts) or len(set(counts)) > 1:
         raise ValueError(
-            f"VAE state dict: the encoder's levels have {counts} residual blocks; every level "
+            f"the encoder's levels have {counts} residual blocks; every level "
             f"has the same number; {EXPECTED}"
         )
     return tuple(widths), counts[0], tuple(temporal)

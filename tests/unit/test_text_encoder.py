@@ -59,7 +59,7 @@ def test_config_is_read_from_shapes():
 
 
 def test_config_refuses_heads_that_do_not_divide():
-    with pytest.raises(ValueError, match=r"dim_attn: got 30.*num_heads \(4\); nearest: 32"):
+    with pytest.raises(ValueError, match=r"dim_attn is 30.*num_heads \(4\); nearest: 32"):
         UMT5Config(vocab=5, dim=8, dim_attn=30, dim_ffn=8, num_heads=4, num_layers=1)
 
 
@@ -256,14 +256,14 @@ def test_incomplete_and_unrenamed_files():
 @pytest.mark.parametrize(
     ("ids", "mask", "said"),
     [
-        ([3, 1], [[1, 1]], r"got shapes \(2,\) and \(1, 2\)"),
-        ([[3, 1]], [[1, 1, 0]], r"got shapes \(1, 2\) and \(1, 3\)"),
-        ([[]], [[]], r"got shapes \(1, 0\)"),
-        ([[3, 4, 1]], [[1, 0, 1]], r"mask: got \[2\] tokens a row"),
-        ([[0, 3, 1]], [[0, 1, 1]], r"mask: got \[2\] tokens a row"),
-        ([[3, 1], [0, 0]], [[1, 1], [0, 0]], r"mask: got \[2, 0\] tokens a row"),
-        ([[50, 1]], [[1, 1]], r"ids: got 1\.\.\.50, .* 0\.\.\.49"),
-        ([[-1, 1]], [[1, 1]], r"ids: got -1\.\.\.1"),
+        ([3, 1], [[1, 1]], r"have shapes \(2,\) and \(1, 2\)"),
+        ([[3, 1]], [[1, 1, 0]], r"have shapes \(1, 2\) and \(1, 3\)"),
+        ([[]], [[]], r"have shapes \(1, 0\)"),
+        ([[3, 4, 1]], [[1, 0, 1]], r"mask has \[2\] tokens a row"),
+        ([[0, 3, 1]], [[0, 1, 1]], r"mask has \[2\] tokens a row"),
+        ([[3, 1], [0, 0]], [[1, 1], [0, 0]], r"mask has \[2, 0\] tokens a row"),
+        ([[50, 1]], [[1, 1]], r"ids are 1\.\.\.50; .* 0\.\.\.49"),
+        ([[-1, 1]], [[1, 1]], r"ids are -1\.\.\.1"),
     ],
 )
 def test_bad_text(ids, mask, said):
@@ -273,7 +273,7 @@ def test_bad_text(ids, mask, said):
 
 def test_bad_dtype():
     ids, mask = random_text([3], 4)
-    with pytest.raises(ValueError, match=r"got torch\.float16.*nearest: torch\.float32"):
+    with pytest.raises(ValueError, match=r"is torch\.float16.*nearest: torch\.float32"):
         random_encoder()(ids, mask, dtype=torch.float16)
     with pytest.raises(ValueError, match=r"blocks\.0\.attn\.q stores torch\.float16"):
         random_encoder().half()(ids, mask)

@@ -113,7 +113,7 @@ def test_exactly_full_is_not_long(tokenizer):
 def test_long_text_is_refused_with_what_would_be_lost(tokenizer):
     text = "red " * 511 + "blue circle"
     with pytest.raises(
-        ValueError, match=r"got 514 tokens, at most 512 .* 2 too many, from 'blue circle' on"
+        ValueError, match=r"is 514 tokens long; at most 512 .* 2 too many, from 'blue circle' on"
     ):
         tokenizer.tokenize(["red", text])
 
@@ -139,9 +139,9 @@ def test_truncate_keeps_the_head_and_logs_the_tail(tokenizer, caplog):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"texts": "red"}, "texts: got one string 'red'"),
-        ({"texts": ["red"], "max_length": 0}, "max_length: got 0.*nearest: 1"),
-        ({"texts": ["red"], "on_long": "cut"}, "on_long: got 'cut'"),
+        ({"texts": "red"}, "texts is one string, 'red'"),
+        ({"texts": ["red"], "max_length": 0}, "max_length is 0.*nearest: 1"),
+        ({"texts": ["red"], "on_long": "cut"}, "on_long is 'cut'"),
     ],
 )
 def test_bad_arguments(tokenizer, arguments, said):
@@ -153,7 +153,7 @@ def test_vocabulary_size_is_the_files(tokenizer):
     assert tokenizer.vocab_size == 146
 
 
-@pytest.mark.parametrize(("proto", "said"), [(b"", "got 0 bytes"), (b"garbage", "got 7 bytes")])
+@pytest.mark.parametrize(("proto", "said"), [(b"", "is 0 bytes"), (b"garbage", "is 7 bytes")])
 def test_bad_model_bytes(proto, said):
     with pytest.raises(ValueError, match=said):
         Tokenizer(proto)
@@ -167,7 +167,7 @@ def test_another_models_tokenizer_is_refused(tmp_path):
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    with pytest.raises(ValueError, match=r"got ids \(pad, eos, unk\) = \(-1, 2, 0\)"):
+    with pytest.raises(ValueError, match=r"has ids \(pad, eos, unk\) = \(-1, 2, 0\)"):
         Tokenizer((tmp_path / "other.model").read_bytes())
 
 

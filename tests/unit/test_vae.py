@@ -340,14 +340,14 @@ def test_config_refuses_unequal_levels():
     ],
 )
 def test_other_files_are_named(key, found):
-    with pytest.raises(ValueError, match=rf"found .*{found}.*expected is a Wan 2.1 VAE"):
+    with pytest.raises(ValueError, match=rf"(is|like) .*{found}.*must be a Wan 2.1 VAE"):
         vae_config_from_state_dict({key: torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
     ("key", "shape", "message"),
     [
-        ("decoder.upsamples.0.upsamples.0.residual.2.weight", (1,), "found a Wan 2.2 VAE"),
+        ("decoder.upsamples.0.upsamples.0.residual.2.weight", (1,), "this is a Wan 2.2 VAE"),
         ("encoder.conv1.weight", (4, 12, 3, 3, 3), "has 12 input channels, which must be 3"),
         ("encoder.conv1.weight", (4, 3, 3, 3), "no 3-D convolution"),
         ("conv2.weight", (48, 48, 1, 1, 1), "has 16 latent channels, which must be 48"),

@@ -195,7 +195,7 @@ def encode_prompt(clip: comfy.sd.CLIP, name: str, text: str) -> list[Any]:
     length = max(len(batch) for batches in tokens.values() for batch in batches)
     if length > MAX_LENGTH:
         raise ValueError(
-            f"{name} is {length} tokens long; the model reads at most {MAX_LENGTH}: shorten it by "
-            f"{length - MAX_LENGTH} tokens"
+            f"{name}: the text is {length} tokens long; at most {MAX_LENGTH} fit: shorten it by "
+            f"{length - MAX_LENGTH}"
         )
     return clip.encode_from_tokens_scheduled(tokens)
