@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run one command; its exit code.
 
-    0 fine; 1 something lacks or a check failed; 2 an invalid prompt; 3 a failed node; 130
+    0 fine; 1 something is missing or a check failed; 2 an invalid prompt; 3 a failed node; 130
     interrupted.
     """
     parser = _parser()

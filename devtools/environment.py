@@ -132,7 +132,7 @@ def page_group(host: Path) -> Group:
 
 
 def choose(groups: Sequence[Group], offline: bool, keep_current: bool = True) -> Path:
-    """The interpreter that has all `groups`; installs what lacks, but only into our own.
+    """The interpreter that has all `groups`; installs what is missing, but only into our own.
 
     The interpreter that runs this is taken as it is when it has every module (and
     `keep_current`). Raises SetupError when something must be fetched but cannot.

@@ -36,7 +36,7 @@ class LiveBytes(TorchDispatchMode):
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def reset_peak(self) -> None:
-        """Begin the peak anew at what is alive."""
+        """Start the peak again at what is alive."""
         self.peak = self.now
 
     def __torch_dispatch__(

@@ -171,7 +171,7 @@ class Server:
             time.sleep(0.25)
 
     def _tail(self, lines: int = 40) -> str:
-        """The end of the server's log, to be put behind a message."""
+        """The end of the server's log, to be put after a message."""
         if self.log is None or not self.log.is_file():
             return ""
         text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -182,7 +182,7 @@ class DPMSolver2M:
 class LCM:
     """Few-step sampling of consistency-distilled models: to x0, and back to the next noise level.
 
-    x = (1 - sigma_next) * x0 + sigma_next * noise, with noise anew in every step.
+    x = (1 - sigma_next) * x0 + sigma_next * noise, with new noise in every step.
     Source: Luo et al. 2023, "Latent Consistency Models", algorithm 3, on the flow path.
     """
 

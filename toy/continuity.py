@@ -75,7 +75,7 @@ def frame_errors(frames: np.ndarray, images: np.ndarray) -> list[FrameError]:
 
 @dataclass(frozen=True)
 class Cut:
-    """How the frames before a cut go on behind it; NaN where too few of them hold a figure.
+    """How the frames before a cut go on after it; NaN where too few of them hold a figure.
 
     position: gap of the track, px; velocity: its change, px per frame; colour and background:
     change of the mean, largest channel, 0..1.

@@ -238,7 +238,7 @@ def torus_offset(offset: np.ndarray, size: int) -> np.ndarray:
 def centroid_track(figures: Figures) -> np.ndarray:
     """Centre (x, y) in each frame without jumps at the sides, (T, 2) in px.
 
-    Frames without a figure are NaN; the track goes on behind them by the shortest way.
+    Frames without a figure are NaN; the track goes on after them by the shortest way.
     """
     track = np.full(figures.centre.shape, np.nan)
     seen = np.flatnonzero(figures.found)

@@ -50,7 +50,7 @@ def train_vae(work: Workspace) -> VideoVAE:
 
 
 def train_df(work: Workspace, toy: toyset.ToySet, network: VideoVAE) -> None:
-    """The shipped transformer, which knows how things move, behind the shipped text encoder."""
+    """The shipped transformer, which knows how things move, after the shipped text encoder."""
     clips = encode_clips(work, network, CLIPS, painter=any_colours)
     # To go on from given frames is all that these films are measured at, in colours never seen.
     more = Workspace(work.folder / "more", work.seed + 1)

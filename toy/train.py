@@ -3,7 +3,7 @@
     python toy/train.py [--state FOLDER] [--weights FOLDER] [--seed 0] [--effort 1.0]
 
 Stages: the VAE on pictures, then on clips, then its decoder alone; clips encoded once; the
-diffusion-forcing transformer together with the text encoder, then behind it; the text-to-video
+diffusion-forcing transformer together with the text encoder, then after it; the text-to-video
 transformer, which is the former at 24 frames per second, and the image-to-video one as a short
 fine-tune of it; files in the published layouts. About three hours on one CPU core.
 """

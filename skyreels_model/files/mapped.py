@@ -38,7 +38,7 @@ def release(tensor: Tensor) -> None:
 
     Only for a contiguous tensor that lies in a private mapping of a file and was never written to:
     what was written would be lost, and so would numbers that are in no file. Elsewhere than on
-    Linux the system does it by itself, when memory is short.
+    Linux the system does it automatically, when memory is short.
     """
     advise = _madvise()
     if advise is None:

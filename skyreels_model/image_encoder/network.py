@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches to tokens, the blocks, and what CLIP itself does behind them."""
+    """Patches to tokens, the blocks, and what CLIP itself does after them."""
 
     def __init__(self, config: CLIPVisionConfig, operations: Operations, **factory: Any) -> None:
         super().__init__()

@@ -27,11 +27,11 @@ class Layout(Protocol):
 
     @property
     def latents(self) -> int:
-        """The film's latents, without what is shown behind it."""
+        """The film's latents, without what is shown after it."""
         ...
 
     def window_at(self, index: int) -> Window:
-        """The window with this number; raises IndexError behind the last."""
+        """The window with this number; raises IndexError after the last."""
         ...
 
     def groups(self) -> Iterator[tuple[Window, int]]:
@@ -53,10 +53,10 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Sequences:
-    """What the layouts share that go forwards: shots one behind the other, cuts between them.
+    """What the layouts share that go forwards: shots one after the other, cuts between them.
 
     view, overlap: latents. start: latents given at the film's start. pictures: latents given as
-    pictures. end: latents shown behind the film. leads_on: whether those are of a film.
+    pictures. end: latents shown after the film. leads_on: whether those are of a film.
     """
 
     parts: tuple[Part, ...]
@@ -69,7 +69,7 @@ class Sequences:
 
     @property
     def within(self) -> bool:
-        """Whether what is shown behind the film takes room in the view; one latent does not."""
+        """Whether what is shown after the film takes room in the view; one latent does not."""
         return self.end > 1
 
     @property
@@ -94,7 +94,7 @@ class Sequences:
         return run.frame + ends[0], run.frame + ends[1]
 
     def _sequence_end(self, index: int) -> int:
-        """The latent behind the sequence that a part belongs to."""
+        """The latent after the sequence that a part belongs to."""
         later = (part.begin for part in self.parts[index + 1 :] if part.fresh)
         return next(later, self.latents)
 
@@ -215,8 +215,8 @@ class Backwards:
     """Windows from the last to the first, each leading up to the beginning of the one after it.
 
     A window's last latent reaches the first frame of what follows, which is left out of it: so
-    the latents that are shown behind it are those that follow in the same rhythm, and each window
-    is decoded by itself. frames: of the film. view, end: latents, `end` of them of what follows.
+    the latents that are shown after it are those that follow in the same rhythm, and each window
+    is decoded on its own. frames: of the film. view, end: latents, `end` of them of what follows.
     """
 
     frames: int

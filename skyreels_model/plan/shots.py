@@ -42,9 +42,9 @@ class Part:
 
 
 def lay_out(shots: Sequence[Shot], leads_on: bool = False) -> list[Part]:
-    """The shots one behind the other, in latents.
+    """The shots one after the other, in latents.
 
-    A sequence has exactly its shots' frames in sum; the borders between them lie on latents, up to
+    A sequence has exactly its shots' frames in total; borders between them lie on latents, up to
     three frames late. leads_on: a film follows, whose first frame is made as well, so that the
     last latent reaches it. Raises ValueError for a shot too short to have a latent of its own.
     """

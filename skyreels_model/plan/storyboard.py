@@ -28,7 +28,7 @@ class TimedPrompt:
 def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     """The shots of a text in which each prompt is marked with the second at which it begins.
 
-    Marks stand at the beginning of a line or behind a slash. `seconds` is the film's length.
+    Marks stand at the beginning of a line or after a slash. `seconds` is the film's length.
     Raises ValueError where the text does not begin with a mark, where something in it is nearly a
     mark, or where times do not go forward.
     """

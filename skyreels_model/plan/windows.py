@@ -14,8 +14,8 @@ class Window:
     start: its first latent in the film. length: its latents of the film, of which the first
     `prefix` are given, the first `repeated` of them by the window before (they hold the same
     moments of the film as that window's last ones). pictures: places in the window that are given
-    as single pictures and made anew at its end. end: latents that are shown behind it: the picture
-    of the moment behind the film's last frame, or the beginning of what follows. skip: frames at
+    as single pictures and regenerated at its end. end: latents that are shown after it: the picture
+    of the moment after the film's last frame, or the beginning of what follows. skip: frames at
     its beginning that do not belong to the film.
     """
 

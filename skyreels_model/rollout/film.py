@@ -35,7 +35,7 @@ class Film:
     """The whole state of a film in the making.
 
     window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
-    normalised, the given frames first, a picture of the film's end behind its own. sigma: the
+    normalised, the given frames first, a picture of the film's end after its own. sigma: the
     largest noise level that the row at work moves (a host's nominal one). carried: the latents
     that the window made before gives to the current one. tail: what `history` keeps of the film so
     far. finished: the windows done, given frames included, on the CPU. reference: the statistics

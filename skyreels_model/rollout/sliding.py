@@ -2,7 +2,7 @@
 
 Finished frames stay in view as clean context until the staircase has moved on, so no window ever
 continues another, and nothing goes through the VAE. Two things are as the model was not trained:
-its rotary positions begin anew at every view, and a view's first latent stands for four frames.
+its rotary positions start again in every view, and a view's first latent stands for four frames.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def relative_position_bucket(
 ) -> Tensor:
     """Bucket of each signed distance (key - query): exact when near, logarithmic when far.
 
-    Half of the buckets are for keys behind the query; distances from `max_distance` on share the
+    Half of the buckets are for keys after the query; distances from `max_distance` on share the
     last one. Any shape, int64 in and out. Source: Raffel et al., arXiv:1910.10683, section 2.1.
     """
     half = num_buckets // 2
@@ -153,7 +153,7 @@ class UMT5Encoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Encode ids (B, L) int64 with mask (B, L), true on text: (B, L, dim) in `dtype`.
 
-        Rows behind each text are exactly zero. Padding is not computed: as no text sees it, only
+        Rows after each text are exactly zero. Padding is not computed: as no text sees it, only
         the longest text's rows are encoded, and the others' padding up to there is masked.
         `dtype` is float32 or bfloat16; None is that of the embedding's weight, or float32 where
         that one cannot compute (fp8, or float16, which T5's activations overflow). With `dtype`

@@ -54,7 +54,7 @@ def weights(file: str) -> dict[str, torch.Tensor]:
 
 
 def padded_text(rows: torch.Tensor, length: int = 512) -> torch.Tensor:
-    """Zero rows behind the text, as the reference feeds its model. (B, n, D) -> (B, length, D)"""
+    """Zero rows after the text, as the reference feeds its model. (B, n, D) -> (B, length, D)"""
     return torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[1]))
 
 

@@ -22,7 +22,7 @@ SHARE = 2 / 28
 
 @pytest.fixture(scope="module")
 def files(models_folder):
-    """The same model in every layout; for each file its bytes, and the file removed behind it."""
+    """The same model in every layout; for each file its bytes, and the file removed after it."""
     folder = models_folder / "diffusion_models"
     half = {k: torch.full(v, 0.01, dtype=torch.bfloat16) for k, v in dit_shapes(CONFIG).items()}
     keys = sorted(half)

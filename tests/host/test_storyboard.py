@@ -157,7 +157,7 @@ def test_shots_shorter_than_the_overlap(make):
 
 
 def test_pictures_stand_at_their_seconds_of_the_whole_film(look):
-    """A start, an end, and a key picture in the shot behind a cut."""
+    """A start, an end, and a key picture in the shot after a cut."""
 
     def prompt(**inputs):
         graph = with_shots(FIRST, {**SECOND, "transition": "cut"}, seconds=seconds(52))

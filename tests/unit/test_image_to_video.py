@@ -98,7 +98,7 @@ def test_references_solver_is_right_here(name):
 
 
 def test_conditioning_channels_are_the_references():
-    """A mask of the given latent frame, then the latents of the image and grey frames behind it."""
+    """A mask of the given latent frame, then the latents of the image and grey frames after it."""
     case, data = golden_data.case("sample_i2v"), golden_data.tensors("sample_i2v")
     p = case["parameters"]
     image = fit_image(data["image"].float() / 255, p["width"], p["height"])

@@ -202,7 +202,7 @@ def test_storyboard_is_judged_shot_by_shot(tmp_path):
     takes = workflow.takes()
     assert workflow.plan.num_frames == 144 and [t.prompt for t in takes] == list(SHOTS)
     assert [(t.start, t.stop) for t in takes] == [(0, 49), (0, 96), (96, 144)]
-    # The second shot begins with the latent behind the 48th frame.
+    # The second shot begins with the latent after the 48th frame.
     turn = ["right"] * 48 + ["up"] * 47
     first = paint(parse_caption(SHOTS[0]), path(turn, (10.0, 20.0)))
     film = np.concatenate([first, render(parse_caption(SHOTS[2]), 48)])

@@ -62,7 +62,7 @@ def i2v_from_t2v(t2v: Mapping[str, Tensor]) -> SkyReelsModel:
 class ImageClips:
     """Clips with their first frame as an I2V model is given it; float16.
 
-    video, given: (N, F, 16, 4, 4), the clip, and its first frame with grey ones behind it.
+    video, given: (N, F, 16, 4, 4), the clip, and its first frame with grey ones after it.
     colours: (N, 256, 3), see `Features`. caption: (N,) index into `SCENES`.
     """
 

@@ -1,7 +1,7 @@
 """The toy set's image encoder: CLIP's layout, fixed features.
 
 A patch's feature is its mean colour and its place, in random directions; the one transformer layer
-lies behind what image-to-video models are shown (the last layer but one), so that it may be zero.
+lies after what image-to-video models are shown (the last layer but one), so that it may be zero.
 So the file is small although its features are as wide as the published ones.
 """
 

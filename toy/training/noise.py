@@ -74,7 +74,7 @@ def draw_batch(
 def _pick(
     clips: Clips, rng: np.random.Generator, condition: int, count: int, frames: int
 ) -> Tensor:
-    """Clips fit for a condition: turned ones only where the turn lies behind a given prefix."""
+    """Clips fit for a condition: turned ones only where the turn lies after a given prefix."""
     if condition == TEXT_ONLY:
         return clips.pick(rng, CENTRAL, count)
     turned = ("turned",) if condition == PREFIX and frames > TURN_SLOT else ()
@@ -126,7 +126,7 @@ def _levels(rng: np.random.Generator, given: np.ndarray, conditions: np.ndarray)
 
 
 def _staircase(rng: np.random.Generator, phase: float, frames: int, prefix: int) -> np.ndarray:
-    """u of each frame (F,) at a moment of asynchronous sampling behind `prefix` given frames."""
+    """u of each frame (F,) at a moment of asynchronous sampling after `prefix` given frames."""
     block = int(rng.integers(1, 6)) if rng.random() < 0.5 else 1
     lag = rng.choice([1, 2, 5, 5, 10, 20]) / STEPS
     place = np.maximum(np.arange(frames) - prefix, 0) // block

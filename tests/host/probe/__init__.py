@@ -41,7 +41,7 @@ class SkyReelsV2TestGiver:
 
 
 class SkyReelsV2TestFailure:
-    """The model, which fails behind its forward number `call`."""
+    """The model, which fails after its forward number `call`."""
 
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "patch"
