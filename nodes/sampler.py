@@ -107,9 +107,10 @@ def _solver_input() -> io.Input:
         "solver",
         options=list(SOLVERS),
         default="unipc",
-        tooltip="unipc: the published one. dpmpp_2m: without its corrector. euler: "
+        tooltip="unipc: the authors' choice. dpmpp_2m: the same without its corrector. euler: "
         "simpler, wants more steps. lcm: for distilled LoRAs, with few steps and cfg 1. "
-        "unipc_as_shipped: with a flaw of the reference's long-film loop, for comparisons with it.",
+        "unipc_as_shipped: repeats a bug of the original long-film code, only for comparing with "
+        "it.",
     )
 
 
