@@ -119,3 +119,10 @@ def test_packed_formats_have_their_logical_shape_and_are_the_hosts():
 def test_descriptions_that_cannot_be(change, metadata, says):
     with pytest.raises(ValueError, match=says):
         gather_scaled({"y.weight": torch.ones(2, 2), **change}, metadata)
+
+
+def test_of_several_scales_without_a_weight_the_files_first_is_named():
+    """A set's order would be one whichever way the file is."""
+    for layers in (["x", "y", "z"], ["z", "y", "x"]):
+        with pytest.raises(ValueError, match=f"scales for {layers[0]}, but"):
+            gather_scaled({f"{layer}.weight_scale": torch.ones(()) for layer in layers}, {})
