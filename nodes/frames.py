@@ -58,8 +58,8 @@ class SkyReelsV2Frames(io.ComfyNode):
         **given: io.Image.Type | None,
     ) -> io.NodeOutput:
         images = collect_images(schedule, given, key_seconds, fit, loop)
-        plan = images.plan(schedule)
-        return io.NodeOutput(images, images.shown, draw_plan(plan), describe(plan))
+        plan = schedule.fit(images.counts)
+        return io.NodeOutput(images, images.preview, draw_plan(plan), describe(plan))
 
 
 def _image_inputs() -> list[io.Input]:

@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 FITS = ("crop", "pad")
+PIECE = 16  # images
+SAME_LEVEL = 1e-3  # of 255: what a number of 8 bits may be off by in float32
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class FramedFilm:
+    """Images (N, H, W, 3) of any size, brought to a film's size only where they are looked at."""
+
+    images: Tensor
+    width: int
+    height: int
+    fit: str = "crop"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def cut(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """The images [start, stop) in 0..1, (n, height, width, 3)."""
+        images = self.images[start:stop]
+        if images.shape[1:3] == (self.height, self.width):
+            return images.clamp(0, 1)
+        return torch.stack(
+            [fit_image(image, self.width, self.height, self.fit, "bicubic") for image in images]
+        )
+
+    def pieces(self) -> Iterator[Tensor]:
+        """All images, a few at a time."""
+        return (self.cut(start, start + PIECE) for start in range(0, len(self), PIECE))
 
 
 def fit_image(
     image: Tensor, width: int, height: int, fit: str = "crop", filter_name: str = "lanczos"
 ) -> Tensor:
-    """Bring a picture (H, W, 3) in 0..1 to (height, width, 3), its proportions kept.
+    """Bring an image (H, W, 3) to (height, width, 3), its proportions kept, clamped to 0..1.
 
     fit: "crop" cuts the middle out, as the reference; "pad" shows all of it between black bars.
     filter_name: "lanczos" is the reference's for I2V models, "bicubic" its for the first frames
-    of DF models. Like there, a picture has 8 bits before and after resizing; one that has the size
-    already is not touched.
+    of DF models. An image of 8 bits has 8 bits between and after the passes of resizing, as there;
+    one with finer numbers keeps them.
     Raises ValueError for another fit or filter.
     Source: SkyworkAI/SkyReels-V2, `resizecrop`, then diffusers' VideoProcessor (Lanczos) or
     PIL's resize (bicubic).
@@ -29,20 +60,35 @@ def fit_image(
             f"fit is {fit!r} and filter_name {filter_name!r}; legal are {', '.join(FITS)} and "
             f"{', '.join(FILTERS)}"
         )
+    image = image.clamp(0, 1)
     if image.shape[:2] == (height, width):
         return image
-    source = Image.fromarray((image * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
+    levels = image.float() * 255
+    in_8_bits = bool((levels - levels.round()).abs().max() < SAME_LEVEL)
+    sheets: Iterable[Tensor] = [levels.round().to(torch.uint8)] if in_8_bits else levels.unbind(-1)
+    resized = [
+        _resize(Image.fromarray(sheet.cpu().contiguous().numpy()), width, height, fit, filter_name)
+        for sheet in sheets
+    ]
+    arrays = [torch.from_numpy(np.array(sheet)) for sheet in resized]
+    out = arrays[0] if in_8_bits else torch.stack(arrays, dim=-1)
+    return (out.to(image.device).float() / 255).clamp(0, 1)
+
+
+def _resize(
+    source: Image.Image, width: int, height: int, fit: str, filter_name: str
+) -> Image.Image:
+    """A picture of whatever mode, cropped or padded to a size."""
     resample = FILTERS[filter_name]
     if fit == "crop":
         box = crop_box(source.width, source.height, width, height)
-        out = source.crop(box).resize((width, height), resample)
-    else:
-        scale = min(width / source.width, height / source.height)
-        size = (max(1, round(source.width * scale)), max(1, round(source.height * scale)))
-        out = Image.new("RGB", (width, height))
-        corner = ((width - size[0]) // 2, (height - size[1]) // 2)
-        out.paste(source.resize(size, resample), corner)
-    return torch.from_numpy(np.array(out)).to(image.device).float() / 255
+        return source.crop(box).resize((width, height), resample)
+    scale = min(width / source.width, height / source.height)
+    size = (max(1, round(source.width * scale)), max(1, round(source.height * scale)))
+    out = Image.new(source.mode, (width, height))
+    corner = ((width - size[0]) // 2, (height - size[1]) // 2)
+    out.paste(source.resize(size, resample), corner)
+    return out
 
 
 def crop_box(

@@ -143,7 +143,7 @@ def leading_film(windows: int, ar_step: int, history: str = "pixels", start: boo
             start=toy.latents(truth(scene, seed, 1)) if start else None,
             following=torch.empty(1, 0, plan.room_behind(int(start)), 0, 0),
         )
-        plan = given.fit(plan)
+        plan = plan.fit(given.counts)
         true = truth(scene, seed, plan.num_frames + FOLLOWING_FRAMES)
         behind = true[plan.num_frames :]
         shown = behind[plan.following_start :][: 4 * plan.following + 1]

@@ -139,7 +139,7 @@ class ToySet:
     ) -> Film:
         """A finished film. `image` (H, W, 3) is an I2V model's start."""
         conditions = conditions or Conditions()
-        plan = conditions.fit(plan)
+        plan = plan.fit(conditions.counts)
         given = {} if image is None else self._image_inputs(image, plan)
         film = Film(plan, solver, conditions=conditions)
         velocity = self.velocity(prompt, plan.fps, guidance, **given)

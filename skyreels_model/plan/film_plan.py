@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from ..rules import require_frame_count, require_multiple
 from ..schedule.flow import FlowSchedule, custom_schedule, partial_schedule
 from ..schedule.matrix import TimestepMatrix, window_matrix
 from ..schedule.staircase import Staircase
+from .given import Given, too_near
 from .layouts import Backwards, Forwards, Layout, OneSequence
 from .shots import Part, Shot, lay_out
 from .windows import LEFT_FOR_LAST, Window, picture_frame
@@ -162,6 +163,31 @@ class FilmPlan:
                     f"{picture_frame(max(self.start, 1))} to {self.num_frames - 1} (before that "
                     f"they are given, frame 0 as the start image)"
                 )
+
+    def fit(self, given: Given) -> FilmPlan:
+        """The plan with places for what is given; raises ValueError where there is none."""
+        given.require_source(self.num_frames, self.denoise)
+        given.require_video(self.overlap)
+        start = latent_length(self.overlap) if given.video else given.start
+        following = self.room_behind(start) if given.following_frames else given.following
+        plan = replace(self, start=start, end=given.end, following=following, pictures=())
+        if following:
+            given.require_following(plan.following_start + frame_length(following + 1))
+        # Where the key images lie depends on all else that is given.
+        return replace(plan, pictures=(*given.pictures, *plan.key_latents(given.key_frames)))
+
+    def key_latents(self, frames: Sequence[int]) -> dict[int, int]:
+        """The frames of key images by the latents they stand in.
+
+        Raises ValueError for a frame outside the film, and for two in one latent.
+        """
+        found: dict[int, int] = {}
+        for frame in frames:
+            latent = self.latent_at(frame)
+            if latent in found:
+                raise too_near(found[latent], frame, self.fps)
+            found[latent] = frame
+        return found
 
     @property
     def backwards(self) -> bool:

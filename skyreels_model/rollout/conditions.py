@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..plan.film_plan import FilmPlan
+from ..grid import frame_length
+from ..plan.given import Given
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,17 @@ class Conditions:
         assert behind is not None
         return behind
 
-    def fit(self, plan: FilmPlan) -> FilmPlan:
-        """The plan with places for what is given; raises ValueError where there is none."""
-        if self.source is None and plan.denoise < 1:
-            raise ValueError(
-                f"denoise is {plan.denoise:g} and there is no source film to begin from; give one, "
-                f"or set denoise to 1"
-            )
-        if self.source is not None and plan.denoise == 1:
-            raise ValueError(
-                "denoise is 1, which leaves nothing of the source film; set it below 1 (0.3 keeps "
-                "most of it, 0.8 little), or give no source"
-            )
-        return dataclasses.replace(
-            plan,
-            start=0 if self.start is None else self.start.shape[2],
-            pictures=tuple(sorted(self.pictures)),
+    @property
+    def counts(self) -> Given:
+        """How much is given, for the film's plan."""
+
+        def latents(given: Tensor | None) -> int:
+            return 0 if given is None else given.shape[2]
+
+        return Given(
+            start=latents(self.start),
+            pictures=tuple(self.pictures),
             end=self.end is not None,
-            following=0 if self.following is None else self.following.shape[2],
+            following=latents(self.following),
+            source=frame_length(latents(self.source)),
         )

@@ -13,6 +13,7 @@ import torch
 from ..plan.film_plan import FilmPlan
 from .anchor import hold_window
 from .film import Film, RowDone, Tail, Velocity, WindowDone
+from .finite import FiniteVelocity
 from .history import History
 from .noise import NoiseSource
 from .sliding import slide
@@ -41,9 +42,14 @@ def generate(
 def denoise(
     film: Film, velocity: Velocity, noise: NoiseSource, device: torch.device | str = "cpu"
 ) -> Iterator[RowDone]:
-    """Do the rows that are left of the film's current window, or of all of a sliding film."""
+    """Do the rows that are left of the film's current window, or of all of a sliding film.
+
+    Raises ValueError soon after a velocity that is not finite.
+    """
     rows = slide if film.plan.sliding else denoise_window
-    return rows(film, velocity, noise, device)
+    checked = FiniteVelocity(film, velocity)
+    yield from rows(film, checked, noise, device)
+    checked.read()
 
 
 def finish_window(film: Film, history: History | None) -> WindowDone:

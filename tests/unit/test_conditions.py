@@ -46,7 +46,7 @@ def make(film, seed=3, vae=None):
 
 
 def film_of(conditions, **changes):
-    plan = conditions.fit(FilmPlan(**{**NUMBERS, "num_frames": 17, **changes}))
+    plan = FilmPlan(**{**NUMBERS, "num_frames": 17, **changes}).fit(conditions.counts)
     return Film(plan, conditions=conditions)
 
 

@@ -157,7 +157,7 @@ def test_a_figure_whose_hue_turned_goes_on_in_its_own(ground, colour, turned):
 
 def test_backwards_the_frames_are_held_to_those_of_the_window_made_first(vae):
     given = Conditions(following=SeededNoise(5).initial(0, (1, 16, 2, 2, 2)))
-    plan = given.fit(dataclasses.replace(PLAN, history="pixels", anchor=1.0))
+    plan = dataclasses.replace(PLAN, history="pixels", anchor=1.0).fit(given.counts)
     history = new_history(plan, vae)
     first, second = (SeededNoise(seed).initial(0, (1, 16, 7, 2, 2)) for seed in (1, 2))
     # Its own frames: the two latents behind them are those of the film that follows.

@@ -117,7 +117,7 @@ def test_film_is_the_references(name):
     case, data = golden_data.case(name), golden_data.tensors(name)
     vae, model = models.vae(), GuidedModel(case, data)
     conditions = conditions_of(data, case["parameters"].get("overlap"), vae)
-    plan = conditions.fit(plan_of(case))
+    plan = plan_of(case).fit(conditions.counts)
     tolerance = max(1e-4, 50 * case["measured"]["rel_perturbed"])
     film = Film(plan, solver="unipc_as_shipped", conditions=conditions)
     for event in generate(model, plan, RecordedNoise(data), new_history(plan, vae), film=film):

@@ -191,7 +191,7 @@ def test_a_longer_film_begins_like_the_shorter_one():
 def test_given_start_stays_and_is_shown_noised():
     start = torch.ones(1, 16, 7, 2, 2)  # longer than the view
     conditions = Conditions(start=start)
-    plan = conditions.fit(SMALL)
+    plan = SMALL.fit(conditions.counts)
     shown = []
 
     def velocity(x, t):
@@ -257,7 +257,7 @@ def watched():
 
 @pytest.mark.parametrize("given", [GIVEN, LED], ids=["pictures", "film that follows"])
 def test_pictures_and_what_follows_are_shown_clean_and_are_not_in_the_film(given):
-    plan = given.fit(dataclasses.replace(SMALL, window=41))
+    plan = dataclasses.replace(SMALL, window=41).fit(given.counts)
     velocity, shown = watched()
     film, events = make(plan, film=Film(plan, conditions=given), velocity=velocity)
     assert len(events) == plan.total_rows() + 1 and plan.num_windows == 1
@@ -284,14 +284,14 @@ def test_each_thing_given_is_felt():
         given = dataclasses.replace(
             GIVEN, **({left: {} if left == "pictures" else None} if left else {})
         )
-        plan = given.fit(SMALL)
+        plan = SMALL.fit(given.counts)
         films.append(make(plan, film=Film(plan, conditions=given))[0].finished[0])
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(films, 2))
 
 
 def test_interrupted_with_pictures_and_cuts_and_resumed_equals_never_interrupted():
     shots = (Shot(29), Shot(12, ease=8), Shot(20, cut=True))
-    plan = GIVEN.fit(dataclasses.replace(SMALL, shots=shots))
+    plan = dataclasses.replace(SMALL, shots=shots).fit(GIVEN.counts)
     whole = Film(plan, conditions=GIVEN)
     total = len(list(generate(field, plan, SeededNoise(3), film=whole)))
     assert total == plan.total_rows() + 2 and len(whole.finished) == 2

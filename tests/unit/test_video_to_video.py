@@ -21,7 +21,7 @@ SOURCE = torch.randn(1, 16, 16, 2, 2, generator=torch.Generator().manual_seed(0)
 
 def run(plan, velocity, source=SOURCE):
     conditions = Conditions(source=source)
-    film = Film(conditions.fit(plan), conditions=conditions)
+    film = Film(plan.fit(conditions.counts), conditions=conditions)
     history = latent_history(3)
     list(generate(velocity, film.plan, SeededNoise(1), history, film=film))
     return film
@@ -68,7 +68,7 @@ def test_a_velocity_towards_the_source_gives_it_back_in_every_window():
 
     for plan in (PLAN, dataclasses.replace(PLAN, ar_step=3)):
         conditions = Conditions(source=SOURCE)
-        film = Film(conditions.fit(plan), solver="euler", conditions=conditions)
+        film = Film(plan.fit(conditions.counts), solver="euler", conditions=conditions)
 
         def velocity(x, t, film=film):
             window = film.plan.window_at(film.window)
@@ -98,7 +98,7 @@ def test_sequences_of_a_storyboard_take_their_own_part_of_the_source():
 )
 def test_source_and_denoise_go_together(plan, source, parts):
     with pytest.raises(ValueError) as error:
-        Conditions(source=source).fit(plan)
+        plan.fit(Conditions(source=source).counts)
     assert all(part in str(error.value) for part in parts)
 
 

@@ -146,7 +146,9 @@ def make(film, vae=None, velocity=None):
 
 def backward_film(frames=29, history="latents", **changes):
     given = Conditions(following=latents(5, 2))
-    plan = given.fit(FilmPlan(**{**NUMBERS, "num_frames": frames, "history": history, **changes}))
+    plan = FilmPlan(**{**NUMBERS, "num_frames": frames, "history": history, **changes}).fit(
+        given.counts
+    )
     return Film(plan, conditions=given)
 
 
@@ -229,7 +231,7 @@ def test_what_follows_is_noised_in_the_models_eyes_alone():
 
 def test_between_two_films_all_given_frames_are_shown():
     given = Conditions(start=latents(1, 3), following=latents(5, 1))
-    plan = given.fit(FilmPlan(**{**NUMBERS, "num_frames": 30, "history": "latents"}))
+    plan = FilmPlan(**{**NUMBERS, "num_frames": 30, "history": "latents"}).fit(given.counts)
     assert not plan.backwards
     film = Film(plan, conditions=given)
     shown = make(film)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_patcher
@@ -13,9 +13,48 @@ from torch import nn
 from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ..sockets.model import VARIANT_KEY
+from .given import FilmImages
 from .shots import FilmShot
 
-LOG = logging.getLogger("skyreels_v2")
+Warn = Callable[[str], None]
+# What nodes put into a prompt for models that take it: its name there, what it is, and the part of
+# the transformer that takes it. What no part is named for, our sampler takes from no model.
+EXTRAS = (
+    ("concat_latent_image", "an image", None),
+    ("clip_vision_output", "an image as CLIP sees it", "img_emb"),
+    ("vace_frames", "a control video for VACE models", "vace_patch_embedding"),
+    ("camera_conditions", "a camera path", "control_adapter"),
+    ("reference_latents", "a reference image", "ref_conv"),
+    ("time_dim_concat", "subject images for Phantom models", None),
+    ("context_latents", "context images", None),
+    ("audio_embed", "sound", None),
+    ("control_video", "a control video", None),
+    ("pose_video_latent", "a pose video", None),
+    ("face_video_pixels", "a face video", None),
+    ("reference_motion", "a motion reference", None),
+)
+
+
+def check_film(
+    plan: FilmPlan,
+    model: comfy.model_patcher.ModelPatcher,
+    shots: tuple[FilmShot, ...],
+    negative: list[Any],
+    vae: comfy.sd.VAE | None,
+    images: FilmImages | None,
+    warn: Warn,
+) -> None:
+    """Raise ValueError for what cannot go together; warn of what goes together poorly."""
+    if images is not None and images.size != (plan.width, plan.height):
+        width, height = images.size
+        raise ValueError(
+            f"frames are for a film of {width} x {height} and the schedule is for {plan.width} x "
+            f"{plan.height}: connect the same schedule to SkyReels-V2 Frames and to the sampler"
+        )
+    for shot in shots:
+        check_model(shot.model or model, shot.positive, negative, plan, warn)
+    check_shots(plan, shots, model)
+    check_vae(plan, vae, images is not None)
 
 
 def check_model(
@@ -23,6 +62,7 @@ def check_model(
     positive: list[Any],
     negative: list[Any],
     plan: FilmPlan,
+    warn: Warn,
 ) -> None:
     """Raise ValueError for a model that does not fit its prompts or the plan; warn of poor fits."""
     transformer = model.get_model_object("diffusion_model")
@@ -39,16 +79,20 @@ def check_model(
         )
     _check_text(transformer, positive, negative)
     channels = transformer.patch_embedding.weight.shape[1]
+    for name, prompt in (("positive", positive), ("negative", negative)):
+        _check_extras(name, prompt, transformer, channels > CHANNELS)
+        _check_areas(name, prompt)
+    _check_cache(model, plan)
     if channels != CHANNELS:
-        _check_image(channels, positive, negative, plan)
+        _check_image(channels, positive, negative, plan, warn)
     given = plan.start or plan.pictures or plan.end or plan.following
     forcing = plan.num_windows > 1 or plan.ar_step or given
     variant = model.model_options["transformer_options"].get(VARIANT_KEY)
     if forcing and variant in ("T2V", "I2V"):
-        LOG.warning(
-            "The model is a %s checkpoint: it was not trained to continue given frames or for "
-            "frames at different noise levels. It runs, but use a DF checkpoint for long films.",
-            variant,
+        warn(
+            f"The model is a {variant} checkpoint. It was not trained to continue given frames, "
+            f"nor for frames at different noise levels. It runs, but use a DF checkpoint for long "
+            f"films."
         )
 
 
@@ -63,7 +107,51 @@ def _check_text(transformer: nn.Module, positive: list[Any], negative: list[Any]
             )
 
 
-def _check_image(channels: int, positive: list[Any], negative: list[Any], plan: FilmPlan) -> None:
+def _check_extras(name: str, prompt: list[Any], transformer: nn.Module, takes_image: bool) -> None:
+    """Refuse what a node has put into a prompt and this model would ignore."""
+    carried = {key for entry in prompt for key, value in entry[1].items() if value is not None}
+    for key, what, part in EXTRAS:
+        taken = getattr(transformer, part, None) is not None if part else False
+        if key == "concat_latent_image":
+            taken = takes_image
+        if key in carried and not taken:
+            raise ValueError(
+                f"{name} carries {what} ({key}), which this model does not take: it would be "
+                f"ignored. Connect the prompt without that node. To give a DF model images, use "
+                f"SkyReels-V2 Frames. To use the node, load a model that is made for it"
+            )
+
+
+def _check_areas(name: str, prompt: list[Any]) -> None:
+    """Refuse areas of pictures that the host cannot place in a film."""
+    for _, options in prompt:
+        area = options.get("area")
+        if area is not None and area[0] == "percentage" and len(area) != 7:
+            raise ValueError(
+                f"{name} has an area in percent of an image; a film has time, too: use "
+                f"ConditioningSetAreaPercentageVideo"
+            )
+        if options.get("set_area_to_bounds"):
+            raise ValueError(
+                f"{name} has a mask with set_cond_area 'mask bounds', which works for images only: "
+                f"set it to 'default'"
+            )
+
+
+def _check_cache(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan) -> None:
+    """Refuse the host's caches where what they keep of one model call does not fit the next."""
+    cache = model.model_options["transformer_options"].get("easycache")
+    if cache is not None and plan.sliding:
+        raise ValueError(
+            f"model has {getattr(cache, 'name', 'EasyCache')}, which keeps the model's last answer "
+            f"in its place, and sliding is on, which moves the view over the film: connect the "
+            f"model without it, or turn sliding off"
+        )
+
+
+def _check_image(
+    channels: int, positive: list[Any], negative: list[Any], plan: FilmPlan, warn: Warn
+) -> None:
     """An image-to-video model makes the film that its image was prepared for, in one window."""
     if plan.shots:
         raise ValueError(
@@ -76,8 +164,8 @@ def _check_image(channels: int, positive: list[Any], negative: list[Any], plan: 
         for text in (positive, negative)
     )
     if images and not others:
-        LOG.warning(
-            "negative carries no image, and positive does; the model was trained with it in both: "
+        warn(
+            "negative carries no image, and positive does. The model was trained with it in both: "
             "connect the negative of SkyReels-V2 Image to Video or WanImageToVideo."
         )
     if not images:

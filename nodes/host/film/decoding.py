@@ -12,6 +12,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ....skyreels_model.framing import FramedFilm
 from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.rollout.film import Film
 from ....skyreels_model.vae.tiles import Tiling
@@ -75,14 +76,16 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -
             f"Wan 2.1 VAE"
         )
     film = film_parts(latent, samples)
-    before, behind = ([] if one is None else [one] for one in (film.before, film.behind))
+    given = [one for one in (film.before, film.behind) if one is not None]
     bar = comfy.utils.ProgressBar(samples.shape[0] * samples.shape[2])
     made = samples.shape[0] * sum(seam.frames for seam in film.seams)
-    total = made + sum(map(len, before + behind))
+    total = made + sum(map(len, given))
     frames, position = None, 0
     for sample in samples.split(1):
         for piece in itertools.chain(
-            before, decode_seams(vae, sample, film.seams, bar, tiling), behind
+            _pieces(film.before),
+            decode_seams(vae, sample, film.seams, bar, tiling),
+            _pieces(film.behind),
         ):
             if frames is None:
                 # A film to go on from may have come in half precision; the new frames do not.
@@ -91,6 +94,14 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -
             position += len(piece)
     assert frames is not None and position == len(frames)
     return frames
+
+
+def _pieces(film: FramedFilm | Tensor | None) -> Iterator[Tensor]:
+    """A given film, a few frames (n, H, W, 3) at a time: the only whole copy is the result."""
+    if isinstance(film, FramedFilm):
+        yield from film.pieces()
+    elif film is not None:
+        yield film
 
 
 def decode_seams(

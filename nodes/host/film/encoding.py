@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.sd
@@ -17,24 +18,28 @@ from ..sockets.vae import HostVAE
 from ..sockets.vae_streams import LATENT, tiling_of
 
 
-def encode_frames(vae: comfy.sd.VAE, frames: Tensor, tiling: Tiling | None = None) -> Tensor:
+def encode_frames(
+    vae: comfy.sd.VAE,
+    frames: Tensor,
+    tiling: Tiling | None = None,
+    on_latents: Callable[[int], None] = lambda count: None,
+) -> Tensor:
     """Frames (T, H, W, 3) in 0..1 -> raw latents (1, 16, F, H / 8, W / 8), float32.
 
     The last latent is filled up with the last frame. With our VAE as a stream in constant memory;
     with any other in one piece. In tiles where asked to, with ours also where the device has no
-    room for more.
+    room for more. on_latents: told how many latents more are done.
     """
     count = latent_length(len(frames))
     if not isinstance(vae, HostVAE):
         return _encode_whole(vae, frames, tiling).float()
-    bar = comfy.utils.ProgressBar(count)
     latents, position = None, 0
     for piece in vae_streams.encode_frames(vae, frames, tiling):
         if latents is None:
             latents = piece.new_empty((*piece.shape[:2], count, *piece.shape[3:]))
         latents[:, :, position : position + piece.shape[2]] = piece
         position += piece.shape[2]
-        bar.update(piece.shape[2])
+        on_latents(piece.shape[2])
     assert latents is not None and position == count
     return latents
 
@@ -69,7 +74,8 @@ def encode_film(vae: comfy.sd.VAE, pixels: Tensor, tile_size: int = 0) -> dict[s
                 f"pixels have {name} {size}; it must be a multiple of {SIZE_MULTIPLE}; nearest: "
                 f"{nearest} (crop or scale them before)"
             )
-    samples = encode_frames(vae, pixels[..., :3], tiling)
+    bar = comfy.utils.ProgressBar(latent_length(count))
+    samples = encode_frames(vae, pixels[..., :3], tiling, bar.update)
     span = Span(0, samples.shape[2], 0, 0)
     parts = FilmParts(tuple(samples.shape), [Seam(0, None, count)], [span])
     return {"samples": samples, FILM_KEY: parts}

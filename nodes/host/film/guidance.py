@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....skyreels_model.plan.guidance import GuidanceCurve
-from ....skyreels_model.rollout.film import Film, Velocity
+from ....skyreels_model.rollout.film import Film, RowDone
 from ....skyreels_model.rollout.loop import denoise
 from ....skyreels_model.rollout.noise import NoiseSource
 
@@ -20,7 +20,7 @@ PROMPT_SHARES = "skyreels_v2_prompt_shares"
 SHOT = "skyreels_v2_shot_{}"
 
 
-def per_frame_timesteps(
+def use_frame_timesteps(
     executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """Put the row's timestep of every frame (1, F) in place of the batch's one.
@@ -67,7 +67,7 @@ class FilmGuider(comfy.samplers.CFGGuider):
             functions = model_options.get("sampler_pre_cfg_function", [])
             model_options = {
                 **model_options,
-                "sampler_pre_cfg_function": [mixing(others), *functions],
+                "sampler_pre_cfg_function": [mix_prompts(others), *functions],
             }
         self.conds = {**conds, "positive": conds[SHOT.format(first)]}
         try:
@@ -76,7 +76,7 @@ class FilmGuider(comfy.samplers.CFGGuider):
             self.conds = conds
 
 
-def mixing(others: list[tuple[Any, Tensor]]) -> Callable[[dict[str, Any]], list[Tensor]]:
+def mix_prompts(others: list[tuple[Any, Tensor]]) -> Callable[[dict[str, Any]], list[Tensor]]:
     """The host's hook before guidance: lay other prompts' predictions over the first one's.
 
     others: the prompts, with the share (F,) of each latent that they have.
@@ -102,7 +102,7 @@ class WindowSampler(comfy.samplers.Sampler):
         film: Film,
         noise: NoiseSource,
         cfg: GuidanceCurve,
-        on_row: Callable[[Tensor], None],
+        on_row: Callable[[RowDone], None],
     ) -> None:
         self.film, self.noise, self.cfg, self.on_row = film, noise, cfg, on_row
 
@@ -117,35 +117,43 @@ class WindowSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        velocity = guided_velocity(self.film, self.cfg, model_wrap, extra_args)
+        velocity = GuidedVelocity(self.film, self.cfg, model_wrap, extra_args)
         for row in denoise(self.film, velocity, self.noise, noise.device):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            self.on_row(row.denoised)
+            self.on_row(row)
         assert self.film.latents is not None
         return self.film.latents
 
 
-def guided_velocity(
-    film: Film, cfg: GuidanceCurve, model_wrap: Any, extra_args: dict[str, Any]
-) -> Velocity:
-    """velocity(x, t) from the host's guider, asked at the film's nominal sigma.
+class GuidedVelocity:
+    """velocity(x, t) of one window from the host's guider, asked at a nominal noise level.
 
-    The guider answers with denoised = x - sigma * v, so v = (x - denoised) / sigma.
+    The guider answers with denoised = x - sigma * v, so v = (x - denoised) / sigma, whatever sigma
+    is. The nominal one is the highest of the latents that move, as far as it falls: where latents
+    begin one after another that rises again, and what other nodes do by the share of sampling that
+    is over (caches, ranges of conditions) takes that share to go forward only.
     """
-    model_options = extra_args["model_options"]
-    window = film.plan.window_at(film.window)
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        options = {**model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
-        options[PROMPT_SHARES] = film.plan.prompts(window, film.begin, x.shape[2])
+    def __init__(
+        self, film: Film, cfg: GuidanceCurve, model_wrap: Any, extra_args: dict[str, Any]
+    ) -> None:
+        self.film, self.cfg, self.model_wrap = film, cfg, model_wrap
+        self.model_options, self.seed = extra_args["model_options"], extra_args.get("seed")
+        self.window = film.plan.window_at(film.window)
+        self.sigma = 1.0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """(1, C, F, h, w) at timesteps (1, F) -> (1, C, F, h, w), guidance included."""
+        film = self.film
+        self.sigma = min(self.sigma, film.sigma)
+        options = {**self.model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
+        options[PROMPT_SHARES] = film.plan.prompts(self.window, film.begin, x.shape[2])
         # At 1 the host leaves the negative prompt's forward out.
-        model_wrap.set_cfg(cfg.at(film.sigma))
-        denoised = model_wrap(
+        self.model_wrap.set_cfg(self.cfg.at(film.sigma))
+        denoised = self.model_wrap(
             x,
-            x.new_full((x.shape[0],), film.sigma),
-            model_options={**model_options, "transformer_options": options},
-            seed=extra_args.get("seed"),
+            x.new_full((x.shape[0],), self.sigma),
+            model_options={**self.model_options, "transformer_options": options},
+            seed=self.seed,
         )
-        return (x - denoised) / film.sigma
-
-    return velocity
+        return (x - denoised) / self.sigma

@@ -15,6 +15,7 @@ from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.model.config import CLIP_DIM
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ..sockets.clip_vision import ImageEncoder, squashed_features
+from .images import open_images
 
 GREY = 0.5  # zero for the VAE, which codes -1..1
 
@@ -33,8 +34,9 @@ def image_to_video(
     As the reference does: the image, then grey frames, are encoded as one film. Raises ValueError,
     before that work, on inputs that cannot go together.
     """
-    check_inputs(vae, start_image)
-    image = fit_image(start_image[0, ..., :3], size.width, size.height, fit)  # (H, W, 3)
+    check_vae(vae)
+    (given,) = open_images("start_image", start_image, 1)
+    image = fit_image(given, size.width, size.height, fit)  # (H, W, 3)
     values: dict[str, Any] = {}
     if clip_vision is not None:
         values["clip_vision_output"] = squashed_features(clip_vision, image)
@@ -54,12 +56,7 @@ def image_to_video(
     return with_image(positive, values), with_image(negative, values), {"samples": empty}
 
 
-def check_inputs(vae: comfy.sd.VAE, start_image: Tensor) -> None:
-    if len(start_image) != 1:
-        raise ValueError(
-            f"start_image is a batch of {len(start_image)} images; the model starts from 1: choose "
-            f"it with ImageFromBatch"
-        )
+def check_vae(vae: comfy.sd.VAE) -> None:
     if getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
         raise ValueError(
             f"vae has {vae.latent_channels} latent channels; I2V models need the Wan 2.1 VAE with "

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sd
-import latent_preview
 import node_helpers
 import torch
 from torch import Tensor
 
 from ....skyreels_model.grid import CHANNELS
 from ....skyreels_model.plan.film_plan import FilmPlan
+from ....skyreels_model.plan.given import Given
 from ....skyreels_model.plan.guidance import FilmGuidance
+from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.rollout.conditions import Conditions
 from ....skyreels_model.rollout.film import Film
 from ....skyreels_model.rollout.history import History, history_of
 from ....skyreels_model.rollout.loop import finish_window
-from ....skyreels_model.rollout.noise import ShotNoise
-from .checks import check_model, check_shots, check_vae
+from ....skyreels_model.rollout.noise import NoiseSource, ShotNoise
+from .checks import check_film
 from .decoding import decode_pieces, film_latent
 from .encoding import encode_frames
 from .given import FilmImages
-from .guidance import FilmGuider, WindowSampler, per_frame_timesteps
+from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
+from .progress import FilmProgress
 from .shots import FilmShot, plan_shots
 
 WRAPPER_KEY = "skyreels_v2"
@@ -35,7 +39,7 @@ def sample_film(
     model: comfy.model_patcher.ModelPatcher,
     positive: list[Any],
     negative: list[Any],
-    plan: FilmPlan,
+    schedule: FilmPlan,
     vae: comfy.sd.VAE | None,
     seed: int,
     guidance: FilmGuidance,
@@ -43,66 +47,75 @@ def sample_film(
     images: FilmImages | None = None,
     shots: tuple[FilmShot, ...] = (),
 ) -> dict[str, Any]:
-    """Make the film of `plan`; the host's LATENT, which knows its seams.
+    """Make the film of `schedule`; the host's LATENT, which knows its seams.
 
-    `shots` replace the plan's length, and `positive`, by their own.
+    `shots` replace the schedule's length, and `positive`, by their own.
     """
-    plan = plan_shots(plan, shots) if shots else plan
-    plan = images.plan(plan) if images else Conditions().fit(plan)
+    plan = plan_shots(schedule, shots) if shots else schedule
+    plan = plan.fit(images.counts if images else Given())
     shots = shots or (FilmShot(positive, plan.seconds, False, 0, None, None),)
-    for shot in shots:
-        check_model(shot.model or model, shot.positive, negative, plan)
-    check_shots(plan, shots, model)
-    check_vae(plan, vae, images is not None)
+    progress = FilmProgress(model, plan)
+    check_film(plan, model, shots, negative, vae, images, progress.warn)
+
     latent_format = model.model.latent_format
     conditions = Conditions()
     if images and vae is not None:
-        conditions = images.encoded(plan, frame_encoder(vae, latent_format))
-    film = Film(plan, solver, conditions=conditions)
-    on_row = progress(model, plan.total_rows())
+        conditions = images.encode(plan, frame_encoder(vae, latent_format))
     history = host_history(plan, vae, latent_format)
     noise = ShotNoise(plan, [seed if shot.seed is None else shot.seed for shot in shots])
-    prepared: dict[int, comfy.model_patcher.ModelPatcher] = {}
+    maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
+
+    film = Film(plan, solver, conditions=conditions)
     while not film.done:
-        window = plan.window_at(film.window)
-        chosen = shots[window.shot].model or model
-        if id(chosen) not in prepared:
-            prepared[id(chosen)] = film_model(chosen, plan.shift)
-        guider = FilmGuider(prepared[id(chosen)])
-        shown = [shot for shot, _ in plan.prompts(window, 0, window.length)]
-        guider.set_prompts(
-            {shot: with_fps(shots[shot].positive, plan.fps) for shot in shown},
-            with_fps(negative, plan.fps),
-        )
-        empty = torch.zeros(1, CHANNELS, plan.shown_latents(window), *plan.latent_size)
-        sampler = WindowSampler(film, noise, guidance.window(film.window), on_row)
-        sigmas = plan.schedule().sigmas
-        guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=seed)
+        maker.sample_window(film)
         finish_window(film, history)
     return film_latent(film, latent_format.process_out, images)
 
 
-def film_model(
-    model: comfy.model_patcher.ModelPatcher, shift: float
-) -> comfy.model_patcher.ModelPatcher:
-    """The model with a timestep per frame, and with the schedule's shift."""
-    model = model.clone()
-    model.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, WRAPPER_KEY, per_frame_timesteps
-    )
-    use_shift(model, shift)
-    return model
+@dataclass
+class FilmMaker:
+    """What all windows of a film are made with: models, prompts, guidance, noise."""
 
+    model: comfy.model_patcher.ModelPatcher
+    shots: tuple[FilmShot, ...]
+    negative: list[Any]
+    plan: FilmPlan
+    guidance: FilmGuidance
+    noise: NoiseSource
+    seed: int
+    progress: FilmProgress
+    # By id of the model of a shot, which `shots` keeps alive.
+    prepared: dict[int, comfy.model_patcher.ModelPatcher] = field(default_factory=dict)
 
-def progress(model: comfy.model_patcher.ModelPatcher, total: int) -> Callable[[Tensor], None]:
-    """What a finished row calls: the host's progress bar and preview, over all windows."""
-    preview = latent_preview.prepare_callback(model, total)
-    rows = iter(range(total))
+    def sample_window(self, film: Film) -> None:
+        """Denoise the film's current window, in a run of the host's guider of its own."""
+        plan, window = self.plan, self.plan.window_at(film.window)
+        sampler = WindowSampler(
+            film, self.noise, self.guidance.window(film.window), self.progress.finish_row
+        )
+        empty = torch.zeros(1, CHANNELS, plan.shown_latents(window), *plan.latent_size)
+        guider, sigmas = self._guide_window(window), plan.schedule().sigmas
+        guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=self.seed)
 
-    def on_row(denoised: Tensor) -> None:
-        preview(next(rows), denoised, denoised, total)
+    def _guide_window(self, window: Window) -> FilmGuider:
+        """The host's guidance with the model and the prompts that a window shows."""
+        guider = FilmGuider(self._prepare_model(self.shots[window.shot].model or self.model))
+        shown = [shot for shot, _ in self.plan.prompts(window, 0, window.length)]
+        prompts = {shot: set_fps(self.shots[shot].positive, self.plan.fps) for shot in shown}
+        guider.set_prompts(prompts, set_fps(self.negative, self.plan.fps))
+        return guider
 
-    return on_row
+    def _prepare_model(
+        self, model: comfy.model_patcher.ModelPatcher
+    ) -> comfy.model_patcher.ModelPatcher:
+        """The model with a timestep per frame, and with the schedule's shift; made once."""
+        if id(model) not in self.prepared:
+            prepared = model.clone()
+            kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+            prepared.add_wrapper_with_key(kind, WRAPPER_KEY, use_frame_timesteps)
+            use_shift(prepared, self.plan.shift)
+            self.prepared[id(model)] = prepared
+        return self.prepared[id(model)]
 
 
 def use_shift(model: comfy.model_patcher.ModelPatcher, shift: float) -> None:
@@ -113,7 +126,7 @@ def use_shift(model: comfy.model_patcher.ModelPatcher, shift: float) -> None:
     model.add_object_patch("model_sampling", sampling)
 
 
-def with_fps(conditioning: list[Any], fps: int) -> list[Any]:
+def set_fps(conditioning: list[Any], fps: int) -> list[Any]:
     """The frame rate rides with the text to models that were trained with it."""
     return node_helpers.conditioning_set_values(conditioning, {"fps": fps})
 
@@ -122,10 +135,16 @@ def frame_encoder(vae: comfy.sd.VAE, latent_format: Any) -> Callable[[Tensor], T
     """Frames (T, H, W, 3) in 0..1 -> normalised latents (1, C, F, h, w), by any VAE of the host."""
 
     def encode(frames: Tensor) -> Tensor:
-        latents: Tensor = latent_format.process_in(encode_frames(vae, frames[..., :3]))
+        raw = encode_frames(vae, frames[..., :3], on_latents=stop_if_cancelled)
+        latents: Tensor = latent_format.process_in(raw)
         return latents
 
     return encode
+
+
+def stop_if_cancelled(count: int) -> None:
+    """No bar of its own for the VAE within a film's; but a cancel is heard."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -> History | None:

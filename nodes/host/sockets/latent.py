@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ....skyreels_model.framing import FramedFilm
 from ....skyreels_model.grid import CHANNELS, TEMPORAL_STRIDE, frame_length
 from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.rollout.film import Film
@@ -46,14 +47,14 @@ class Span:
 class FilmParts:
     """How latents of a shape were made and are to be decoded.
 
-    before, behind: films (T, H, W, 3) that they go on from and lead up to.
+    before, behind: films (T, H, W, 3) that they extend and lead into.
     """
 
     shape: tuple[int, ...]
     seams: list[Seam]
     spans: list[Span]
-    before: Tensor | None = None
-    behind: Tensor | None = None
+    before: FramedFilm | Tensor | None = None
+    behind: FramedFilm | Tensor | None = None
 
 
 def spans_of_window(
