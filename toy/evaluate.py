@@ -134,7 +134,7 @@ def loop_film(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
 
 
 def leading_film(windows: int, ar_step: int, history: str = "pixels", start: bool = False) -> Mode:
-    """A film that leads up to another: judged is that it does, and arrives where that begins."""
+    """A film that leads into another: judged is that it does, and arrives where that begins."""
 
     def make(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
         toy, plan = toys["DF"], toy_plan(1, ar_step, history=history)
@@ -173,7 +173,7 @@ def sliding_pictures(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
 
 
 def remade_film(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
-    """Two windows of a film of the other shape made anew: the motion stays, the shape changes.
+    """Two windows of a film of the other shape regenerated: the motion stays, the shape changes.
 
     The source begins where films from text alone do: remade from noise, it is one of them.
     """

@@ -75,7 +75,7 @@ class ToySet:
         return cls(transformer, vae, encoder, Tokenizer.from_folder(TOKENIZER), tower)
 
     def encode(self, prompts: list[str]) -> Tensor:
-        """Text rows (B, 512, 64), zero behind each text."""
+        """Text rows (B, 512, 64), zero after each text."""
         ids, mask = self.tokenizer.tokenize([clean_text(prompt) for prompt in prompts])
         return self.text_encoder(ids, mask)
 
