@@ -166,7 +166,7 @@ def test_prompt_over_512_tokens_is_refused_with_what_would_be_cut(refusal):
     prompt = graphs.film()
     prompt["4"]["inputs"]["prompt"] = "red circle " * 400 + "the very end"
     text = refusal(prompt)
-    assert "prompt" in text and "512" in text and "circle" in text
+    assert "prompt: the text is " in text and "512" in text and "circle" in text
 
 
 def test_empty_prompt_only_warns(look, caplog):

@@ -41,9 +41,10 @@ class HostTokenizer:
         self.tokenizer = tokenizer
 
     def tokenize_with_weights(
-        self, text: str, return_word_ids: bool = False, **_kwargs: Any
+        self, text: str, return_word_ids: bool = False, cleaned: bool = False, **_kwargs: Any
     ) -> dict[str, list[list[tuple[Any, ...]]]]:
-        segments = token_weights(escape_important(clean_text(text)), 1.0)
+        text = text if cleaned else clean_text(text)
+        segments = token_weights(escape_important(text), 1.0)
         pairs: TokenWeights = []
         for part, weight in segments:
             *pieces, eos = self.tokenizer.encode(unescape_important(part))
@@ -189,7 +190,9 @@ def encode_prompt(clip: comfy.sd.CLIP, name: str, text: str) -> list[Any]:
     # Escaped, since brackets in a prose prompt are prose; the host's syntax is CLIPTextEncode's.
     literal = text.replace("(", "\\(").replace(")", "\\)")
     try:
-        tokens = clip.tokenize(literal)
+        # Ours would clean it once more, which is not the same where what is left looks like HTML.
+        ours = isinstance(getattr(clip, "tokenizer", None), HostTokenizer)
+        tokens = clip.tokenize(literal, **({"cleaned": True} if ours else {}))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     length = max(len(batch) for batches in tokens.values() for batch in batches)
