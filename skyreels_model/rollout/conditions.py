@@ -1,4 +1,4 @@
-"""What a film is given besides its prompt: first frames, and pictures on its way and behind it."""
+"""What a film is given besides its prompt: first frames, and pictures on its way and after it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Conditions:
 
     start: (1, C, n, h, w), the film's first latents: a picture (n = 1) or the end of a film to
     extend. pictures: single pictures (1, C, 1, h, w) by the latent of the film they stand in; the
-    film moves through them. end: (1, C, 1, h, w), a picture of the moment behind the last frame.
-    following: (1, C, n, h, w), a film to lead up to: n latents of it behind the one that ends with
-    its first frame (`FilmPlan.following_start`). source: (1, C, F, h, w), a film to make anew with
+    film moves through them. end: (1, C, 1, h, w), a picture of the moment after the last frame.
+    following: (1, C, n, h, w), a film to lead into: n latents of it after the one that ends with
+    its first frame (`FilmPlan.following_start`). source: (1, C, F, h, w), a film to regenerate with
     the plan's `denoise`.
     """
 
@@ -29,11 +29,11 @@ class Conditions:
     following: Tensor | None = None
 
     @property
-    def behind(self) -> Tensor:
-        """What is shown behind the film."""
-        behind = self.end if self.following is None else self.following
-        assert behind is not None
-        return behind
+    def after(self) -> Tensor:
+        """What is shown after the film."""
+        after = self.end if self.following is None else self.following
+        assert after is not None
+        return after
 
     @property
     def counts(self) -> Given:

@@ -66,8 +66,8 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
             raise ValueError(
                 f"the film has {plan.num_windows} windows; continuing one needs `history`"
             )
-        behind = whole[:, :, window.length :]
-        shown = torch.cat([latents, behind], dim=2) if plan.backwards else latents
+        after = whole[:, :, window.length :]
+        shown = torch.cat([latents, after], dim=2) if plan.backwards else latents
         carried, tail = history(shown, window.repeated, film.tail)
     # Nothing of the film changes before, so that a history that fails can be asked again.
     film.finished.append(latents.cpu())

@@ -18,7 +18,7 @@ from ..schedule.matrix import levels
 from ..solvers import SOLVERS
 from .film import Film, RowDone, Velocity
 from .noise import NoiseSource
-from .window import begun, noised_given
+from .window import lay_over_source, noise_given
 
 
 def slide(
@@ -40,7 +40,8 @@ def slide(
         row = staircase.row(film.row)
         _move_view(film, window, row.start, row.stop, noise)
         for latent in (row.fresh.nonzero()[:, 0] + row.start).tolist():
-            film.latents[:, :, latent - row.start] = _drawn(film, window, latent, noise)[:, :, 0]
+            place = slice(latent - row.start, latent - row.start + 1)
+            film.latents[:, :, place] = _draw_latent(film, window, latent, noise)
         step = (row.index - 1).clamp(0, schedule.steps - 1)
         sigmas, frame = schedule.sigmas[step], int(row.update.nonzero()[0])
         film.sigma = float(sigmas[row.update].max())
@@ -49,7 +50,7 @@ def slide(
         last = max(row.stop - window.length, 0) if plan.following else 0
         timesteps[:first] = timesteps[len(timesteps) - last :] = plan.prefix_noise
         x = film.latents
-        shown = noised_given(film, first, last, plan.prefix_noise, noise)
+        shown = noise_given(film, first, last, plan.prefix_noise, noise)
         v = velocity(shown, timesteps[None].to(device))
         drawn = None
         if solver.stochastic:
@@ -64,10 +65,10 @@ def slide(
 
 
 def _move_view(film: Film, window: Window, start: int, stop: int, noise: NoiseSource) -> None:
-    """Show latents [start, stop): what is left behind is kept on the CPU, what comes is noise."""
+    """Show latents [start, stop): what the view leaves is kept on the CPU, what comes is noise."""
     assert film.latents is not None and film.solver_state is not None
     leaving, end = start - film.begin, film.begin + film.latents.shape[2]
-    coming = [_entering(film, window, latent, noise) for latent in range(end, stop)]
+    coming = [_enter_latent(film, window, latent, noise) for latent in range(end, stop)]
     if not coming and not leaving:
         return
     nothing = torch.zeros(1, CHANNELS, 0, *film.plan.latent_size)
@@ -82,7 +83,7 @@ def _move_view(film: Film, window: Window, start: int, stop: int, noise: NoiseSo
     film.begin, film.latents = start, latents[:, :, leaving:]
 
 
-def _entering(film: Film, window: Window, latent: int, noise: NoiseSource) -> Tensor:
+def _enter_latent(film: Film, window: Window, latent: int, noise: NoiseSource) -> Tensor:
     """A latent of the sequence as it is before its first step, (1, C, 1, h, w)."""
     given = film.conditions
     if latent < window.prefix:
@@ -91,13 +92,13 @@ def _entering(film: Film, window: Window, latent: int, noise: NoiseSource) -> Te
     if latent in window.pictures:
         return given.pictures[window.start + latent].float().cpu()
     if latent >= window.length:
-        behind = latent - window.length
-        return given.behind[:, :, behind : behind + 1].float().cpu()
-    return _drawn(film, window, latent, noise)
+        place = latent - window.length
+        return given.after[:, :, place : place + 1].float().cpu()
+    return _draw_latent(film, window, latent, noise)
 
 
-def _drawn(film: Film, window: Window, latent: int, noise: NoiseSource) -> Tensor:
+def _draw_latent(film: Film, window: Window, latent: int, noise: NoiseSource) -> Tensor:
     """A latent's noise, its own whatever the blocks and the film's length, over any source."""
     place = window.start + latent
     drawn = noise.initial(place, (1, CHANNELS, 1, *film.plan.latent_size))
-    return begun(film, drawn, torch.tensor([place]))
+    return lay_over_source(film, drawn, torch.tensor([place]))

@@ -15,7 +15,7 @@ from .film import Film, RowDone, Velocity
 from .noise import NoiseSource
 
 
-def begun(film: Film, noise: Tensor, latents: Tensor) -> Tensor:
+def lay_over_source(film: Film, noise: Tensor, latents: Tensor) -> Tensor:
     """Noise (1, C, n, h, w) for these latents of the film (n,), laid over any source."""
     source = film.conditions.source
     if source is None:
@@ -24,7 +24,7 @@ def begun(film: Film, noise: Tensor, latents: Tensor) -> Tensor:
     return (1 - sigma) * source[:, :, latents].to(noise) + sigma * noise
 
 
-def noised_given(film: Film, first: int, last: int, level: int, noise: NoiseSource) -> Tensor:
+def noise_given(film: Film, first: int, last: int, level: int, noise: NoiseSource) -> Tensor:
     """The model's view of the latents: the first and last of them noised, afresh in each row.
 
     A fraction `level` / 1000 of noise is laid over `first` and `last` of them, which are given.
@@ -49,10 +49,10 @@ def denoise_window(
     schedule, matrix = plan.schedule(), plan.matrix(window)
     solver = SOLVERS[film.solver](schedule.sigmas, device)
     if film.latents is None:
-        film.latents = _given_latents(film, window).to(device)
+        film.latents = _place_given(film, window).to(device)
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
-    last = window.end if plan.following else 0  # a picture behind the film stays clean
+    last = window.end if plan.following else 0  # a picture after the film stays clean
     timesteps = matrix.timesteps.clone()
     timesteps[:, : window.prefix] = plan.prefix_noise
     timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
@@ -66,10 +66,10 @@ def denoise_window(
     while film.row < matrix.rows:
         row, frame = film.row, moved[film.row][0]
         if begins[row]:
-            film.latents = _with_noise(film, window, matrix.fresh[row], noise)
+            film.latents = _lay_noise(film, window, matrix.fresh[row], noise)
         x = film.latents
         film.sigma = float(sigmas[row, moved[row]].max())
-        shown = noised_given(film, window.prefix, last, plan.prefix_noise, noise)
+        shown = noise_given(film, window.prefix, last, plan.prefix_noise, noise)
         v = velocity(shown, timesteps[row : row + 1])
         drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
         film.latents = solver.step(film.solver_state, x, v, step[row], update[row], drawn)
@@ -79,7 +79,7 @@ def denoise_window(
         yield RowDone(window, row, matrix.rows, frame, denoised)
 
 
-def _given_latents(film: Film, window: Window) -> Tensor:
+def _place_given(film: Film, window: Window) -> Tensor:
     """The window's latents with what is given in its place and zeros elsewhere."""
     given, shown = film.conditions, window.length + window.end
     latents = torch.zeros(1, CHANNELS, shown, *film.plan.latent_size)
@@ -90,18 +90,18 @@ def _given_latents(film: Film, window: Window) -> Tensor:
     for place in window.pictures:
         latents[:, :, place : place + 1] = given.pictures[window.start + place].to(latents)
     if window.end:
-        behind = given.behind if film.carried is None or window.repeated else film.carried
-        latents[:, :, window.length :] = behind.to(latents)
+        after = given.after if film.carried is None or window.repeated else film.carried
+        latents[:, :, window.length :] = after.to(latents)
     return latents
 
 
-def _with_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -> Tensor:
+def _lay_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -> Tensor:
     """The window's latents with the window's own noise in the frames of `fresh` (F,)."""
     assert film.latents is not None
     latents = film.latents.clone()
     shape = (1, CHANNELS, window.length, *latents.shape[3:])
     places = fresh[: window.length].nonzero()[:, 0]
     drawn = noise.initial(film.window, shape)[:, :, places]
-    drawn = begun(film, drawn, places + window.start)
+    drawn = lay_over_source(film, drawn, places + window.start)
     latents[:, :, places.to(latents.device)] = drawn.to(latents)
     return latents

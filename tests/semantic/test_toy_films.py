@@ -197,6 +197,6 @@ def test_continued_frames_are_as_noisy_as_the_model_is_told(toys, monkeypatch):
 
 
 def test_a_prefix_without_its_noise_is_seen(toys, monkeypatch):
-    monkeypatch.setattr(rollout, "noised_given", lambda film, *_: film.latents)
+    monkeypatch.setattr(rollout, "noise_given", lambda film, *_: film.latents)
     told, found = noise_in_the_prefix(toys, monkeypatch)
     assert not found == pytest.approx(told, rel=0.1)
