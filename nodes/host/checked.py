@@ -7,6 +7,7 @@ over the API, it checks by the names of types only, or not at all.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -38,8 +39,11 @@ KINDS = {
 def checked(execute: Execute) -> Execute:
     """A node's `execute` that raises ValueError for inputs other than those its schema declares."""
 
+    names = list(inspect.signature(execute).parameters)[1:]
+
     @functools.wraps(execute)
-    def run(cls: type[io.ComfyNode], **values: Any) -> io.NodeOutput:
+    def run(cls: type[io.ComfyNode], *given: Any, **values: Any) -> io.NodeOutput:
+        values |= dict(zip(names, given, strict=False))  # a program may give them by position
         for declared in cls.define_schema().inputs:
             if declared.id in values:
                 check(declared, values[declared.id])
