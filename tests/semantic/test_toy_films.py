@@ -7,17 +7,18 @@ what faults leave (`test_faults_are_seen`).
 
 import contextlib
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import history
-from skyreels_model.rollout import loop as rollout
+from skyreels_model.rollout import window as rollout
 from toy.continuity import seam_jumps
 from toy.evaluate import Summary, takes
 from toy.instruments import find_figures
-from toy.toyset import ToySet, toy_plan
+from toy.toyset import GUIDANCE, ToySet, toy_plan
 from toy.world import BACKGROUNDS, COLOURS, DIRECTIONS, HELD_OUT, SHAPES, Scene
 
 # Least shares of right names, and of given pictures reached: one of eight films may fail. Measured
@@ -58,6 +59,24 @@ def toys():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def films(toys):
+    """`films(mode)`: a film of each of a few scenes, made once, however many tests look at them."""
+    return functools.cache(lambda mode: list(takes(toys, mode, FEW, 1)))
+
+
+@pytest.fixture(scope="module")
+def looks(toys):
+    """What films of all 32 looks show, the backgrounds in turn."""
+    names = [(c, s, d) for c in COLOURS for s in SHAPES for d in DIRECTIONS]
+    grounds = list(BACKGROUNDS)
+    scenes = tuple(
+        Scene(colour, shape, grounds[index % len(grounds)], direction)
+        for index, (colour, shape, direction) in enumerate(names)
+    )
+    return Summary.of(list(takes(toys, "text-async", scenes, 1)))
+
+
 def failures(summary: Summary, marks: dict[str, float]) -> list[str]:
     """The marks that a summary does not reach."""
     shares = {**summary.right, "pictures": summary.pictures}
@@ -66,31 +85,23 @@ def failures(summary: Summary, marks: dict[str, float]) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", MARKS)
-def test_films_show_what_was_asked(toys, mode):
-    summary = Summary.of(list(takes(toys, mode, FEW, 1)))
+def test_films_show_what_was_asked(films, mode):
+    summary = Summary.of(films(mode))
     assert not failures(summary, MARKS[mode]), summary
     assert summary.speed == pytest.approx(1, abs=0.15)
 
 
-def test_every_colour_shape_and_direction_is_told_from_the_others(toys):
-    """All 32 of them, the backgrounds in turn."""
-    names = [(c, s, d) for c in COLOURS for s in SHAPES for d in DIRECTIONS]
-    grounds = list(BACKGROUNDS)
-    scenes = tuple(
-        Scene(colour, shape, grounds[index % len(grounds)], direction)
-        for index, (colour, shape, direction) in enumerate(names)
-    )
-    summary = Summary.of(list(takes(toys, "text-async", scenes, 1)))
-    assert not failures(summary, ALL_LOOKS), summary
+def test_every_colour_shape_and_direction_is_told_from_the_others(looks):
+    assert not failures(looks, ALL_LOOKS), looks
 
 
-def test_guidance_strengthens_the_prompt(toys, monkeypatch):
+def test_guidance_strengthens_the_prompt(toys, looks, monkeypatch):
     """Towards the opposite of the prompt, and off, the films obey it less."""
-    right = {}
-    for guidance in (-1.0, 0.0, 2.0):
+    summaries = {GUIDANCE: looks}
+    for guidance in (-1.0, 0.0):
         with guided(monkeypatch, guidance):
-            summary = Summary.of(list(takes(toys, "text-async", FEW, 1)))
-        right[guidance] = sum(summary.right.values()) / len(summary.right)
+            summaries[guidance] = Summary.of(list(takes(toys, "text-async", FEW, 1)))
+    right = {g: sum(s.right.values()) / len(s.right) for g, s in summaries.items()}
     assert right[-1.0] < right[0.0] < right[2.0] and right[0.0] < 0.6 < 0.85 < right[2.0], right
 
 
@@ -109,19 +120,16 @@ def guided(monkeypatch, guidance):
         yield
 
 
-def seam_gaps(toys, plan) -> list[float]:
-    """The gaps of the figures' paths at the seams of a few films, px."""
-    gaps = []
-    for index, scene in enumerate(HELD_OUT[::4]):
-        figures = find_figures(toys["DF"].film(scene.caption, plan, index))
-        borders = [plan.new_frames(window)[0] for window in list(plan.windows())[1:]]
-        gaps += [seam.at_border.position for seam in seam_jumps(figures, borders)]
-    return sorted(gaps)
+def seam_gaps(films) -> list[float]:
+    """The gaps of the figures' paths at the seams of films of three windows, px."""
+    borders = [start for start, _ in films[0].spans]  # of the continued windows
+    seams = [seam for film in films for seam in seam_jumps(find_figures(film.frames), borders)]
+    return sorted(seam.at_border.position for seam in seams)
 
 
-@pytest.mark.parametrize("kind", ["pixels", "latents", "picture+latents"])
-def test_motion_goes_on_over_a_seam(toys, kind):
-    gaps = seam_gaps(toys, dataclasses.replace(toy_plan(3), history=kind))
+@pytest.mark.parametrize("mode", ["long-pixels", "long-latents", "long-picture"])
+def test_motion_goes_on_over_a_seam(toys, films, mode):
+    gaps = seam_gaps(films(mode) if mode in MARKS else list(takes(toys, mode, FEW[::2], 1)))
     assert gaps[int(0.75 * len(gaps))] < SEAM, gaps
 
 
@@ -164,7 +172,7 @@ def test_a_seam_one_frame_off_is_seen(toys, monkeypatch):
         return dataclasses.replace(tail, frames=tail.frames[:, :, :count])
 
     monkeypatch.setattr(history, "_followed", early)
-    gaps = seam_gaps(toys, toy_plan(3))
+    gaps = seam_gaps(list(takes(toys, "long-pixels", FEW[::2], 1)))
     assert gaps[int(0.75 * len(gaps))] > SEAM, gaps
 
 
