@@ -243,9 +243,9 @@ def test_between_two_films_all_given_frames_are_shown():
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"following": 2, "end": True}, ("end picture and a film", "one or the other")),
-        ({"following": 4}, ("4 latents of a film", "has room for 2")),
-        ({"following": 2, "start": 3}, ("2 latents of a film", "has room for 1")),
+        ({"following": 2, "end": True}, ("end picture and a clip", "one or the other")),
+        ({"following": 4}, ("4 latents of a clip", "has room for 2")),
+        ({"following": 2, "start": 3}, ("2 latents of a clip", "has room for 1")),
     ],
 )
 def test_contradictions_are_told(change, parts):
