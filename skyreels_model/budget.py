@@ -89,8 +89,8 @@ def need(config: ModelConfig, latents: int, width: int, height: int, itemsize: i
 
 
 def vae_bytes(width: int, height: int) -> int:
-    """What decoding frames of (height, width) pixels needs beside the VAE's weights."""
-    return decode_memory(VideoVAE(device="meta"), height, width, COMPUTE).total
+    """What the host is told that decoding (height, width) pixels needs beside the weights."""
+    return decode_memory(VideoVAE(device="meta"), height, width, COMPUTE).needed
 
 
 def describe(latents: int, width: int, height: int, card: tuple[str, int] | None) -> str:

@@ -17,7 +17,7 @@ import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
-from ...skyreels_model.grid import CHANNELS
+from .sockets.latent import check_latent
 
 Execute = Callable[..., io.NodeOutput]
 SHOWN = 5  # of a combo's options
@@ -165,20 +165,7 @@ def _check_images(name: str, images: torch.Tensor) -> None:
 
 
 def _check_latent(name: str, latent: dict[str, Any]) -> None:
-    samples = latent.get("samples")
-    right = isinstance(samples, torch.Tensor) and samples.is_floating_point() and samples.numel()
-    if not right:
-        raise ValueError(f"{name} has samples {shown(samples)}; it must be latents, not empty ones")
-    if samples.ndim != 5 or samples.shape[1] != CHANNELS:
-        raise ValueError(
-            f"{name} has samples of shape {tuple(samples.shape)}, the latents of another kind of "
-            f"model; it must be those of a SkyReels-V2 or Wan 2.1 model, (batch, {CHANNELS}, "
-            f"frames, height / 8, width / 8)"
-        )
-    if not bool(torch.isfinite(samples).all()):
-        raise ValueError(
-            f"{name} has samples that are infinite or not a number; the node that makes it failed"
-        )
+    check_latent(latent, name)
 
 
 def _check_prompts(name: str, prompts: list[Any]) -> None:

@@ -30,7 +30,7 @@ def statistics(latents: Tensor) -> Tensor:
     return torch.cat([mean[None], centred @ centred.T / x.shape[1]]).cpu()
 
 
-def pooled(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
+def pool_statistics(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
     """The statistics (1 + C, C) of a whole, of those of its parts and how many frames each has."""
     counts = torch.tensor([count for count, _ in parts], dtype=torch.float64)
     each = torch.stack([part for _, part in parts]).double()  # (N, 1 + C, C)
@@ -46,7 +46,14 @@ def transport(own: Tensor, reference: Tensor, strength: float) -> tuple[Tensor, 
 
     Returns (C, C) and (C,). At strength 0 it changes nothing, at 1 the results are equal; the least
     change that does it. Directions in which there is little contrast are not blown up (`RIDGE`).
+    Raises ValueError for statistics that are not finite.
     """
+    for name, numbers in (("own", own), ("reference", reference)):
+        if not bool(numbers.isfinite().all()):
+            raise ValueError(
+                f"the {name} colours are infinite or not a number; what made these latents or "
+                f"frames failed"
+            )
     mean, wanted_mean = own[0].double(), reference[0].double()
     eye = torch.eye(len(mean), dtype=torch.float64)
     ridge = (RIDGE * reference[1:].diagonal().mean() + LEAST_VARIANCE).double() * eye
@@ -64,16 +71,16 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return (vectors * values.clamp_min(LEAST_VARIANCE).pow(exponent)) @ vectors.T
 
 
-def moved(latents: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+def map_colours(latents: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """matrix @ x + shift for each position's channels; latents (1, C, F, h, w), dtype kept."""
     matrix, shift = matrix.to(latents.device), shift.to(latents.device)
     flat = latents.float()[0].flatten(1)  # (C, F * h * w)
     return (matrix @ flat + shift[:, None]).view_as(latents).to(latents.dtype)
 
 
-def anchored(latents: Tensor, reference: Tensor, strength: float) -> Tensor:
+def anchor_colours(latents: Tensor, reference: Tensor, strength: float) -> Tensor:
     """Bring the channels' statistics nearer to a reference's (1 + C, C), by `transport`.
 
     latents (1, C, F, h, w), any dtype, kept. One map for all positions: what moves stays.
     """
-    return moved(latents, *transport(statistics(latents), reference, strength))
+    return map_colours(latents, *transport(statistics(latents), reference, strength))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from .colours import (
 )
 
 SIZE = (480, 200)  # px of the plot
+UNMEASURED = "cannot be measured: its latents are too large, infinite or not a number"
 MARGIN = (44, 16, 10, 22)  # left, top, right, bottom
 
 
@@ -31,7 +33,8 @@ class Drift:
     start: its first frame. shift: root mean square over the channels of the change of their means,
     in the first window's standard deviations. spread: mean of their standard deviations as a share
     of the first's. distance: how far the map that undoes it all, turned hues too, moves latents,
-    root mean square, as a share of the first window's standard deviation.
+    root mean square, as a share of the first window's standard deviation. All three are NaN where
+    they cannot be measured.
     """
 
     start: int
@@ -39,9 +42,25 @@ class Drift:
     spread: float
     distance: float
 
+    @property
+    def measured(self) -> bool:
+        return all(map(math.isfinite, (self.shift, self.spread, self.distance)))
+
 
 def measure(start: int, own: Tensor, reference: Tensor) -> Drift:
-    """Drift of a window's own statistics (1 + C, C) against a reference's."""
+    """Drift of a window's own statistics (1 + C, C) against a reference's.
+
+    Never fails: a film must not be lost for want of these numbers. They are NaN where statistics
+    are not finite, or so large that the map cannot be computed.
+    """
+    try:
+        found = _measure(start, own, reference)
+    except (ValueError, torch.linalg.LinAlgError):
+        found = None
+    return found if found and found.measured else Drift(start, *[math.nan] * 3)
+
+
+def _measure(start: int, own: Tensor, reference: Tensor) -> Drift:
     mean, std = _of_each_channel(own)
     first_mean, first_std = _of_each_channel(reference)
     shift = ((mean - first_mean) / first_std).square().mean().sqrt()
@@ -60,9 +79,13 @@ def _of_each_channel(both: Tensor) -> tuple[Tensor, Tensor]:
 def describe(drifts: Sequence[Drift]) -> str:
     """A line a window, and the worst of them."""
     lines = [
-        f"window {number}, from frame {d.start}: {_numbers(d.shift, d.spread, d.distance)}"
+        f"window {number}, from frame {d.start}: "
+        + (_numbers(d.shift, d.spread, d.distance) if d.measured else UNMEASURED)
         for number, d in enumerate(drifts)
     ]
+    drifts = [d for d in drifts if d.measured]
+    if not drifts:
+        return "\n".join(lines)
     worst = _numbers(
         max(d.shift for d in drifts),
         max(drifts, key=lambda d: abs(d.spread - 1)).spread,
@@ -76,15 +99,19 @@ def _numbers(shift: float, spread: float, distance: float) -> str:
 
 
 def draw(drifts: Sequence[Drift]) -> Tensor:
-    """Shift, |spread - 1| and distance by window, (1, H, W, 3) in 0..1; all 0 without drift."""
+    """Shift, |spread - 1| and distance by window, (1, H, W, 3) in 0..1; all 0 without drift.
+
+    Windows that could not be measured are left out.
+    """
     left, top, right, bottom = MARGIN
     box = (left, top, SIZE[0] - right, SIZE[1] - bottom)
+    measured = [(number, d) for number, d in enumerate(drifts) if d.measured]
     lines = {
-        SHIFT_COLOUR: [d.shift for d in drifts],
-        SPREAD_COLOUR: [abs(d.spread - 1) for d in drifts],
-        DISTANCE_COLOUR: [d.distance for d in drifts],
+        SHIFT_COLOUR: [(number, d.shift) for number, d in measured],
+        SPREAD_COLOUR: [(number, abs(d.spread - 1)) for number, d in measured],
+        DISTANCE_COLOUR: [(number, d.distance) for number, d in measured],
     }
-    highest = max(0.1, *(value for values in lines.values() for value in values))
+    highest = max([0.1, *(value for values in lines.values() for _, value in values)])
     picture = Image.new("RGB", SIZE, GROUND)
     pen = ImageDraw.Draw(picture)
     for share in (0, 0.5, 1):
@@ -94,10 +121,10 @@ def draw(drifts: Sequence[Drift]) -> Tensor:
     step = (box[2] - box[0]) / max(len(drifts) - 1, 1)
     for colour, values in lines.items():
         points = [
-            (box[0] + i * step, box[3] - value / highest * (box[3] - box[1]))
-            for i, value in enumerate(values)
+            (box[0] + i * step, box[3] - value / highest * (box[3] - box[1])) for i, value in values
         ]
-        pen.line(points, fill=colour, width=2)
+        if len(points) > 1:
+            pen.line(points, fill=colour, width=2)
         for x, y in points:
             pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
     pen.text((box[0], SIZE[1] - 16), f"shift, over {len(drifts)} windows", fill=SHIFT_COLOUR)

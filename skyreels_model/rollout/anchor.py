@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..drift.colours import anchored, statistics
+from ..drift.colours import anchor_colours, statistics
 from ..plan.windows import Window
 from .film import Film
 
@@ -16,6 +16,6 @@ def hold_window(film: Film, window: Window, latents: Tensor) -> Tensor:
     if not film.plan.continues(window) or film.reference is None:
         film.reference = statistics(own)
     elif film.plan.anchor:
-        own = anchored(own, film.reference, film.plan.anchor)
+        own = anchor_colours(own, film.reference, film.plan.anchor)
         latents = torch.cat([given, own], dim=2)
     return latents

@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..drift.colours import anchored, pooled, statistics
-from ..grid import latent_length
+from ..drift.colours import anchor_colours, pool_statistics, statistics
+from ..grid import frame_length, latent_length
 from ..plan.film_plan import FilmPlan
 from ..vae.network import VideoVAE, normalize_latents
 from .film import Tail
-from .frames import new_frames
+from .frames import decode_latents
+from .parts import Decode, trim
 
 # history(latents of the finished window (1, C, F, h, w), how many of them repeat the window before,
 # tail) -> (latents given to the next window (1, C, O, h, w), new tail).
 History = Callable[[Tensor, int, Tail], tuple[Tensor, Tail]]
-# decode(latents, repeated) -> pieces (1, 3, n, H, W) of the frames of the latents behind those.
-Decode = Callable[[Tensor, int], Iterator[Tensor]]
 Encode = Callable[[Tensor], Tensor]
 
 
@@ -31,8 +30,8 @@ def new_history(plan: FilmPlan, vae: VideoVAE | None) -> History | None:
     def encode(frames: Tensor) -> Tensor:
         return normalize_latents(vae.encode(frames.clamp(-1, 1)))
 
-    def decode(latents: Tensor, repeated: int) -> Iterator[Tensor]:
-        return new_frames(vae, latents, repeated)
+    def decode(latents: Tensor) -> Iterator[Tensor]:
+        return decode_latents(vae, latents)
 
     return history_of(plan, decode, encode)
 
@@ -47,8 +46,8 @@ def history_of(plan: FilmPlan, decode: Decode | None, encode: Encode | None) -> 
         return None
     if plan.backwards:
         return pixel_lead(decode, encode, plan.following, plan.anchor)
-    made = pixel_history if plan.history == "pixels" else picture_history
-    return made(decode, encode, plan.overlap, plan.anchor)
+    through = pixel_history if plan.history == "pixels" else picture_history
+    return through(decode, encode, plan.overlap, plan.anchor)
 
 
 def pixel_history(decode: Decode, encode: Encode, overlap: int, anchor: float = 0.0) -> History:
@@ -62,8 +61,8 @@ def pixel_history(decode: Decode, encode: Encode, overlap: int, anchor: float = 
     """
 
     def history(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
-        tail = _followed(decode(latents, repeated), tail, overlap, anchor)
-        return encode(_held(tail, anchor)), tail
+        tail = _extend_tail(tail, _own_frames(decode, latents, repeated), overlap, anchor)
+        return encode(_anchor_frames(tail, anchor)), tail
 
     return history
 
@@ -76,7 +75,7 @@ def latent_history(overlap: int) -> History:
     """
 
     def history(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
-        carried = _carried(latents, repeated, tail, overlap)
+        carried = _last_latents(latents, repeated, tail, overlap)
         return carried, Tail(latents=carried.clone())
 
     return history
@@ -91,9 +90,9 @@ def picture_history(decode: Decode, encode: Encode, overlap: int, anchor: float 
     count = latent_length(overlap)
 
     def history(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
-        carried = _carried(latents, repeated, tail, count)
-        tail = _followed(decode(latents, repeated), tail, overlap, anchor)
-        picture = encode(_held(tail, anchor)[:, :, :1]).to(carried)
+        carried = _last_latents(latents, repeated, tail, count)
+        tail = _extend_tail(tail, _own_frames(decode, latents, repeated), overlap, anchor)
+        picture = encode(_anchor_frames(tail, anchor)[:, :, :1]).to(carried)
         tail = dataclasses.replace(tail, latents=carried.clone())
         return torch.cat([picture, carried[:, :, 1:]], dim=2), tail
 
@@ -101,7 +100,7 @@ def picture_history(decode: Decode, encode: Encode, overlap: int, anchor: float 
 
 
 def latent_lead(count: int) -> History:
-    """Show the window before, which is made next, the `count` latents behind this one's first.
+    """Show the window before, which is made next, the `count` latents after this one's first.
 
     The first holds one frame, with which the window before it ends; the others follow that frame in
     the rhythm in which they would follow it in one sequence.
@@ -120,21 +119,28 @@ def pixel_lead(decode: Decode, encode: Encode, count: int, anchor: float = 0.0) 
     def lead(latents: Tensor, repeated: int, tail: Tail) -> tuple[Tensor, Tail]:
         if anchor and tail.colours is None:
             own = latents[:, :, :-count]  # without what is shown to the window made first
-            tail = _followed(decode(own, 0), tail, 1, anchor)
-        frames = torch.cat(list(decode(latents[:, :, : count + 1], 0)), dim=2)
+            tail = _extend_tail(tail, decode(own), 1, anchor)
+        frames = torch.cat(list(decode(latents[:, :, : count + 1])), dim=2)
         tail = dataclasses.replace(tail, frames=frames)
-        return encode(_held(tail, anchor))[:, :, 1:], dataclasses.replace(tail, frames=None)
+        return encode(_anchor_frames(tail, anchor))[:, :, 1:], dataclasses.replace(
+            tail, frames=None
+        )
 
     return lead
 
 
-def _carried(latents: Tensor, repeated: int, tail: Tail, count: int) -> Tensor:
+def _last_latents(latents: Tensor, repeated: int, tail: Tail, count: int) -> Tensor:
     """The film's last `count` latents, (1, C, count, h, w)."""
     kept = [] if tail.latents is None else [tail.latents]
     return torch.cat([*kept, latents[:, :, repeated:]], dim=2)[:, :, -count:]
 
 
-def _followed(pieces: Iterator[Tensor], tail: Tail, count: int, anchor: float) -> Tail:
+def _own_frames(decode: Decode, latents: Tensor, repeated: int) -> Iterator[Tensor]:
+    """The frames that a window adds to the film, without those that it repeats."""
+    return trim(decode(latents), frame_length(repeated))
+
+
+def _extend_tail(tail: Tail, pieces: Iterator[Tensor], count: int, anchor: float) -> Tail:
     """The tail with the film's last `count` frames, and its first window's colours to hold to."""
     kept = [] if tail.frames is None else [tail.frames]
     seen = []
@@ -146,10 +152,11 @@ def _followed(pieces: Iterator[Tensor], tail: Tail, count: int, anchor: float) -
             seen.append((piece.shape[2], statistics(piece)))
     # Cloned, or it would keep all that was decoded.
     frames = torch.cat(kept, dim=2)[:, :, -count:].clone()
-    return Tail(frames, tail.latents, pooled(seen) if seen else tail.colours)
+    return Tail(frames, tail.latents, pool_statistics(seen) if seen else tail.colours)
 
 
-def _held(tail: Tail, anchor: float) -> Tensor:
+def _anchor_frames(tail: Tail, anchor: float) -> Tensor:
     """The tail's frames with their colours held to the first window's."""
     assert tail.frames is not None
-    return tail.frames if tail.colours is None else anchored(tail.frames, tail.colours, anchor)
+    frames = tail.frames
+    return frames if tail.colours is None else anchor_colours(frames, tail.colours, anchor)

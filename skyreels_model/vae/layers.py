@@ -1,7 +1,7 @@
 """Layers of the Wan 2.1 causal video VAE: what runs on one step of a stream.
 
 A step is the first frame alone, or one latent's worth of frames after it. Layers that look back
-in time get the frames before the step from a `History`; they hold no state themselves.
+in time get the frames before the step from `Past`; they hold no state themselves.
 Facts from SkyworkAI/SkyReels-V2 skyreels_v2_infer/modules/vae.py; names of modules are those of
 `Wan2.1_VAE.pth`, which counts parameter-free layers too (hence the ModuleDicts keyed by number).
 """
@@ -27,8 +27,8 @@ PIECE = 2
 SCORES = 1 << 24
 
 
-class History:
-    """One walk through a stream's cache: each causal layer visits its own slot, in running order.
+class Past:
+    """What a step looks back to: each causal layer visits its own slot of the cache, in order.
 
     An empty cache marks the stream's first step. Slots are replaced one by one, so that the old
     and the new cache are never held together; tensors in the cache are never written to.
@@ -102,12 +102,12 @@ class RMSNorm(nn.Module):
         return (x * (self.gamma / HEADROOM).to(x)).mul_(scale)
 
 
-def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor, history: History) -> Tensor:
+def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor, past: Past) -> Tensor:
     """RMS norm, SiLU and a causal 3x3x3 convolution: (B, C, T, H, W) -> (B, C', T, H, W)."""
     # x is rebound at each line so that no intermediate outlives its use.
     x = F.silu(norm(x), inplace=True)
-    x = history.prepend(x, 2)
-    history.keep(x, 2)
+    x = past.prepend(x, 2)
+    past.keep(x, 2)
     return conv(x)
 
 
@@ -152,9 +152,9 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut = nn.Identity() if dim == out_dim else make.pointwise3d(dim, out_dim)
 
-    def forward(self, x: Tensor, history: History) -> Tensor:
+    def forward(self, x: Tensor, past: Past) -> Tensor:
         norm1, conv1, norm2, conv2 = self.residual.values()
-        residual = norm_silu_conv(norm2, conv2, norm_silu_conv(norm1, conv1, x, history), history)
+        residual = norm_silu_conv(norm2, conv2, norm_silu_conv(norm1, conv1, x, past), past)
         return residual.add_(self.shortcut(x))
 
 
@@ -199,14 +199,14 @@ class Downsample(nn.Module):
         """(N, C, H, W) -> (N, C, H/2, W/2); the padding is on the right and bottom only."""
         return self.resample["1"](F.pad(images, (0, 1, 0, 1)))
 
-    def forward(self, x: Tensor, history: History) -> Tensor:
+    def forward(self, x: Tensor, past: Past) -> Tensor:
         x = per_frame(self.shrink, x)
         if self.time_conv is None:
             return x
-        if history.first:
-            history.store(x)
+        if past.first:
+            past.store(x)
             return x
-        return self.time_conv(history.extend(x, 1))
+        return self.time_conv(past.extend(x, 1))
 
 
 class Upsample(nn.Module):
@@ -224,13 +224,13 @@ class Upsample(nn.Module):
         """(N, C, H, W) -> (N, C/2, 2H, 2W)"""
         return self.resample["1"](F.interpolate(images, scale_factor=2.0, mode="nearest-exact"))
 
-    def forward(self, x: Tensor, history: History) -> Tensor:
+    def forward(self, x: Tensor, past: Past) -> Tensor:
         if self.time_conv is not None:
-            if history.first:
+            if past.first:
                 # As in the reference, the second step does not see the first frame.
-                history.store(no_past(x, 2))
+                past.store(no_past(x, 2))
             else:
-                pairs = self.time_conv(history.extend(x, 2)).unflatten(1, (2, -1))
+                pairs = self.time_conv(past.extend(x, 2)).unflatten(1, (2, -1))
                 x = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # (B, C, 2T, H, W)
         return per_frame(self.enlarge, x)
 
@@ -241,22 +241,22 @@ def middle(dim: int, make: Factory) -> nn.ModuleList:
     )
 
 
-def run_middle(blocks: nn.ModuleList, x: Tensor, history: History) -> Tensor:
+def run_middle(blocks: nn.ModuleList, x: Tensor, past: Past) -> Tensor:
     """(B, C, T, h, w) -> (B, C, T, h, w)"""
     before, attention, after = blocks
-    return after(attention(before(x, history)), history)
+    return after(attention(before(x, past)), past)
 
 
 def head(dim: int, out_dim: int, make: Factory) -> nn.ModuleDict:
     return nn.ModuleDict({"0": make.norm(dim), "2": make.conv3d(dim, out_dim)})
 
 
-def in_pieces(layers: Callable[[Tensor, History], Tensor], x: Tensor, history: History) -> Tensor:
+def in_pieces(layers: Callable[[Tensor, Past], Tensor], x: Tensor, past: Past) -> Tensor:
     """Layers that keep the number of frames, on PIECE frames of x (B, C, T, H, W) at a time."""
-    start, pieces = history.slot, []
+    start, pieces = past.slot, []
     for piece in x.split(PIECE, dim=2):
-        history.slot = start
-        pieces.append(layers(piece, history))
+        past.slot = start
+        pieces.append(layers(piece, past))
     return torch.cat(pieces, dim=2)
 
 
@@ -291,18 +291,18 @@ class Encoder(nn.Module):
         self.middle = middle(width, make)
         self.head = head(width, out_dim, make)
 
-    def forward(self, x: Tensor, history: History) -> Tensor:
-        x = in_pieces(self._fine, x, history)
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        x = in_pieces(self._fine, x, past)
         for block in self.downsamples[self.joint :]:
-            x = block(x, history)
-        x = run_middle(self.middle, x, history)
-        return norm_silu_conv(self.head["0"], self.head["2"], x, history)
+            x = block(x, past)
+        x = run_middle(self.middle, x, past)
+        return norm_silu_conv(self.head["0"], self.head["2"], x, past)
 
-    def _fine(self, x: Tensor, history: History) -> Tensor:
+    def _fine(self, x: Tensor, past: Past) -> Tensor:
         """The levels before time is halved: (B, 3, T, H, W) -> (B, C, T, H', W')."""
-        x = self.conv1(history.extend(x, 2))
+        x = self.conv1(past.extend(x, 2))
         for block in self.downsamples[: self.joint]:
-            x = block(x, history)
+            x = block(x, past)
         return x
 
 
@@ -340,15 +340,15 @@ class Decoder(nn.Module):
                     self.joint = len(self.upsamples)
         self.head = head(width, 3, make)
 
-    def forward(self, x: Tensor, history: History) -> Tensor:
-        x = self.conv1(history.extend(x, 2))
-        x = run_middle(self.middle, x, history)
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        x = self.conv1(past.extend(x, 2))
+        x = run_middle(self.middle, x, past)
         for block in self.upsamples[: self.joint]:
-            x = block(x, history)
-        return in_pieces(self._fine, x, history)
+            x = block(x, past)
+        return in_pieces(self._fine, x, past)
 
-    def _fine(self, x: Tensor, history: History) -> Tensor:
+    def _fine(self, x: Tensor, past: Past) -> Tensor:
         """The levels behind the last doubling of time: (B, C, T, H', W') -> (B, 3, T, H, W)."""
         for block in self.upsamples[self.joint :]:
-            x = block(x, history)
-        return norm_silu_conv(self.head["0"], self.head["2"], x, history)
+            x = block(x, past)
+        return norm_silu_conv(self.head["0"], self.head["2"], x, past)

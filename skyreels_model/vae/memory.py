@@ -3,7 +3,7 @@
 Every tensor of a step is some number of channels x frames x positions, so that the bytes are a
 constant of the configuration times height x width x bytes a number. At the published one that is,
 for each pixel, 2365 numbers of cache and 972 of work in decoding, 1404 and 876 in encoding. Only
-live tensors count, not what a back end takes inside of an operation.
+live tensors count; what a back end takes inside of an operation comes on top (`StepMemory.needed`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from .layers import PIECE, Downsample, ResidualBlock, Upsample
 from .network import FRAME_CHANNELS, VideoVAE
 
 PAST = 2  # frames that a causal convolution looks back
+# What a convolution may take beside its live tensors, as a part of these: its input and its
+# output in another layout.
+SCRATCH = 0.6
+# How back ends say that memory does not suffice where they have no class of error for it: PyTorch's
+# allocator for the CPU on Linux and on Windows; MPS, XPU and older CUDA; cuBLAS and cuDNN.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, a device's or the machine's."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,11 @@ class StepMemory:
     @property
     def total(self) -> int:
         return self.cache + self.work
+
+    @property
+    def needed(self) -> int:
+        """What the host is told, and people: with what a back end may take on top."""
+        return self.cache + int(self.work * (1 + SCRATCH))
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import vae_config_from_state_dict
-from .layers import Decoder, Encoder, Factory, History
+from .layers import Decoder, Encoder, Factory, Past
 
 # Per channel, over the training set of Wan 2.1; the model works on (mu - mean) / std.
 LATENT_MEAN = (
@@ -150,7 +150,7 @@ class EncodeStream:
         return frames.split(first + [self.vae.time_factor] * count, dim=2)
 
     def _step(self, chunk: Tensor) -> Tensor:
-        moments = self.vae.conv1(self.vae.encoder(chunk, History(self.cache)))
+        moments = self.vae.conv1(self.vae.encoder(chunk, Past(self.cache)))
         return moments[:, : self.vae.z_dim]
 
     def check(self, frames: Tensor) -> None:
@@ -196,7 +196,7 @@ class DecodeStream:
             _check_continues("latents", latents, self.cache[0])
 
     def _step(self, latent: Tensor) -> Tensor:
-        return self.vae.decoder(self.vae.conv2(latent), History(self.cache))
+        return self.vae.decoder(self.vae.conv2(latent), Past(self.cache))
 
 
 def _check_layout(name: str, x: Tensor, channels: int) -> None:

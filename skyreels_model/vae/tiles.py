@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .memory import lacks_memory
 from .network import FRAME_CHANNELS, DecodeStream, EncodeStream, VideoVAE
 
 Spans = list[tuple[int, int]]
@@ -140,10 +141,6 @@ def _ramp(position: Tensor, overlap: int) -> Tensor:
     if not overlap:
         return torch.ones_like(position)
     return 0.5 - 0.5 * torch.cos((2 * position / overlap - 0.5).clamp(0, 1) * math.pi)
-
-
-def lacks_memory(error: Exception) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import threading
 
 import graphs
 import numpy as np
@@ -41,8 +42,19 @@ def film(vae):
     return pixels, vae.encode(pixels)
 
 
+# As a GPU, Python, and PyTorch's allocator for the CPU say that memory does not suffice.
+LACKS = {
+    "GPU": torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    "RAM": MemoryError(),
+    "allocator": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 1000000000000 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+}
+
+
 @contextlib.contextmanager
-def full_device(vae, largest, since=0):
+def full_device(vae, largest, since=0, lack="GPU"):
     """The decoder and the encoder raise as on a full device where pictures exceed `largest` px."""
     calls = 0
 
@@ -51,7 +63,7 @@ def full_device(vae, largest, since=0):
         calls += 1
         side = max(*args[0].shape[3:], *output.shape[3:])
         if calls > since and side > largest:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise LACKS[lack]
 
     model = vae.first_stage_model
     handles = [half.register_forward_hook(raise_) for half in (model.decoder, model.encoder)]
@@ -163,25 +175,109 @@ def test_core_nodes_stream_too(small, part):
     assert torch.equal(tiled, part("film.encoding").encode_film(small, pixels, 64)["samples"])
 
 
-@pytest.mark.parametrize("since", [0, 2])
-def test_a_full_device_goes_on_in_tiles_and_loses_nothing(vae, part, film, caplog, since):
+@pytest.mark.parametrize(
+    ("since", "lack"), [(0, "GPU"), (2, "GPU"), (2, "RAM"), (0, "allocator")], ids=str
+)
+def test_a_full_device_goes_on_in_tiles_and_loses_nothing(vae, part, film, caplog, since, lack):
     pixels, latents = film
     whole = part("film.decoding").decode_film(vae, {"samples": latents})
-    with caplog.at_level(logging.WARNING, "skyreels_v2"), full_device(vae, 64, since):
+    with caplog.at_level(logging.WARNING, "skyreels_v2"), full_device(vae, 64, since, lack):
         made = part("film.decoding").decode_film(vae, {"samples": latents})
     assert "out of memory; going on in tiles of 64 x 64 px" in caplog.text
     before = 5 if since else 0
     assert torch.equal(made[:before], whole[:before])
     assert made.shape == whole.shape and rms(made, whole) < 0.06
-    with full_device(vae, 64, since):
+    with full_device(vae, 64, since, lack):
         coded = part("film.encoding").encode_film(vae, pixels)["samples"]
     assert torch.equal(coded[:, :, :since], latents[:, :, :since])
     assert coded.shape == latents.shape and rms(coded, latents) < 0.1
 
 
-def test_a_device_without_room_for_a_tile_says_so(vae, part, film):
-    with full_device(vae, 32), pytest.raises(torch.cuda.OutOfMemoryError):
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_device_without_room_for_a_tile_says_what_to_change(vae, part, film, lack):
+    """A GPU's error stays one, by which the host knows that its models have to leave it."""
+    kind = torch.cuda.OutOfMemoryError if lack == "GPU" else MemoryError
+    words = r"of 96 x 64 px: there is not enough memory; tiles were tried\. Set tile_size to 64"
+    with full_device(vae, 32, lack=lack):
+        with pytest.raises(kind, match=f"VAE decode {words}"):
+            part("film.decoding").decode_film(vae, {"samples": film[1]})
+        with pytest.raises(kind, match=f"VAE encode {words}"):
+            part("film.encoding").encode_film(vae, film[0])
+
+
+def test_another_error_is_not_taken_for_lack_of_memory(vae, part, film, monkeypatch):
+    def fail(stream, given):
+        raise RuntimeError("as the test wants it")
+
+    monkeypatch.setattr(part("sockets.vae_streams").DecodeStream, "push", fail)
+    with pytest.raises(RuntimeError, match="^as the test wants it$"):
         part("film.decoding").decode_film(vae, {"samples": film[1]})
+
+
+def test_another_vae_without_memory_says_what_to_change(vae, part, film, monkeypatch):
+    import comfy.sd
+
+    other = comfy.sd.VAE.__new__(comfy.sd.VAE)
+
+    def fail(*given, **options):
+        raise MemoryError
+
+    for name in ("decode", "encode", "decode_tiled", "encode_tiled"):
+        monkeypatch.setattr(other, name, fail, raising=False)
+    for size in (0, 64):
+        with pytest.raises(MemoryError, match="VAE decode: .* set tile_size"):
+            part("film.decoding").decode_film(other, {"samples": film[1]}, size)
+        with pytest.raises(MemoryError, match="VAE encode: .* set tile_size"):
+            part("film.encoding").encode_film(other, film[0], size)
+
+
+def test_frames_without_room_say_how_much_they_take(part, monkeypatch):
+    piece = torch.zeros(4, 8, 8, 3)
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *given, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        part("film.decoding")._reserve_frames(1, piece)
+
+    def fail(*given, **options):
+        raise LACKS["allocator"]
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", fail)
+    with pytest.raises(MemoryError, match=r"1398102 frames of 8 x 8 px, 1.0 GB of RAM"):
+        part("film.decoding")._reserve_frames(1398102, piece)
+
+
+def test_only_our_encode_node_has_a_bar_for_encoding(vae, part, film, monkeypatch):
+    """Within the sampler a second bar would take the film's place: 100 % at every seam."""
+    import comfy.utils
+
+    made = []
+
+    class Bar:
+        def __init__(self, total):
+            made.append([total, 0])
+
+        def update(self, count):
+            made[-1][1] += count
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    part("film.encoding").encode_frames(vae, film[0])
+    list(part("film.decoding").decode_pieces(vae, film[1]))
+    assert not made
+    part("film.encoding").encode_film(vae, film[0])
+    part("film.decoding").decode_film(vae, {"samples": film[1]})
+    assert made == [[3, 3], [3, 3]]
+
+
+def test_making_a_vae_silences_one_warning_and_no_other(part, caplog):
+    host = part("sockets.vae")
+    other = threading.Thread(target=lambda: logging.warning("No VAE weights of another thread"))
+    with caplog.at_level(logging.WARNING), host._without_warning("No VAE weights"):
+        logging.warning("WARNING: No VAE weights detected")
+        logging.warning("something else")
+        other.start()
+        other.join()
+    logging.warning("No VAE weights later")
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["something else", "No VAE weights of another thread", "No VAE weights later"]
 
 
 @pytest.mark.parametrize("decode", [True, False])

@@ -43,15 +43,15 @@ def test_statistics_are_those_of_the_channels():
 def test_statistics_of_parts_pool_to_those_of_the_whole():
     whole = mixed(3, frames=6)
     parts = [(part.shape[2], drift.statistics(part)) for part in whole.split([1, 3, 2], dim=2)]
-    assert torch.allclose(drift.pooled(parts), drift.statistics(whole), atol=1e-6)
+    assert torch.allclose(drift.pool_statistics(parts), drift.statistics(whole), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_anchored_latents_have_the_references_statistics_and_their_own_motion(dtype):
     x, reference = mixed(0).to(dtype), drift.statistics(mixed(1))
     exact = dtype == torch.float32
-    assert torch.allclose(drift.anchored(x, reference, 0.0), x, atol=1e-5)
-    whole = drift.anchored(x, reference, 1.0)
+    assert torch.allclose(drift.anchor_colours(x, reference, 0.0), x, atol=1e-5)
+    whole = drift.anchor_colours(x, reference, 1.0)
     assert whole.dtype == dtype
     found, wanted = drift.statistics(whole), reference
     assert torch.allclose(found[0], wanted[0], atol=1e-5 if exact else 0.01)
@@ -60,7 +60,7 @@ def test_anchored_latents_have_the_references_statistics_and_their_own_motion(dt
     ridge = RIDGE * wanted[1:].diagonal().mean()
     left, right = found[1:] + ridge * matrix @ matrix.T, wanted[1:] + ridge * torch.eye(16)
     assert torch.allclose(left, right, atol=1e-4 if exact else 0.03)
-    half = drift.anchored(x, reference, 0.5).float()
+    half = drift.anchor_colours(x, reference, 0.5).float()
     assert torch.allclose(half, (x.float() + whole.float()) / 2, atol=1e-5 if exact else 0.03)
 
 
@@ -73,7 +73,7 @@ def test_a_turned_hue_is_turned_back():
     before = measured(turned, drift.statistics(reference))
     assert before.shift < 1e-6 and before.spread == pytest.approx(1, abs=1e-6)
     assert before.distance > 0.1
-    held = drift.anchored(turned, drift.statistics(reference), 1.0)[0].flatten(1)
+    held = drift.anchor_colours(turned, drift.statistics(reference), 1.0)[0].flatten(1)
     assert torch.corrcoef(turned[0].flatten(1))[0, 1] < -0.99
     assert torch.corrcoef(held)[0, 1] > 0.9
 
@@ -89,12 +89,12 @@ def test_the_least_change_that_does_it():
 
 def test_channels_without_contrast_stay_finite_and_small():
     flat, reference = torch.zeros(1, 16, 2, 4, 4), drift.statistics(noise(1))
-    held = drift.anchored(flat, reference, 1.0)
+    held = drift.anchor_colours(flat, reference, 1.0)
     assert torch.allclose(held[0].flatten(1), reference[0][:, None], atol=1e-5)
     faint = noise(2, scale=1e-3)
-    held = drift.statistics(drift.anchored(faint, reference, 1.0))
+    held = drift.statistics(drift.anchor_colours(faint, reference, 1.0))
     assert held[1:].diagonal().sqrt().max() < 0.02
-    assert drift.anchored(noise(2), drift.statistics(flat), 1.0).abs().max() < 1e-3
+    assert drift.anchor_colours(noise(2), drift.statistics(flat), 1.0).abs().max() < 1e-3
 
 
 def brightening(x, t):
@@ -150,3 +150,27 @@ def test_meter_tells_and_draws():
     picture = drift.draw(drifts)
     assert picture.shape == (1, 200, 480, 3) and 0 <= picture.min() < picture.max() <= 1
     assert not torch.equal(picture, drift.draw(drifts[:1] * 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_what_cannot_be_measured_is_said_and_loses_no_film(value):
+    """1e38 is a number, but its square is none in float32."""
+    bad = noise(1)
+    bad[0, 3, 1, 2, 2] = value
+    reference = drift.statistics(noise(0))
+    drifts = [
+        measured(noise(0), reference),
+        measured(bad, reference, 5),
+        measured(noise(0, shift=0.3), reference, 9),
+        measured(noise(0), drift.statistics(bad), 13),
+    ]
+    assert [one.measured for one in drifts] == [True, False, True, False]
+    lines = drift.describe(drifts).splitlines()
+    assert "window 1, from frame 5: cannot be measured" in lines[1]
+    assert lines[-1].startswith("worst: shift 0.3") and "nan" not in "".join(lines)
+    picture = drift.draw(drifts)
+    assert picture.isfinite().all() and not torch.equal(picture, drift.draw(drifts[:1]))
+    assert drift.draw(drifts[1:2]).isfinite().all()
+    assert "worst" not in drift.describe(drifts[1:2])
+    with pytest.raises(ValueError, match="own colours are infinite or not a number"):
+        drift.transport(drift.statistics(bad), reference, 1.0)

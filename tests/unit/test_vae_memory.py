@@ -1,12 +1,15 @@
 """What a stream's step needs: the same at any length of film, and what the estimate says."""
 
+import pathlib
+
 import pytest
 import torch
 
 from devtools.live_bytes import LiveBytes
+from skyreels_model.budget import GB, vae_bytes
 from skyreels_model.vae import VideoVAE
-from skyreels_model.vae.memory import decode_memory, encode_memory
-from skyreels_model.vae.tiles import TiledDecodeStream, tilings
+from skyreels_model.vae.memory import decode_memory, encode_memory, lacks_memory
+from skyreels_model.vae.tiles import TiledDecodeStream, coded, tilings
 
 ESTIMATES = {"decode": decode_memory, "encode": encode_memory}
 OTHER = {"dim": 32, "temporal_downsample": (True, True, False)}
@@ -93,3 +96,51 @@ def test_live_memory_counts_what_lives():
         memory.reset_peak()
         del c
     assert (memory.now, memory.peak) == (0, 10)
+
+
+HELP = pathlib.Path(__file__).resolve().parents[2] / "js" / "docs"
+
+
+@pytest.mark.parametrize("size", [(832, 480), (960, 544), (1280, 720), (1920, 1088)])
+def test_the_help_pages_numbers_are_computed(size):
+    """The same that the host is told, and the tiles that the host then chooses."""
+    vae, (width, height) = VideoVAE(device="meta"), size
+    latents = (height // 8, width // 8)
+    for tiling in tilings(*latents):
+        rows, columns = tiling.rows.spans(latents[0]), tiling.columns.spans(latents[1])
+        if decode_memory(vae, 8 * rows[0][1], 8 * columns[0][1], 2).needed <= 2 * GB:
+            break
+    more = coded(tiling, *latents) / latents[0] / latents[1] - 1
+    row = (
+        f"| {width} × {height} | {vae_bytes(*size) / GB:.1f} GB | {len(rows) * len(columns)} of "
+        f"{8 * columns[0][1]} × {8 * rows[0][1]} px | {100 * more:.0f} % |"
+    )
+    assert row in (HELP / "SkyReelsV2Decode.md").read_text(encoding="utf-8")
+
+
+def test_the_help_page_of_encode_says_what_the_host_is_told():
+    vae = VideoVAE(device="meta")
+    one, two = (
+        f"{encode_memory(vae, h, w, 2).needed / GB:.1f} GB at {w} × {h}"
+        for w, h in ((832, 480), (1280, 720))
+    )
+    assert f"({one}, {two} in bfloat16" in (HELP / "SkyReelsV2Encode.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+        (OSError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_errors_of_missing_memory(error, lacks):
+    assert lacks_memory(error) is lacks

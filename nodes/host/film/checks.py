@@ -13,6 +13,7 @@ from torch import nn
 from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ..sockets.model import VARIANT_KEY
+from ..sockets.vae import check_wan_vae
 from .given import FilmImages
 from .shots import FilmShot
 
@@ -222,8 +223,5 @@ def check_vae(plan: FilmPlan, vae: comfy.sd.VAE | None, has_images: bool) -> Non
             f"{plan.num_windows} windows, each continuing the last one's frames through the VAE. "
             f"Connect it, or shorten the film to {plan.window} frames, or set history to latents"
         )
-    if vae is not None and getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
-        raise ValueError(
-            f"vae has {vae.latent_channels} latent channels; this model needs the Wan 2.1 VAE with "
-            f"{CHANNELS}"
-        )
+    if vae is not None:
+        check_wan_vae(vae)

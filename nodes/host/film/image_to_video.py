@@ -14,7 +14,10 @@ from ....skyreels_model.framing import fit_image
 from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.model.config import CLIP_DIM
 from ....skyreels_model.plan.film_plan import FilmPlan
+from ....skyreels_model.rollout.parts import one_window
 from ..sockets.clip_vision import ImageEncoder, squashed_features
+from ..sockets.latent import make_latent
+from ..sockets.vae import check_wan_vae
 from .images import open_images
 
 GREY = 0.5  # zero for the VAE, which codes -1..1
@@ -28,13 +31,13 @@ def image_to_video(
     size: FilmPlan,
     clip_vision: ImageEncoder | None,
     fit: str,
-) -> tuple[list[Any], list[Any], dict[str, Tensor]]:
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Both conditionings with the start image in them, and an empty LATENT of the film's size.
 
     As the reference does: the image, then grey frames, are encoded as one film. Raises ValueError,
     before that work, on inputs that cannot go together.
     """
-    check_vae(vae)
+    check_wan_vae(vae)
     (given,) = open_images("start_image", start_image, 1)
     image = fit_image(given, size.width, size.height, fit)  # (H, W, 3)
     values: dict[str, Any] = {}
@@ -53,15 +56,8 @@ def image_to_video(
         device=comfy.model_management.intermediate_device(),
     )
     with_image = node_helpers.conditioning_set_values
-    return with_image(positive, values), with_image(negative, values), {"samples": empty}
-
-
-def check_vae(vae: comfy.sd.VAE) -> None:
-    if getattr(vae, "latent_channels", CHANNELS) != CHANNELS:
-        raise ValueError(
-            f"vae has {vae.latent_channels} latent channels; I2V models need the Wan 2.1 VAE with "
-            f"{CHANNELS}"
-        )
+    latent = make_latent(empty, one_window(empty))
+    return with_image(positive, values), with_image(negative, values), latent
 
 
 def check_features(features: Tensor) -> None:

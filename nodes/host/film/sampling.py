@@ -156,8 +156,7 @@ def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -
     def encode(frames: Tensor) -> Tensor:
         return encode_frames(frames[0].movedim(0, -1).clamp(0, 1))
 
-    def decode(latents: Tensor, repeated: int) -> Iterator[Tensor]:
-        raw = latent_format.process_out(latents.cpu())
-        return (piece.movedim(-1, 0)[None] for piece in decode_pieces(vae, raw, repeated))
+    def decode(latents: Tensor) -> Iterator[Tensor]:
+        return decode_pieces(vae, latent_format.process_out(latents.cpu()))
 
     return history_of(plan, decode, encode)

@@ -1,107 +1,77 @@
-"""What rides with a film's LATENT: where its windows begin, and what was given to them."""
+"""A film's LATENT: its latents for every node, and beside them what our nodes know of them.
+
+What rides along is bound to the latents' content (`rollout.parts.bind_parts`): ComfyUI's nodes copy
+it to whatever they make of a LATENT, so that a second pass would be decoded with the first's seams.
+"""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ....skyreels_model.framing import FramedFilm
-from ....skyreels_model.grid import CHANNELS, TEMPORAL_STRIDE, frame_length
-from ....skyreels_model.plan.windows import Window
-from ....skyreels_model.rollout.film import Film
+from ....skyreels_model.grid import CHANNELS
+from ....skyreels_model.rollout.parts import FilmParts, fingerprint, one_window
+from ..notice import warn
 
 FILM_KEY = "skyreels_v2_film"
-LOG = logging.getLogger("skyreels_v2")
+NEEDED = "needed are the latents of a SkyReels-V2 or Wan 2.1 model"
 
 
-@dataclass(frozen=True)
-class Seam:
-    """Where latents begin that are decoded by themselves, the latents given to them, their frames.
+def make_latent(samples: Tensor, parts: FilmParts) -> dict[str, Any]:
+    """A LATENT of raw latents (1, C, F, h, w), with how they were made."""
+    return {"samples": samples, FILM_KEY: parts}
 
-    frames: how many of its own frames belong to the film, from frame `skip` of them on.
+
+def check_latent(latent: dict[str, Any], name: str = "samples") -> Tensor:
+    """The samples of a video LATENT (B, 16, F, h, w), all finite.
+
+    Raises ValueError that names the input and says what was given instead.
     """
-
-    start: int
-    given: Tensor | None
-    frames: int
-    skip: int = 0
-
-
-@dataclass(frozen=True)
-class Span:
-    """Latents [start, stop) that were made together, and their first frame.
-
-    reference: the number of the span whose colours they were to keep, its own where it began anew.
-    """
-
-    start: int
-    stop: int
-    frame: int
-    reference: int
-
-
-@dataclass(frozen=True)
-class FilmParts:
-    """How latents of a shape were made and are to be decoded.
-
-    before, behind: films (T, H, W, 3) that they extend and lead into.
-    """
-
-    shape: tuple[int, ...]
-    seams: list[Seam]
-    spans: list[Span]
-    before: FramedFilm | Tensor | None = None
-    behind: FramedFilm | Tensor | None = None
-
-
-def spans_of_window(
-    film: Film, window: Window, start: int, count: int, frame: int, before: list[Span]
-) -> list[Span]:
-    """A window's own latents; of one sequence as many at a time as a view shows."""
-    plan, number = film.plan, len(before)
-    if plan.sliding:
-        view = plan.shown_latents(window)
-        # Behind given latents that are left out every one has four frames.
-        whole = count < window.length
-        return [
-            Span(
-                i,
-                min(i + view, start + count),
-                frame + ((i - start) * TEMPORAL_STRIDE if whole else frame_length(i - start)),
-                number,
-            )
-            for i in range(start, start + count, view)
-        ]
-    reference = number
-    if plan.backwards:
-        reference = plan.num_windows - 1
-    elif window.repeated:
-        reference = before[-1].reference
-    return [Span(start, start + count, frame, reference)]
-
-
-def check_latent(latent: dict[str, Any]) -> Tensor:
-    """The samples of a video LATENT, or a ValueError that says what was given instead."""
-    samples = latent["samples"]
+    samples = latent.get("samples")
+    if not isinstance(samples, Tensor):
+        found = "nothing" if samples is None else f"a {type(samples).__name__}"
+        raise ValueError(f"{name} is a LATENT with {found} for samples; {NEEDED}")
     if samples.ndim != 5 or samples.shape[1] != CHANNELS:
         kind = "an image" if samples.ndim == 4 else "another video"
         raise ValueError(
-            f"samples has shape {tuple(samples.shape)}, the latents of {kind} model; needed is "
+            f"{name} has shape {tuple(samples.shape)}, the latents of {kind} model; needed is "
             f"(batch, {CHANNELS}, frames, height / 8, width / 8) of a SkyReels-V2 or Wan 2.1 model"
         )
+    if not samples.numel():
+        raise ValueError(f"{name} has shape {tuple(samples.shape)}, which is empty; {NEEDED}")
+    if not samples.is_floating_point():
+        raise ValueError(f"{name} has numbers of type {str(samples.dtype)[6:]}; {NEEDED}")
+    for number, part in enumerate(samples.split(1, dim=2)):
+        if not bool(torch.isfinite(part).all()):
+            raise ValueError(
+                f"{name} has numbers in latent frame {number} that are infinite or not a number; "
+                f"the node that made it failed"
+            )
     return samples
 
 
 def film_parts(latent: dict[str, Any], samples: Tensor) -> FilmParts:
-    """How these samples were made: in one window where a node has changed their shape since."""
-    film: FilmParts | None = latent.get(FILM_KEY)
-    if film is not None:
-        if tuple(samples.shape) == film.shape:
-            return film
-        LOG.warning("The latents were resized or cut after sampling; decoding them as one window.")
-    count = samples.shape[2]
-    seam, span = Seam(0, None, frame_length(count)), Span(0, count, 0, 0)
-    return FilmParts(tuple(samples.shape), [seam], [span])
+    """How these samples were made; as one window where that is not known or no longer true."""
+    parts = latent.get(FILM_KEY)
+    if not isinstance(parts, FilmParts):
+        if samples.shape[2] > 1:
+            warn(
+                "samples brings no record of its windows, so it is decoded as one. That is right "
+                "for latents made in one window. A longer film that went through Save Latent and "
+                "Load Latent has lost its record there: it may jump at every seam. Decode it "
+                "before it is saved."
+            )
+        return one_window(samples)
+    if parts.simple and parts.shape[2] == samples.shape[2]:
+        return parts
+    if parts.shape == tuple(samples.shape) and parts.digest == fingerprint(samples):
+        return parts
+    clips = parts.before is not None or parts.after is not None
+    lost = "the seams and the clips before and after" if clips else "the seams"
+    warn(
+        f"samples was changed by another node since it was sampled (a second sampler, resized, "
+        f"cut), so it is decoded as one window, without {lost} of the film that it was."
+    )
+    return one_window(samples)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
 import comfy.model_management
+import torch
 
 from ....skyreels_model.budget import sampling_bytes
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
+from ....skyreels_model.vae import memory as vae_memory
 
 # They hold the scores of all queries and keys, or as many as the host finds room for.
 WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
@@ -45,3 +48,24 @@ def card() -> tuple[str, int] | None:
     # "cuda:0 NVIDIA GeForce RTX 4090 : native": the part for people.
     name = name.split(" : ")[0].removeprefix(f"{device} ")
     return name, int(management.get_total_memory(device))
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory does not suffice, a device's or the machine's."""
+    return vae_memory.lacks_memory(error) or comfy.model_management.is_oom(error)
+
+
+@contextlib.contextmanager
+def explain_lack(what: str, advice: str) -> Iterator[None]:
+    """Where memory does not suffice inside, say for what, and what to change.
+
+    The kind of error stays, by which the host knows that its models have to leave a GPU.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        kind = type(error) if isinstance(error, torch.cuda.OutOfMemoryError) else MemoryError
+        told = str(error) or type(error).__name__
+        raise kind(f"{what}: there is not enough memory; {advice}. Reported: {told}") from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import pathlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import comfy.model_management
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ....skyreels_model.files import checkpoint, loading
-from ....skyreels_model.grid import frame_length
+from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.vae.names import to_original_names
 from ....skyreels_model.vae.network import VideoVAE
 from ....skyreels_model.vae.tiles import SMALLEST, Side, Tiling
@@ -23,6 +26,46 @@ from .patcher import patcher_type
 from .vae_streams import decode_latents, encode_frames, step_bytes
 
 LOG = logging.getLogger("skyreels_v2")
+# What to change where any other VAE lacks memory.
+OTHER_VAE = (
+    "set tile_size, 256 or smaller, make the film smaller (width, height), or load the VAE with "
+    "SkyReels-V2 VAE Loader, whose memory does not grow with the film"
+)
+# What the host says of a VAE: its name for it, ours, and the Wan 2.1 VAE's.
+WAN_VAE = (
+    ("latent_channels", "latent channels", CHANNELS),
+    ("output_channels", "channels of colour", 3),
+    ("conv_out_channels", "output channels", 3),
+    ("latent_dim", "latent dimensions", 3),
+    ("upscale_index_formula", "as strides (frames, height, width)", (4, 8, 8)),
+)
+
+
+@contextlib.contextmanager
+def _without_warning(words: str) -> Iterator[None]:
+    """Keep one warning of the host's log, in this thread alone, from being shown."""
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.thread != thread or words not in record.getMessage()
+
+    log = logging.getLogger()
+    log.addFilter(passes)
+    try:
+        yield
+    finally:
+        log.removeFilter(passes)
+
+
+def check_wan_vae(vae: comfy.sd.VAE) -> None:
+    """Raise ValueError, naming the input, for a VAE that is not like Wan 2.1's.
+
+    Another one would be taken without an error: of twelve channels three, for instance, as colours.
+    """
+    for name, what, wanted in WAN_VAE:
+        found = getattr(vae, name, None)
+        if found is not None and found != wanted:
+            raise ValueError(f"vae has {found} {what}; it must be the Wan 2.1 VAE with {wanted}")
 
 
 class HostVAE(comfy.sd.VAE):
@@ -33,11 +76,8 @@ class HostVAE(comfy.sd.VAE):
 
     def __init__(self, model: VideoVAE, dtype: torch.dtype, disable_dynamic: bool) -> None:
         # Without weights the host's constructor sets its version's defaults, warns and stops.
-        logging.disable(logging.WARNING)
-        try:
+        with _without_warning("No VAE weights detected"):
             super().__init__(sd={})
-        finally:
-            logging.disable(logging.NOTSET)
         management = comfy.model_management
         self.first_stage_model = model
         self.vae_dtype = dtype

@@ -1,0 +1,293 @@
+"""How the windows of a film join: the one road from finished latents to frames.
+
+A film is decoded in stretches. With history "pixels" or "picture+latents" a stretch is a window:
+the latents given to it are decoded first, so that its own go on as they were made, and left out.
+With "latents" it is all windows from cut to cut, which are one sequence of the VAE.
+
+    window 0   g g o o o          g: given latents, decoded and left out
+    window 1         g g o o o    o: own latents, kept in the film
+
+`film_stretches` makes them of a plan and its finished windows, one by one as these come, wherever
+they come from. `FilmParts` is what has to be known of a film whose own latents lie in one tensor.
+`decode_stretches` walks either with any `decode`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..framing import FramedFilm
+from ..grid import TEMPORAL_STRIDE, frame_length
+from ..plan.film_plan import FilmPlan
+from ..plan.windows import Window
+from .film import Film
+
+# decode(latents (1, C, F, h, w)) -> all of their frames in order, in pieces (1, 3, n, H, W).
+Decode = Callable[[Tensor], Iterator[Tensor]]
+GivenFilm = FramedFilm | Tensor  # frames (T, H, W, 3), brought to size or not yet
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Latents (1, C, F, h, w) that are decoded as one.
+
+    given: how many of them, at the beginning, are not the film's. skip: how many frames at the
+    beginning are left out, those of the given latents among them. frames: how many follow that
+    belong to the film.
+    """
+
+    latents: Tensor
+    given: int
+    skip: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Where latents begin that are decoded as one, the latents given to them, their frames.
+
+    frames: how many of its own frames belong to the film, from frame `skip` of them on.
+    """
+
+    start: int
+    given: Tensor | None
+    frames: int
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """Latents [start, stop) that were made together, and their first frame.
+
+    reference: the number of the span whose colours they were to keep, its own where it began
+    afresh.
+    """
+
+    start: int
+    stop: int
+    frame: int
+    reference: int
+
+
+@dataclass(frozen=True)
+class FilmParts:
+    """How a film's own latents (1, C, F, h, w) were made and are to be decoded.
+
+    before, after: films that it extends and leads into. shape, digest: of the latents that all
+    this is true of (`bind_parts`).
+    """
+
+    seams: tuple[Seam, ...]
+    spans: tuple[Span, ...]
+    before: GivenFilm | None = None
+    after: GivenFilm | None = None
+    shape: tuple[int, ...] = ()
+    digest: str = ""
+
+    @property
+    def simple(self) -> bool:
+        """Whether all of it follows from the latents' shape: one stretch, and nothing given."""
+        alone = self.before is None and self.after is None
+        return alone and len(self.seams) == 1 and self.seams[0].given is None
+
+    def stretches(self, samples: Tensor) -> Iterator[Stretch]:
+        """The stretches of these latents, in the order of the film."""
+        ends = [seam.start for seam in self.seams[1:]] + [samples.shape[2]]
+        for seam, end in zip(self.seams, ends, strict=True):
+            latents, given = samples[:, :, seam.start : end], 0
+            if seam.given is not None:
+                given = seam.given.shape[2]
+                latents = torch.cat([seam.given.to(latents), latents], dim=2)
+            yield Stretch(latents, given, frame_length(given) + seam.skip, seam.frames)
+
+
+def one_window(samples: Tensor, frames: int | None = None) -> FilmParts:
+    """Latents that were made, or are to be decoded, as one; `frames` of their frames are shown."""
+    count = samples.shape[2]
+    frames = frame_length(count) if frames is None else frames
+    return bind_parts(samples, (Seam(0, None, frames),), (Span(0, count, 0, 0),))
+
+
+def bind_parts(
+    samples: Tensor,
+    seams: Iterable[Seam],
+    spans: Iterable[Span],
+    before: GivenFilm | None = None,
+    after: GivenFilm | None = None,
+) -> FilmParts:
+    """`FilmParts` that are true of these latents and of no others."""
+    shape = tuple(samples.shape)
+    return FilmParts(tuple(seams), tuple(spans), before, after, shape, fingerprint(samples))
+
+
+def fingerprint(samples: Tensor) -> str:
+    """A hash of the numbers of latents (B, C, F, h, w), whatever their device and dtype.
+
+    Of every one of them: a second pass may have changed only what a mask leaves free. A minute of
+    540P takes half a second, which is nothing beside making or decoding it.
+    """
+    digest = hashlib.blake2b(repr(tuple(samples.shape)).encode(), digest_size=16)
+    for latent in samples.split(1, dim=2):
+        digest.update(latent.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class WindowPart:
+    """A finished window (1, C, F, h, w), the latents given to it first, and its share of the film.
+
+    frame, frames: the first frame that it adds to the film, and how many. joins: whether the next
+    window in the film goes on in the same stretch.
+    """
+
+    window: Window
+    latents: Tensor
+    given: int
+    frame: int
+    frames: int
+    joins: bool
+
+    @property
+    def skip(self) -> int:
+        return frame_length(self.given) + self.window.skip
+
+
+def window_parts(
+    plan: FilmPlan, finished: Iterable[Tensor], extends: bool = False
+) -> Iterator[WindowPart]:
+    """The finished windows in the order of the film; of a film made forwards one by one.
+
+    extends: whether the film's given first latents are the end of another film, which stands
+    before this one and is not decoded again.
+    """
+    made = zip(plan.windows(), finished, strict=False)
+    for window, latents in reversed(list(made)) if plan.backwards else made:
+        first, stop = plan.new_frames(window)
+        given = window.repeated
+        if extends and window.index == 0:
+            given, first = window.prefix, frame_length(window.prefix)
+        joins = _joins_next(plan, window)
+        yield WindowPart(window, latents, given, first, max(stop - first, 0), joins)
+
+
+def _joins_next(plan: FilmPlan, window: Window) -> bool:
+    """Whether the next window's latents are one sequence of the VAE with this one's."""
+    following = window.index + 1
+    if plan.history != "latents" or plan.backwards or following == plan.num_windows:
+        return False
+    return bool(plan.window_at(following).repeated)
+
+
+def film_stretches(
+    plan: FilmPlan, finished: Iterable[Tensor], extends: bool = False
+) -> Iterator[Stretch]:
+    """The stretches of a film, each as soon as its windows have come from `finished`.
+
+    finished: windows (1, C, F, h, w) as they were made, given latents first; fewer than all, if it
+    must be. extends: as in `window_parts`.
+    """
+    joined: list[WindowPart] = []
+    for part in window_parts(plan, finished, extends):
+        joined.append(part)
+        if not part.joins:
+            yield _join(joined)
+            joined = []
+    if joined:
+        yield _join(joined)
+
+
+def _join(parts: list[WindowPart]) -> Stretch:
+    """The stretch of windows of which each further one continues the latents before it."""
+    first, *others = parts
+    latents = first.latents
+    if others:
+        own = [part.latents[:, :, part.given :] for part in others]
+        latents = torch.cat([latents, *own], dim=2)
+    return Stretch(latents, first.given, first.skip, sum(part.frames for part in parts))
+
+
+def describe_film(
+    film: Film,
+    convert: Callable[[Tensor], Tensor] = lambda latents: latents,
+    before: GivenFilm | None = None,
+    after: GivenFilm | None = None,
+) -> tuple[Tensor, FilmParts]:
+    """The film's own latents in one tensor, without overlaps, and how to decode them.
+
+    convert: what is done to all latents, position by position. before, after: as in `FilmParts`.
+    """
+    plan, extends = film.plan, before is not None
+    spans: list[Span] = []
+    start = 0
+    for part in window_parts(plan, film.finished, extends):
+        count = part.latents.shape[2] - part.given
+        spans += _window_spans(plan, part, start, count, spans)
+        start += count
+    own: list[Tensor] = []
+    seams: list[Seam] = []
+    start = 0
+    for stretch in film_stretches(plan, film.finished, extends):
+        given, latents = stretch.latents.tensor_split([stretch.given], dim=2)
+        skip = stretch.skip - frame_length(stretch.given)
+        shown = convert(given).clone() if stretch.given else None
+        seams.append(Seam(start, shown, stretch.frames, skip))
+        own.append(latents)
+        start += latents.shape[2]
+    samples = convert(torch.cat(own, dim=2))
+    return samples, bind_parts(samples, seams, spans, before, after)
+
+
+def _window_spans(
+    plan: FilmPlan, part: WindowPart, start: int, count: int, before: list[Span]
+) -> list[Span]:
+    """A window's own latents; of one sequence as many at a time as a view shows."""
+    window, frame, number = part.window, part.frame, len(before)
+    if plan.sliding:
+        view = plan.shown_latents(window)
+        # After given latents that are left out every one has four frames.
+        whole = count < window.length
+        return [
+            Span(
+                i,
+                min(i + view, start + count),
+                frame + ((i - start) * TEMPORAL_STRIDE if whole else frame_length(i - start)),
+                number,
+            )
+            for i in range(start, start + count, view)
+        ]
+    reference = number
+    if plan.backwards:
+        reference = plan.num_windows - 1
+    elif window.repeated:
+        reference = before[-1].reference
+    return [Span(start, start + count, frame, reference)]
+
+
+def decode_stretches(stretches: Iterable[Stretch], decode: Decode) -> Iterator[Tensor]:
+    """The frames of the film in order, (1, 3, n, H, W), piece by piece."""
+    for stretch in stretches:
+        yield from trim(decode(stretch.latents), stretch.skip, stretch.frames)
+
+
+def trim(pieces: Iterable[Tensor], skip: int, frames: int | None = None) -> Iterator[Tensor]:
+    """Pieces (1, 3, n, H, W) without their first `skip` frames, and only the `frames` after them.
+
+    Pieces of which nothing is left do not come, and none is asked for that is not needed.
+    """
+    if frames == 0:
+        return
+    for piece in pieces:
+        shown = piece[:, :, skip:]
+        skip -= min(skip, piece.shape[2])
+        if frames is not None:
+            shown = shown[:, :, :frames]
+            frames -= shown.shape[2]
+        if shown.shape[2]:
+            yield shown
+        if frames == 0:
+            return
