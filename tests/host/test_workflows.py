@@ -2,17 +2,22 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from devtools import inprocess
+from skyreels_model.plan.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))
-# As they were first shipped; people have saved them.
-LANDED = sorted((ROOT / "tests" / "fixtures" / "workflows").glob("*.json"))
+# As they were shipped before; people have saved them.
+FIRST = sorted((ROOT / "tests" / "fixtures" / "workflows").glob("*.json"))
+EARLIER = ROOT / "tests" / "fixtures" / "workflows_2026_11"
+LANDED = [*FIRST, *sorted(EARLIER.glob("*.json"))]
+LANDED_PROMPTS = sorted((EARLIER / "api").glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 TOY_FILES = {
@@ -21,6 +26,8 @@ TOY_FILES = {
     "vae_name": "toy/Wan2.1_VAE.pth",
 }
 TITLE_HEIGHT = 30
+# The page opens a template with 3/4 of its window filled, 10 px around the nodes.
+WINDOW, FILLED, MARGIN = (1600, 1000), 0.75, 10
 
 
 def load(path):
@@ -86,21 +93,55 @@ def with_toy_files(prompt):
     return prompt
 
 
-def wiring(prompt):
-    """The links of a prompt by class, without the previews."""
-    kind = {node_id: node["class_type"] for node_id, node in prompt.items()}
-    return {
-        (kind[value[0]], value[1], kind[node_id], name)
-        for node_id, node in prompt.items()
-        for name, value in node["inputs"].items()
-        if isinstance(value, list) and not kind[node_id].startswith("Preview")
-    }
+def known_inputs(prompt):
+    """Class and inputs by node, without those that an older host does not know."""
+    known = {}
+    for node_id, node in prompt.items():
+        kinds = node_class(node["class_type"]).INPUT_TYPES()
+        names = set(kinds.get("required", {}) | kinds.get("optional", {}))
+        inputs = {k: v for k, v in node["inputs"].items() if k in names or "." in k}
+        known[node_id] = (node["class_type"], inputs)
+    return known
+
+
+def box(node):
+    """Left, top, right and bottom, with the title; a collapsed node is its title only."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    height = 0 if node["flags"].get("collapsed") else height
+    return (x, y - TITLE_HEIGHT, x + width, y + height)
+
+
+def groups_of(template, node):
+    """Titles of the groups that hold all of a node."""
+    left, top, right, bottom = box(node)
+    found = []
+    for group in template["groups"]:
+        x, y, width, height = group["bounding"]
+        if x <= left and y <= top and right <= x + width and bottom <= y + height:
+            found.append(group["title"])
+    return found
+
+
+def note_of(template):
+    (note,) = [n["widgets_values"][0] for n in template["nodes"] if n["type"] in NOTES]
+    return note
 
 
 def outputs(prompt):
     """Ids of the output nodes; the host drops those it cannot run, and goes on with the others."""
     kinds = {i: node_class(node["class_type"]) for i, node in prompt.items()}
     return sorted(i for i, kind in kinds.items() if getattr(kind, "OUTPUT_NODE", False))
+
+
+def shortened(prompt):
+    """At two steps, and of long films the beginning."""
+    for node in prompt.values():
+        if node["class_type"] == "SkyReelsV2Schedule":
+            ar_step = 2 if node["inputs"]["ar_step"] else 0
+            node["inputs"] |= {"steps": 2, "ar_step": ar_step}
+            if not isinstance(node["inputs"]["frames"], list):
+                node["inputs"]["frames"] = min(node["inputs"]["frames"], 81)
+    return prompt
 
 
 def test_there_are_workflows():
@@ -131,29 +172,79 @@ class TestTemplate:
         assert sorted(inprocess.validate(prompt)) == outputs(prompt)
 
     def test_no_node_covers_another(self, path):
-        boxes = []
-        for node in load(path)["nodes"]:
-            (x, y), (width, height) = node["pos"], node["size"]
-            boxes.append((x, y - TITLE_HEIGHT, x + width, y + height))
+        boxes = [box(node) for node in load(path)["nodes"]]
         for index, a in enumerate(boxes):
             for b in boxes[index + 1 :]:
                 assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
 
-    def test_a_note_says_where_files_go(self, path):
-        notes = [n["widgets_values"][0] for n in load(path)["nodes"] if n["type"] in NOTES]
-        names = [
-            value
-            for node in working_nodes(load(path))
-            if node["type"].endswith("Loader")
-            for value in node["widgets_values"][:1]
+    def test_opens_large_enough_to_read(self, path):
+        boxes = [box(node) for node in load(path)["nodes"]]
+        sides = [
+            max(b[axis + 2] for b in boxes) - min(b[axis] for b in boxes) + 2 * MARGIN
+            for axis in (0, 1)
         ]
-        assert names and all(any(name in note for note in notes) for name in names)
+        assert min(FILLED * w / side for w, side in zip(WINDOW, sides, strict=True)) >= 0.7
+
+    def test_has_few_nodes_in_groups(self, path):
+        template = load(path)
+        working = working_nodes(template)
+        assert len(working) <= 14
+        assert [g["title"] for g in template["groups"]][:3] == ["1 Models", "2 Prompt", "3 Film"]
+        for node in working:
+            titles = groups_of(template, node)
+            assert len(titles) == 1, (node["type"], titles)
+            assert ("1 Models" in titles) == (node["type"].endswith("Loader")), node["type"]
+
+    def test_note_leads_to_the_real_film_in_three_edits(self, path):
+        template = load(path)
+        note = note_of(template)
+        edits = re.findall(r"^(\d)\. \*\*(.+?)\.\*\*", note, re.MULTILINE)
+        assert [number for number, _ in edits] == ["1", "2", "3"] and edits[0][1] == "Models"
+        folders = {
+            "ModelLoader": "diffusion_models",
+            "TextEncoderLoader": "text_encoders",
+            "VAELoader": "vae",
+            "ImageEncoderLoader": "clip_vision",
+        }
+        for node in working_nodes(template):
+            folder = folders.get(node["type"].removeprefix("SkyReelsV2"))
+            assert folder is None or f"models/{folder}" in note
+        kinds = {node["type"] for node in working_nodes(template)}
+        named = re.findall(r"preset to \*\*(.+?)\*\*", note)
+        assert len(named) == ("SkyReelsV2Schedule" in kinds) and set(named) <= set(PRESETS)
+        assert "`" not in note  # hardly readable in the page
+
+    def test_takes_the_authors_guidance_already(self, path):
+        """So that it is none of the edits."""
+        cfg = {
+            node["widgets_values"][2 if node["type"] != "KSampler" else 3]
+            for node in working_nodes(load(path))
+            if node["type"] in ("SkyReelsV2Sampler", "KSampler")
+        }
+        pictures = {"frames", "image_to_video"}
+        assert cfg == {1.0 if path.stem == "few_steps" else 5.0 if path.stem in pictures else 6.0}
 
     def test_has_a_picture(self, path):
         assert path.with_suffix(".jpg").is_file()
 
-    def test_prompt_for_scripts_is_wired_alike(self, host, path):
-        assert wiring(as_prompt(load(path))) == wiring(load(path.parent / "api" / path.name))
+    def test_prompt_for_scripts_is_the_same(self, host, path):
+        prompt = load(path.parent / "api" / path.name)
+        assert known_inputs(as_prompt(load(path))) == known_inputs(prompt)
+
+
+def test_presets_keep_what_templates_need(host):
+    """The third edit of every note, taken: the plan is still one that can be made."""
+    for path in TEMPLATES:
+        template = load(path)
+        for preset in re.findall(r"preset to \*\*(.+?)\*\*", note_of(template)):
+            prompt = as_prompt(template)
+            for node in prompt.values():
+                if node["class_type"] == "SkyReelsV2Schedule":
+                    kind = node_class("SkyReelsV2Schedule")
+                    numbers = {k: v for k, v in node["inputs"].items() if not isinstance(v, list)}
+                    size = {k: 544 for k in ("width", "height") if k not in numbers}
+                    plan = kind.execute(**(size | numbers | {"preset": preset})).args[0]
+                    assert plan.width > 32, path.name
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
@@ -165,15 +256,9 @@ def test_the_host_takes_the_prompt(host, path):
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
 def test_the_prompt_makes_its_film(run_prompt, path):
     """All of it, at two steps, and of long ones the beginning."""
-    prompt = load(path)
-    for node in prompt.values():
-        if node["class_type"] == "SkyReelsV2Schedule":
-            ar_step = 2 if node["inputs"]["ar_step"] else 0
-            frames = min(node["inputs"]["frames"], 81)
-            node["inputs"] |= {"steps": 2, "ar_step": ar_step, "frames": frames}
-    result = run_prompt(prompt)
+    result = run_prompt(shortened(load(path)))
     assert result.success, result.describe()
-    assert [file.filename[-4:] for file in result.files] == [".mp4"]
+    assert [f.filename[-4:] for f in result.files if f.kind == "output"] == [".mp4"]
 
 
 @pytest.mark.parametrize("path", LANDED, ids=lambda path: path.stem)
@@ -182,10 +267,24 @@ class TestLanded:
         prompt = with_toy_files(as_prompt(load(path)))
         assert sorted(inprocess.validate(prompt)) == outputs(prompt)
 
-    def test_without_its_files_only_the_plan_is_made(self, host, path):
-        prompt = as_prompt(load(path))
-        kinds = {prompt[node_id]["class_type"] for node_id in inprocess.validate(prompt)}
-        assert kinds == {"PreviewAny", "PreviewImage"}
+
+@pytest.mark.parametrize("path", FIRST, ids=lambda path: path.stem)
+def test_without_its_files_only_the_plan_is_made(host, path):
+    prompt = as_prompt(load(path))
+    kinds = {prompt[node_id]["class_type"] for node_id in inprocess.validate(prompt)}
+    assert kinds == {"PreviewAny", "PreviewImage"}
+
+
+@pytest.mark.parametrize("path", LANDED_PROMPTS, ids=lambda path: path.stem)
+def test_the_host_still_takes_the_prompt(host, path):
+    prompt = load(path)
+    assert sorted(inprocess.validate(prompt)) == outputs(prompt) != []
+
+
+@pytest.mark.parametrize("name", ["frames", "image_to_video"])
+def test_an_earlier_prompt_still_makes_its_film(run_prompt, name):
+    result = run_prompt(shortened(load(EARLIER / "api" / f"{name}.json")))
+    assert result.success, result.describe()
 
 
 def test_shipped_workflows_run_without_a_download(host):
