@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from devtools import inprocess
+from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.plan.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,14 +238,14 @@ def test_presets_keep_what_templates_need(host):
     for path in TEMPLATES:
         template = load(path)
         for preset in re.findall(r"preset to \*\*(.+?)\*\*", note_of(template)):
-            prompt = as_prompt(template)
-            for node in prompt.values():
-                if node["class_type"] == "SkyReelsV2Schedule":
-                    kind = node_class("SkyReelsV2Schedule")
-                    numbers = {k: v for k, v in node["inputs"].items() if not isinstance(v, list)}
-                    size = {k: 544 for k in ("width", "height") if k not in numbers}
-                    plan = kind.execute(**(size | numbers | {"preset": preset})).args[0]
-                    assert plan.width > 32, path.name
+            for node in as_prompt(template).values():
+                if node["class_type"] != "SkyReelsV2Schedule":
+                    continue
+                numbers = node["inputs"] | PRESETS[preset].numbers(upright=False)
+                for name in ("seconds", "preset", "sigmas"):
+                    numbers.pop(name, None)
+                frames = numbers.pop("frames")
+                FilmPlan(num_frames=97 if isinstance(frames, list) else frames, **numbers)
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
@@ -315,6 +316,7 @@ def test_first_template_has_the_published_numbers(host):
         "sliding": False,
         "anchor": 0.0,
         "denoise": 1.0,
+        "preset": "custom",
     }
     assert inputs["SkyReelsV2Schedule"] == published
     assert inputs["SkyReelsV2Sampler"]["cfg"] == 6
