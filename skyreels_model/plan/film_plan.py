@@ -12,7 +12,7 @@ from torch import Tensor
 from ..grid import SIZE_MULTIPLE, SPATIAL_STRIDE, TEMPORAL_STRIDE, frame_length, latent_length
 from ..rules import require_frame_count, require_multiple
 from ..schedule.flow import FlowSchedule, custom_schedule, partial_schedule
-from ..schedule.matrix import TimestepMatrix, window_matrix
+from ..schedule.matrix import TimestepMatrix, WindowRows, window_rows
 from ..schedule.staircase import Staircase
 from .given import Given, too_near
 from .layouts import Backwards, Forwards, Layout, OneSequence
@@ -275,8 +275,13 @@ class FilmPlan:
         return partial_schedule(self.steps, self.shift, self.denoise)
 
     def matrix(self, window: Window) -> TimestepMatrix:
-        """The timestep matrix of one window; all its frames are shown in every row."""
-        return window_matrix(
+        """The timestep matrix of one window, all of it; `rows` makes it in parts."""
+        rows = self.rows(window)
+        return rows.part(0, rows.count)
+
+    def rows(self, window: Window) -> WindowRows:
+        """The rows of one window; all its frames are shown in every row."""
+        return window_rows(
             window.length,
             self.schedule().timesteps,
             self.ar_step,
@@ -351,6 +356,6 @@ class FilmPlan:
         """Model calls of the whole film (each is two forwards when guidance is on)."""
 
         def rows(window: Window) -> int:
-            return self.staircase(window).rows if self.sliding else self.matrix(window).rows
+            return self.staircase(window).rows if self.sliding else self.rows(window).count
 
         return sum(times * rows(window) for window, times in self.layout.groups())

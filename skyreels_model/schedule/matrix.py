@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,27 +49,22 @@ def timestep_matrix(
     Source: SkyworkAI/SkyReels-V2, `generate_timestep_matrix`. Where that floors `num_frames` and
     `num_ready` to whole blocks (dropping frames, ignoring a prefix), this raises ValueError.
     """
-    _check_matrix(num_frames, base_num_frames, ar_step, num_ready, block_size, len(timesteps))
     steps = len(timesteps)
-    blocks, base_blocks = num_frames // block_size, base_num_frames // block_size
-    done = steps + 1
-    row = [done] * (num_ready // block_size) + [0] * (blocks - num_ready // block_size)
-    index, update, windows = [], [], []
-    end = base_blocks
-    while min(row) < steps:
-        new = _next_row(row, steps, ar_step)
-        moved = [n != p and n != done for n, p in zip(new, row, strict=True)]
-        if end < blocks and moved[end]:
-            end += 1
-        windows.append((max(end - base_blocks, 0) * block_size, min(end, blocks) * block_size))
-        index.append(new)
-        update.append(moved)
-        row = new
-    step_index = torch.tensor(index).repeat_interleave(block_size, dim=1)  # (R, F)
-    mask = torch.tensor(update).repeat_interleave(block_size, dim=1)
-    fresh = torch.zeros_like(mask)
+    _check_matrix(num_frames, base_num_frames, ar_step, num_ready, block_size, steps)
+    blocks, base, ready = (n // block_size for n in (num_frames, base_num_frames, num_ready))
+    lag = min(ar_step, steps)
+    time = torch.arange(lag * (blocks - ready - 1) + steps)  # (R,)
+    stairs = torch.arange(num_frames) // block_size - ready  # (F,)
+    index = _steps_at(time, stairs, lag, steps)
+    index[:, :num_ready] = steps + 1
+    update = (index >= 1) & (index <= steps)
+    fresh = torch.zeros_like(update)
     fresh[0, num_ready:] = True
-    return TimestepMatrix(levels(timesteps)[step_index], step_index, mask, fresh, windows)
+    # The view ends behind the newest block that moves; given ones beyond it hold it where it is.
+    newest = [ready + int(row) // lag if lag else blocks - 1 for row in time]
+    ends = [base if ready > base else min(max(block + 1, base), blocks) for block in newest]
+    windows = [(max(end - base, 0) * block_size, end * block_size) for end in ends]
+    return TimestepMatrix(levels(timesteps)[index], index, update, fresh, windows)
 
 
 def window_matrix(
@@ -80,52 +76,144 @@ def window_matrix(
     pictures: Sequence[int] = (),
     end: int = 0,
 ) -> TimestepMatrix:
+    """All of `window_rows` at once: rows times frames of memory."""
+    rows = window_rows(num_frames, timesteps, ar_step, block_size, num_given, pictures, end)
+    return rows.part(0, rows.count)
+
+
+def window_rows(
+    num_frames: int,
+    timesteps: Tensor,
+    ar_step: int = 0,
+    block_size: int = 1,
+    num_given: int = 0,
+    pictures: Sequence[int] = (),
+    end: int = 0,
+) -> WindowRows:
     """Noise levels of one window of a film, for any length, block size and given frames.
 
     num_given: frames given at its start, a part of a block, too. pictures: places of further
-    frames that are given as single pictures; when all others are done, these are made anew from
-    noise, so that the film moves through them. end: frames shown, clean, behind the window's own
+    frames that are given as single pictures; when all others are done, these are regenerated from
+    noise, so that the film moves through them. end: frames shown, clean, after the window's own
     `num_frames`. The last block may be shorter than the others. No row moves nothing.
     Where all lengths are whole blocks and nothing but whole blocks is given, it is
-    `timestep_matrix`.
+    `timestep_matrix`. Raises ValueError where nothing is left to make.
     """
-    blocks = -(-num_frames // block_size) * block_size
-    ready = num_given // block_size * block_size
-    whole = timestep_matrix(blocks, timesteps, blocks, ar_step, ready, block_size)
-    done, shown = len(timesteps) + 1, num_frames + end
-    given = torch.zeros(shown, dtype=torch.bool)
-    given[:num_given] = given[num_frames:] = True
-    given[list(pictures)] = True
-    index = torch.full((whole.rows, shown), done)
-    index[:, :num_frames] = whole.index[:, :num_frames]
-    update = torch.zeros(index.shape, dtype=torch.bool)
-    update[:, :num_frames] = whole.update[:, :num_frames]
-    index[:, given], update[:, given] = done, False
-    moving = update.any(dim=1)
-    index, update = index[moving], update[moving]
-    fresh = torch.zeros_like(update)
-    fresh[:1] = ~given
-    if pictures:
-        steps = torch.full((len(timesteps), shown), done)
-        steps[:, list(pictures)] = torch.arange(1, done)[:, None]
-        index, update = torch.cat([index, steps]), torch.cat([update, steps < done])
-        fresh = torch.cat([fresh, (steps < done) & (steps == 1)])
-    windows = [(0, shown)] * len(index)
-    return TimestepMatrix(levels(timesteps)[index], index, update, fresh, windows)
+    if block_size >= 1:
+        whole, ready = (
+            n * block_size for n in (-(-num_frames // block_size), num_given // block_size)
+        )
+    else:
+        whole = ready = 0
+    _check_matrix(whole, whole, ar_step, ready, block_size, len(timesteps))
+    lag = min(ar_step, len(timesteps))
+    return WindowRows(num_frames, timesteps, lag, block_size, num_given, tuple(pictures), end)
+
+
+@dataclass(frozen=True, eq=False)
+class WindowRows:
+    """The rows of one window in closed form: counted, and made in parts, without the others.
+
+    Block b starts `lag` rows after block b - 1 and then takes one step a row. With a lag of 2 and
+    4 steps (a dot waits, a tick is done):
+
+        row            0  1  2  3  4  5  6  7
+        block 0        1  2  3  4  ✓  ✓  ✓  ✓
+        block 1        .  .  1  2  3  4  ✓  ✓
+        block 2        .  .  .  .  1  2  3  4
+
+    so that block b is in row r at step r + 1 - lag * b, held between 0 and steps + 1. Blocks that
+    are given count no more: b counts from the first that is not. Where all of a block is given as
+    pictures, the rows in which nothing else moves are left out. Pictures take their steps last.
+    """
+
+    num_frames: int
+    timesteps: Tensor
+    lag: int
+    block_size: int
+    num_given: int
+    pictures: tuple[int, ...]
+    end: int
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def shown(self) -> int:
+        """Frames that the model is shown in every row."""
+        return self.num_frames + self.end
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return self._plain_rows + (self.steps if self.pictures else 0)
+
+    @property
+    def _plain_rows(self) -> int:
+        """Rows before the pictures are regenerated."""
+        number, begin, stop = self._stretches[-1] if self._stretches else (0, 0, 0)
+        return number + stop - begin
+
+    @cached_property
+    def _stretches(self) -> list[tuple[int, int, int]]:
+        """Stretches in which something moves: number of the first row, and its place [begin, stop)
+        among the rows as if nothing were left out.
+        """
+        given = {*range(self.num_given), *self.pictures}
+        ready = self.num_given // self.block_size
+        found: list[tuple[int, int, int]] = []
+        for first in range(ready * self.block_size, self.num_frames, self.block_size):
+            frames = range(first, min(first + self.block_size, self.num_frames))
+            if given.issuperset(frames):
+                continue
+            start = self.lag * (first // self.block_size - ready)
+            number, begin, stop = found[-1] if found else (0, start, start)
+            if start > stop:
+                found.append((number + stop - begin, start, start + self.steps))
+            else:
+                found[-1:] = [(number, begin, start + self.steps)]
+        return found
+
+    def part(self, begin: int, stop: int) -> TimestepMatrix:
+        """The rows [begin, stop) of the matrix, (R, F); those beyond the last are left out."""
+        done = self.steps + 1
+        rows = torch.arange(begin, min(stop, self.count))
+        plain = rows[rows < self._plain_rows]
+        last = rows[rows >= self._plain_rows]
+        given = torch.zeros(self.shown, dtype=torch.bool)
+        given[: self.num_given] = given[self.num_frames :] = True
+        given[list(self.pictures)] = True
+        stairs = torch.arange(self.shown) // self.block_size - self.num_given // self.block_size
+        index = _steps_at(self._unskipped(plain), stairs, self.lag, self.steps)
+        index[:, given] = done
+        pictured = torch.full((len(last), self.shown), done)
+        pictured[:, list(self.pictures)] = (last - self._plain_rows + 1)[:, None]
+        index = torch.cat([index, pictured])
+        update = (index >= 1) & (index <= self.steps)
+        fresh = torch.zeros_like(update)
+        fresh[: len(plain)] = ~given & (plain == 0)[:, None]
+        fresh[len(plain) :] = pictured == 1
+        windows = [(0, self.shown)] * len(rows)
+        return TimestepMatrix(levels(self.timesteps)[index], index, update, fresh, windows)
+
+    def _unskipped(self, rows: Tensor) -> Tensor:
+        """Rows (R,) by their place as if nothing were left out, (R,)."""
+        if not len(rows):
+            return rows
+        first, begin, _ = torch.tensor(self._stretches).T.contiguous()
+        stretch = torch.bucketize(rows, first, right=True) - 1
+        return rows + (begin - first)[stretch]
+
+
+def _steps_at(rows: Tensor, stairs: Tensor, lag: int, steps: int) -> Tensor:
+    """Step numbers of frames (F,) on these stairs in these rows (R,), (R, F)."""
+    return (rows[:, None] + 1 - lag * stairs).clamp(0, steps + 1)
 
 
 def levels(timesteps: Tensor) -> Tensor:
     """Timestep by step number: not yet started (as the first step), N steps, done. (N + 2,)"""
     return torch.cat([timesteps[:1], timesteps, timesteps.new_tensor([0])])
-
-
-def _next_row(row: list[int], steps: int, ar_step: int) -> list[int]:
-    """Step numbers of the blocks one row later; a block waits until its predecessor is ahead."""
-    unclamped: list[int] = []
-    for i, previous in enumerate(row):
-        free = i == 0 or row[i - 1] >= steps
-        unclamped.append(previous + 1 if free else unclamped[i - 1] - ar_step)
-    return [min(max(n, 0), steps + 1) for n in unclamped]
 
 
 def _check_matrix(
