@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 from ..schedule.flow import TRAIN_TIMESTEPS
 from ..schedule.matrix import levels
 from .film_plan import FilmPlan
+from .windows import Window
 
 CELL_HEIGHT = 6
 CELL_WIDTHS = (6, 40)
-ASPECT = 1.5
-MAX_WINDOWS, MAX_ROWS = 4, 400
+ASPECT, MAX_WIDTH = 1.5, 1600
+MAX_WINDOWS, MAX_ROWS, MAX_COLUMNS = 4, 400, 400
 BACKGROUND = (0.11, 0.11, 0.13)
 CLEAN, NOISE = (0.13, 0.16, 0.36), (0.99, 0.86, 0.35)
 GIVEN = (0.25, 0.62, 0.38)
@@ -46,39 +48,54 @@ def draw_plan(plan: FilmPlan) -> Tensor:
 
 
 def _window_cells(plan: FilmPlan) -> Cells:
-    windows = [plan.window_at(i) for i in range(min(plan.num_windows, MAX_WINDOWS))]
-    matrices = [plan.matrix(window) for window in windows]
-    first = min(window.start for window in windows)
-    columns = max(window.start + window.length + window.end for window in windows) - first
-    cells = _empty(min(sum(m.rows for m in matrices), MAX_ROWS), columns)
+    spans = _drawn_windows(plan)
+    first, last = min(span.start for _, span in spans), max(span.stop for _, span in spans)
+    rows = sum(plan.rows(window).count for window, _ in spans)
+    cells = _empty(min(rows, MAX_ROWS), last - first)
     top = 0
-    for window, matrix in zip(windows, matrices, strict=True):
-        done = matrix.index > plan.steps
-        left = window.start - first
-        right, bottom = left + matrix.index.shape[1], min(top + matrix.rows, MAX_ROWS)
-        if top == bottom:
+    for window, span in spans:
+        part = plan.rows(window).part(0, MAX_ROWS - top)
+        if not part.rows:
             break
-        rows, shown = slice(top, bottom), slice(left, right)
-        colours = _colours(matrix.timesteps, done[:1] & done)
-        cells.colours[rows, shown] = colours[: bottom - top]
-        cells.rims[rows, shown] = matrix.update[: bottom - top]
+        bottom, left, right = top + part.rows, span.start - first, span.stop - first
+        done = part.index > plan.steps
+        cells.colours[top:bottom, left:right] = _colours(part.timesteps, done[:1] & done)
+        cells.rims[top:bottom, left:right] = part.update
         cells.windows.append((top, bottom, left, right))
         top = bottom
     return cells
 
 
+def _drawn_windows(plan: FilmPlan) -> list[tuple[Window, range]]:
+    """The first windows that find room side by side, and the latents that each shows."""
+    found: list[tuple[Window, range]] = []
+    for index in range(min(plan.num_windows, MAX_WINDOWS)):
+        window = plan.window_at(index)
+        span = range(window.start, window.start + window.length + window.end)
+        ends = [end for _, one in [*found, (window, span)] for end in (one.start, one.stop)]
+        if found and max(ends) - min(ends) > MAX_COLUMNS:
+            break
+        found.append((window, span))
+    return found
+
+
 def _sliding_cells(plan: FilmPlan) -> Cells:
     """The first rows of a sliding film's first sequence."""
     staircase, table = plan.staircase(plan.window_at(0)), levels(plan.schedule().timesteps)
-    rows = [staircase.row(row) for row in range(min(staircase.rows, MAX_ROWS))]
-    cells = _empty(len(rows), rows[-1].stop)
-    begun = torch.zeros(rows[-1].stop, dtype=torch.bool)
+    numbered = (staircase.row(row) for row in range(min(staircase.rows, MAX_ROWS)))
+    rows = list(
+        itertools.takewhile(lambda row: row.start == 0 or row.stop <= MAX_COLUMNS, numbered)
+    )
+    index = torch.full((len(rows), rows[-1].stop), -1)  # (R, F)
+    update = torch.zeros(index.shape, dtype=torch.bool)
     for place, row in enumerate(rows):
-        shown = slice(row.start, row.stop)
-        begun[shown] |= row.update
-        given = (row.index > plan.steps) & ~begun[shown]
-        cells.colours[place, shown] = _colours(table[row.index], given)
-        cells.rims[place, shown] = row.update
+        index[place, row.start : row.stop] = row.index
+        update[place, row.start : row.stop] = row.update
+    shown, begun = index >= 0, update.long().cumsum(dim=0) > 0
+    given = (index > plan.steps) & ~begun
+    cells = _empty(*index.shape)
+    cells.colours[shown] = _colours(table[index.clamp(min=0)], given)[shown]
+    cells.rims[:] = update
     return cells
 
 
@@ -97,24 +114,20 @@ def _colours(timesteps: Tensor, given: Tensor) -> Tensor:
 def _magnified(cells: Cells) -> Tensor:
     """Cells to boxes of pixels with a gap between them, (H, W, 3); the outlines lie in the gaps."""
     rows, columns = cells.rims.shape
-    width = round(rows * CELL_HEIGHT * ASPECT / columns)
-    box = CELL_HEIGHT, min(max(width, CELL_WIDTHS[0]), CELL_WIDTHS[1])
-    picture = _repeated(cells.colours, box)
-    gap, rim = torch.zeros(box, dtype=torch.bool), torch.ones(box, dtype=torch.bool)
-    gap[-1], gap[:, -1] = True, True
-    rim[1:-2, 1:-2] = False
-    picture[rim.repeat(rows, columns) & _repeated(cells.rims, box)] = torch.tensor(RIM)
-    picture[gap.repeat(rows, columns)] = torch.tensor(BACKGROUND)
-    framed = torch.tensor(BACKGROUND).repeat(
-        picture.shape[0] + MARGIN, picture.shape[1] + MARGIN, 1
-    )
-    framed[MARGIN:, MARGIN:] = picture
+    width = min(max(round(rows * CELL_HEIGHT * ASPECT / columns), CELL_WIDTHS[0]), CELL_WIDTHS[1])
+    box = CELL_HEIGHT, min(width, max(MAX_WIDTH // columns, 3))
+    picture = torch.empty(rows * box[0] + MARGIN, columns * box[1] + MARGIN, 3)
+    picture[:] = torch.tensor(BACKGROUND)
+    # A view of the picture by its boxes, (R, height, F, width, 3); the last line of each is gap.
+    boxes = picture[MARGIN:, MARGIN:].unflatten(1, (columns, box[1])).unflatten(0, (rows, box[0]))
+    boxes[:, :-1, :, :-1] = cells.colours[:, None, :, None]
+    edges = torch.where(cells.rims[..., None], torch.tensor(RIM), cells.colours)  # (R, F, 3)
+    for line in (0, box[0] - 2):
+        boxes[:, line, :, :-1] = edges[:, :, None]
+    for line in (0, box[1] - 2):
+        boxes[:, :-1, :, line] = edges[:, None]
     for top, bottom, left, right in cells.windows:
-        y, x = slice(top * box[0], bottom * box[0] + 1), slice(left * box[1], right * box[1] + 1)
-        framed[y, [x.start, x.stop - 1]] = torch.tensor(OUTLINE)
-        framed[[y.start, y.stop - 1], x] = torch.tensor(OUTLINE)
-    return framed
-
-
-def _repeated(cells: Tensor, box: tuple[int, int]) -> Tensor:
-    return cells.repeat_interleave(box[0], 0).repeat_interleave(box[1], 1)
+        y, x = (top * box[0], bottom * box[0]), (left * box[1], right * box[1])
+        picture[y[0] : y[1] + 1, x] = torch.tensor(OUTLINE)
+        picture[y, x[0] : x[1] + 1] = torch.tensor(OUTLINE)
+    return picture

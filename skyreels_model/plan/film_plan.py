@@ -270,6 +270,11 @@ class FilmPlan:
         return bool(window.repeated) or (self.backwards and window.index > 0)
 
     def schedule(self) -> FlowSchedule:
+        """The noise levels of a frame's way from noise to picture."""
+        return self._schedule
+
+    @cached_property
+    def _schedule(self) -> FlowSchedule:
         if self.sigmas:
             return custom_schedule(self.sigmas)
         return partial_schedule(self.steps, self.shift, self.denoise)

@@ -46,37 +46,35 @@ def denoise_window(
 ) -> Iterator[RowDone]:
     """Do the rows that are left of the film's current window."""
     plan, window = film.plan, film.plan.window_at(film.window)
-    schedule, matrix = plan.schedule(), plan.matrix(window)
+    schedule, rows = plan.schedule(), plan.rows(window)
     solver = SOLVERS[film.solver](schedule.sigmas, device)
     if film.latents is None:
         film.latents = _place_given(film, window).to(device)
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
     last = window.end if plan.following else 0  # a picture after the film stays clean
-    timesteps = matrix.timesteps.clone()
-    timesteps[:, : window.prefix] = plan.prefix_noise
-    timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
-    timesteps, update = timesteps.to(device), matrix.update.to(device)
-    # Frames not being moved get the nearest legal step; the update mask leaves them alone.
-    step = (matrix.index - 1).clamp(0, schedule.steps - 1)
-    sigmas = schedule.sigmas[step]  # (R, F)
-    moved = [matrix.update[r].nonzero()[:, 0].tolist() for r in range(matrix.rows)]
-    begins = matrix.fresh.any(dim=1).tolist()
-    step = step.to(device)
-    while film.row < matrix.rows:
-        row, frame = film.row, moved[film.row][0]
-        if begins[row]:
-            film.latents = _lay_noise(film, window, matrix.fresh[row], noise)
+    while film.row < rows.count:
+        row, one = film.row, rows.part(film.row, film.row + 1)
+        if one.fresh.any():
+            film.latents = _lay_noise(film, window, one.fresh[0], noise)
         x = film.latents
-        film.sigma = float(sigmas[row, moved[row]].max())
+        # Frames not being moved get the nearest legal step; the update mask leaves them alone.
+        step = (one.index[0] - 1).clamp(0, schedule.steps - 1)
+        sigmas, frame = schedule.sigmas[step], int(one.update[0].nonzero()[0])
+        film.sigma = float(sigmas[one.update[0]].max())
+        timesteps = one.timesteps
+        timesteps[:, : window.prefix] = plan.prefix_noise
+        timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
         shown = noise_given(film, window.prefix, last, plan.prefix_noise, noise)
-        v = velocity(shown, timesteps[row : row + 1])
+        v = velocity(shown, timesteps.to(device))
         drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
-        film.latents = solver.step(film.solver_state, x, v, step[row], update[row], drawn)
+        film.latents = solver.step(
+            film.solver_state, x, v, step.to(device), one.update[0].to(device), drawn
+        )
         film.row += 1
-        one = slice(frame, frame + 1)
-        denoised = x[:, :, one] - float(sigmas[row, frame]) * v[:, :, one]
-        yield RowDone(window, row, matrix.rows, frame, denoised)
+        moving = slice(frame, frame + 1)
+        denoised = x[:, :, moving] - float(sigmas[frame]) * v[:, :, moving]
+        yield RowDone(window, row, rows.count, frame, denoised)
 
 
 def _place_given(film: Film, window: Window) -> Tensor:

@@ -61,11 +61,11 @@ class Staircase:
     @cached_property
     def _pictured(self) -> list[int]:
         """Blocks in which there is nothing but pictures to make."""
-        found = []
-        for block in sorted({latent // self.block_size for latent in self.pictures}):
+        found, pictures = [], set(self.pictures)
+        for block in self._picture_blocks:
             begin = max(block * self.block_size, self.given)
             stop = min((block + 1) * self.block_size, self.frames)
-            if set(range(begin, stop)) <= set(self.pictures):
+            if pictures.issuperset(range(begin, stop)):
                 found.append(block)
         return found
 
@@ -91,16 +91,25 @@ class Staircase:
             found[row] = (*found.get(row, ()), latent)
         return sorted(found.items())
 
+    @cached_property
+    def _pause_rows(self) -> list[int]:
+        """The row with which each pause begins."""
+        return [stair + self.steps * k for k, (stair, _) in enumerate(self._pauses)]
+
+    @cached_property
+    def _picture_blocks(self) -> list[int]:
+        """The blocks that pictures lie in."""
+        return sorted({latent // self.block_size for latent in self.pictures})
+
     @property
     def rows(self) -> int:
         return self._stair_rows + self.steps * len(self._pauses)
 
     def row(self, row: int) -> StairRow:
         """A row by its number; it costs the same wherever in the film it lies."""
-        begins = [stair + self.steps * k for k, (stair, _) in enumerate(self._pauses)]
-        past = bisect.bisect_right(begins, row)
-        if past and row < begins[past - 1] + self.steps:
-            return self._pause(past - 1, row - begins[past - 1])
+        past = bisect.bisect_right(self._pause_rows, row)
+        if past and row < self._pause_rows[past - 1] + self.steps:
+            return self._pause(past - 1, row - self._pause_rows[past - 1])
         return self._climb(row - self.steps * past, past)
 
     @cached_property
@@ -111,12 +120,21 @@ class Staircase:
         # The view grows while a picture waits in it, until it is made anew.
         for past, (row, latents) in enumerate(self._pauses):
             first = row - 2 * self.steps - self.lag * (len(latents) + 2)
-            looked |= {(waiting, past) for waiting in range(max(first, 0), row + 1)}
+            looked |= {(waiting, past) for waiting in self._turns(max(first, 0), row)}
         # And where what lies behind the film is shown with all of the view before it.
         first = last - self.steps - self.lag * (self.base + self.within)
-        looked |= {(row, len(self._pauses)) for row in range(max(first, 0), last)}
+        looked |= {(row, len(self._pauses)) for row in self._turns(max(first, 0), last)}
         views = (self._view(row, past) for row, past in looked)
         return max(stop - start for start, stop in views)
+
+    def _turns(self, first: int, last: int) -> set[int]:
+        """The rows [first, last] of the staircase at which the view may change, and the first.
+
+        A block begins in every row k * lag, and one has ended before every row steps + k * lag.
+        """
+        begins = range(first + -first % self.lag, last + 1, self.lag)
+        ends = range(first + (self.steps - first) % self.lag, last + 1, self.lag)
+        return {first, *begins, *ends}
 
     def __iter__(self) -> Iterator[StairRow]:
         return map(self.row, range(self.rows))
@@ -148,8 +166,10 @@ class Staircase:
         stop = self._block(newest) + 1
         room = max(self.base - -(-self.steps // self.lag), 0)
         limit = self._block(oldest) + self.base - (room - room // 2)
-        ahead = [latent // self.block_size + 1 for latent in self.pictures]
-        stop = max([self.base, stop, *(block for block in ahead if block <= limit)])
+        # The furthest picture that the room ahead reaches.
+        reached = bisect.bisect_left(self._picture_blocks, limit)
+        ahead = self._picture_blocks[reached - 1] + 1 if reached else 0
+        stop = max(self.base, stop, ahead)
         entered = newest == self._stairs - 1
         stop = self.blocks if entered else min(stop, self.blocks)
         start = max(stop - self.base, 0) * self.block_size
@@ -158,16 +178,18 @@ class Staircase:
             stop, shown = self.blocks, self.end
             start = max(start, self.frames + self.within - self.base * self.block_size)
         # What still moves, or waits to be made anew between its neighbours, stays in view.
-        pending = [latents[0] - 1 for _, latents in self._pauses[past:]]
-        start = min([start, self._block(oldest) * self.block_size, *pending[:1]])
+        start = min(start, self._block(oldest) * self.block_size)
+        if past < len(self._pauses):
+            start = min(start, self._pauses[past][1][0] - 1)
         return max(start, 0), min(stop * self.block_size, self.frames) + shown
 
     def _index(self, stair_row: int, start: int, stop: int) -> Tensor:
         """Step of each latent in [start, stop) in a row of the staircase, (F,)."""
         latents = torch.arange(start, stop)
         blocks = latents // self.block_size
-        pictured = torch.tensor(self._pictured, dtype=torch.int64)
-        stairs = blocks - self.ready - torch.bucketize(blocks, pictured)
+        stairs = blocks - self.ready
+        if self._pictured:
+            stairs -= torch.bucketize(blocks, torch.tensor(self._pictured))
         index = (stair_row + 1 - self.lag * stairs).clamp(0, self.steps + 1)
         given = (latents < self.given) | (latents >= self.frames)
         if self.pictures:

@@ -1,9 +1,12 @@
 """The plan drawn: what is given is green, what moves is rimmed, noise is bright."""
 
+import pytest
 import torch
 
 from skyreels_model.plan import drawing as picture
 from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.schedule.matrix import WindowRows
+from skyreels_model.schedule.staircase import Staircase
 
 PLAN = FilmPlan(
     num_frames=25, width=16, height=16, window=17, overlap=9, steps=4, ar_step=2, prefix_noise=0
@@ -47,3 +50,43 @@ def test_an_endless_film_is_drawn_in_part():
     plan = FilmPlan(num_frames=4 * 10**6 + 1, steps=100, ar_step=50)
     drawn = picture.draw_plan(plan)
     assert drawn.shape[1] == picture.MAX_ROWS * picture.CELL_HEIGHT + picture.MARGIN
+
+
+ENORMOUS = {"num_frames": 4_000_001, "window": 1001, "steps": 1000}
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"ar_step": 1000},
+        {"ar_step": 0, "overlap": 997},
+        {"ar_step": 100, "block_size": 7},
+        {"ar_step": 4, "sliding": True},
+    ],
+)
+def test_an_enormous_plan_makes_only_the_rows_it_draws(numbers, monkeypatch):
+    made = []
+    part, row = WindowRows.part, Staircase.row
+
+    def counted_part(self, begin, stop):
+        matrix = part(self, begin, stop)
+        made.append(matrix.rows)
+        return matrix
+
+    def counted_row(self, number):
+        made.append(1)
+        return row(self, number)
+
+    monkeypatch.setattr(WindowRows, "part", counted_part)
+    monkeypatch.setattr(Staircase, "row", counted_row)
+    plan = FilmPlan(**ENORMOUS, **numbers)
+    drawn = picture.draw_plan(plan)
+    assert plan.total_rows() > 10**6 or not plan.ar_step
+    assert sum(made) <= picture.MAX_ROWS + 1
+    assert drawn.shape[2] <= picture.MAX_WIDTH + picture.MARGIN
+
+
+def test_windows_that_find_no_room_are_left_out():
+    plan = FilmPlan(num_frames=3001, window=1001, steps=2)
+    drawn = picture.draw_plan(plan)
+    assert drawn.shape[1] == 2 * picture.CELL_HEIGHT + picture.MARGIN

@@ -1,5 +1,6 @@
 """The flow schedule and the timestep matrix against the reference's tables."""
 
+import itertools
 import json
 
 import golden_data
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from skyreels_model.schedule import flow_schedule, timestep_matrix
+from skyreels_model.schedule import flow_schedule, timestep_matrix, window_matrix, window_rows
 
 SETS = json.loads((golden_data.FOLDER / "timestep_matrix.json").read_text())
 
@@ -104,3 +105,43 @@ def test_bad_input_names_the_rule(arguments, parts):
 def test_bad_flow_schedule(steps, shift):
     with pytest.raises(ValueError, match="steps is 0" if steps == 0 else "shift is"):
         flow_schedule(steps, shift)
+
+
+GRID = list(
+    itertools.product(
+        (1, 7, 12), (0, 1, 3, 9), (1, 2, 5), (0, 1, 4), ((), (3,), (2, 4, 5, 6)), (0, 2)
+    )
+)  # frames, ar_step, block, given, pictures, end
+
+
+def rows_of(case):
+    frames, ar_step, block, given, pictures, end = case
+    if given >= frames or any(not given <= place < frames for place in pictures):
+        return None
+    return window_rows(frames, flow_schedule(6, 5).timesteps, ar_step, block, given, pictures, end)
+
+
+LEGAL = [case for case in GRID if rows_of(case)]
+
+
+@pytest.mark.parametrize("case", LEGAL)
+def test_rows_are_counted_without_making_them(case):
+    rows = rows_of(case)
+    assert rows.count == rows.part(0, 10**6).rows
+
+
+@pytest.mark.parametrize("case", LEGAL)
+def test_a_part_of_the_rows_is_that_of_the_whole(case):
+    rows = rows_of(case)
+    whole, part = rows.part(0, rows.count), rows.part(2, 5)
+    for name in ("timesteps", "index", "update", "fresh"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[2:5])
+
+
+@pytest.mark.parametrize(("ar_step", "block"), [(0, 1), (2, 1), (9, 1), (2, 3), (5, 6)])
+def test_whole_blocks_are_the_references(ar_step, block):
+    timesteps = flow_schedule(6, 5).timesteps
+    ours = window_matrix(12, timesteps, ar_step, block)
+    theirs = timestep_matrix(12, timesteps, 12, ar_step, 0, block)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    assert torch.equal(ours.update, theirs.update)
