@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..skyreels_model.framing import FITS
 from ..skyreels_model.plan.drawing import draw_plan
 from ..skyreels_model.plan.film_plan import FilmPlan
-from ..skyreels_model.plan.summary import describe
+from ..skyreels_model.plan.summary import describe_plan
 from .host.checked import checked
 from .host.film.given import collect_images
 from .inputs import Frames, Schedule
@@ -59,7 +59,7 @@ class SkyReelsV2Frames(io.ComfyNode):
     ) -> io.NodeOutput:
         images = collect_images(schedule, given, key_seconds, fit, loop)
         plan = schedule.fit(images.counts)
-        return io.NodeOutput(images, images.preview, draw_plan(plan), describe(plan))
+        return io.NodeOutput(images, images.preview, draw_plan(plan), describe_plan(plan))
 
 
 def _image_inputs() -> list[io.Input]:

@@ -23,6 +23,7 @@ class SkyReelsV2Sampler(io.ComfyNode):
             node_id="SkyReelsV2Sampler",
             display_name="SkyReels-V2 Sampler",
             category="SkyReels-V2/sampling",
+            search_aliases=["ksampler", "long video", "diffusion forcing", "film"],
             description=(
                 "Makes the whole film, window by window. Each window continues the last frames of "
                 "the previous one. Every latent frame has its own noise level (diffusion forcing)."

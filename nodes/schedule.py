@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..skyreels_model.budget import describe as fit_text
+from ..skyreels_model.budget import describe_memory, describe_ram
 from ..skyreels_model.grid import frames_of_seconds
+from ..skyreels_model.plan.bounds import BOUNDS
 from ..skyreels_model.plan.drawing import draw_plan
-from ..skyreels_model.plan.film_plan import HISTORIES, MAX_PREFIX_NOISE, FilmPlan
+from ..skyreels_model.plan.film_plan import HISTORIES, FilmPlan
 from ..skyreels_model.plan.presets import CUSTOM, PRESETS, describe_preset
-from ..skyreels_model.plan.summary import describe
-from ..skyreels_model.rules import require_choice, require_whole
+from ..skyreels_model.plan.summary import describe_plan
 from ..skyreels_model.schedule.flow import custom_schedule
 from .host.checked import checked
-from .host.sockets.memory import card
+from .host.sockets.memory import card, machine_ram
 from .inputs import Schedule
 
 
@@ -26,6 +27,7 @@ class SkyReelsV2Schedule(io.ComfyNode):
             node_id="SkyReelsV2Schedule",
             display_name="SkyReels-V2 Schedule",
             category="SkyReels-V2/sampling",
+            search_aliases=["film length", "video frames", "steps", "shift", "diffusion forcing"],
             description=(
                 "Plans a film: its size, its length, the windows it is made in, and how noisy "
                 "each frame is at each step. Checks the numbers before any model is loaded, draws "
@@ -69,28 +71,40 @@ class SkyReelsV2Schedule(io.ComfyNode):
         seconds: float = 0.0,
         sigmas: io.Sigmas.Type | None = None,
         preset: str = CUSTOM,
+        fps_float: float | None = None,
         **numbers: Any,
     ) -> io.NodeOutput:
         lines = []
-        require_choice("preset", preset, (CUSTOM, *PRESETS))
         if preset != CUSTOM:
-            for name in ("width", "height"):
-                require_whole(name, numbers[name])
             set_numbers = PRESETS[preset].numbers(numbers["height"] > numbers["width"])
             numbers |= set_numbers
             lines.append(describe_preset(preset, set_numbers))
+        if fps_float is not None:
+            numbers["fps"] = math.floor(fps_float + 0.5)
+            if fps_float != numbers["fps"]:
+                lines.append(f"fps_float {fps_float:g} is rounded to {numbers['fps']} fps")
         if seconds:
             frames = frames_of_seconds(seconds, numbers["fps"])
         if sigmas is not None:
             numbers["sigmas"] = tuple(custom_schedule(sigmas).sigmas.tolist())
         plan = FilmPlan(num_frames=frames, **numbers)
         shown = plan.shown_latents(plan.window_at(0))
-        lines += [describe(plan), fit_text(shown, plan.width, plan.height, card())]
-        summary = "\n".join(lines)
         size = (plan.width, plan.height)
+        lines += [
+            describe_plan(plan),
+            describe_ram(plan.num_frames, plan.latent_frames, *size, machine_ram()),
+            describe_memory(shown, *size, card()),
+        ]
+        summary = "\n".join(lines)
         return io.NodeOutput(
             plan, draw_plan(plan), summary, plan.num_frames, float(plan.fps), *size
         )
+
+
+def _span(name: str) -> dict[str, Any]:
+    """The bounds of a number's widget: the plan's own."""
+    least, most = BOUNDS[name]
+    return {"min": least, "max": most}
 
 
 def _size_inputs() -> list[io.Input]:
@@ -98,16 +112,14 @@ def _size_inputs() -> list[io.Input]:
         io.Int.Input(
             "width",
             default=960,
-            min=16,
-            max=4096,
+            **_span("width"),
             step=16,
             tooltip="Width in pixels, a multiple of 16. Authors' value: 960 (540P) or 1280 (720P).",
         ),
         io.Int.Input(
             "height",
             default=544,
-            min=16,
-            max=4096,
+            **_span("height"),
             step=16,
             tooltip="Height in pixels, a multiple of 16. Authors' value: 544 (540P) or 720 (720P).",
         ),
@@ -119,17 +131,14 @@ def _window_inputs() -> list[io.Input]:
         io.Int.Input(
             "frames",
             default=97,
-            min=1,
-            max=4_000_001,
-            step=4,
+            **_span("frames"),
             tooltip="Length of the film in frames, any number. At 24 fps, 97 is 4 s, 257 is 10 s, "
             "737 is 30 s, 1457 is 60 s. Time grows in proportion.",
         ),
         io.Int.Input(
             "window",
             default=97,
-            min=5,
-            max=1001,
+            **_span("window"),
             step=4,
             tooltip="How many frames the model sees at once (4k + 1). Trained: 97 at 540P, 121 at "
             "720P. A smaller window needs less memory.",
@@ -137,9 +146,9 @@ def _window_inputs() -> list[io.Input]:
         io.Int.Input(
             "overlap",
             default=17,
-            min=1,
-            max=997,
+            **_span("overlap"),
             step=4,
+            advanced=True,
             tooltip="How many frames each window shares with the previous one (4k + 1). A longer "
             "overlap keeps motion more consistent but needs more windows. Authors' values: 17 or "
             "37.",
@@ -152,25 +161,24 @@ def _step_inputs() -> list[io.Input]:
         io.Int.Input(
             "steps",
             default=30,
-            min=1,
-            max=1000,
+            **_span("steps"),
             tooltip="Steps from noise to picture. More take longer. Authors' value: 30, or 50 for "
             "best quality.",
         ),
         io.Float.Input(
             "shift",
             default=8.0,
-            min=0.1,
-            max=100.0,
+            **_span("shift"),
             step=0.1,
+            advanced=True,
             tooltip="How many of the steps are spent at high noise. Authors' value: 8 for text to "
             "video, 3 to 5 with a start image.",
         ),
         io.Int.Input(
             "ar_step",
             default=0,
-            min=0,
-            max=1000,
+            **_span("ar_step"),
+            advanced=True,
             tooltip="0: all frames are denoised together (synchronous). Above 0: each block "
             "starts this many model calls after the previous one (asynchronous). That follows "
             "motion better and takes more model calls. Authors' value: 5.",
@@ -178,16 +186,16 @@ def _step_inputs() -> list[io.Input]:
         io.Int.Input(
             "block_size",
             default=1,
-            min=1,
-            max=250,
+            **_span("block_size"),
+            advanced=True,
             tooltip="How many latent frames (4 frames each) share a noise level. A window's last "
             "block may be shorter. Authors' value: 5, with ar_step 5.",
         ),
         io.Int.Input(
             "prefix_noise",
             default=20,
-            min=0,
-            max=MAX_PREFIX_NOISE,
+            **_span("prefix_noise"),
+            advanced=True,
             tooltip="Noise added to the overlap frames as the model sees them (thousandths; 0 is "
             "off). Keeps small flaws from building up. Authors' value: 20.",
         ),
@@ -199,15 +207,13 @@ def _time_inputs() -> list[io.Input]:
         io.Int.Input(
             "fps",
             default=24,
-            min=1,
-            max=240,
+            **_span("fps"),
             tooltip="Frames per second. DF-1.3B was trained on 16 and 24, the other models on 24.",
         ),
         io.Float.Input(
             "seconds",
             default=0.0,
-            min=0.0,
-            max=86400.0,
+            **_span("seconds"),
             step=0.1,
             optional=True,
             tooltip="Length of the film in seconds, to the nearest frame. Used instead of frames. "
@@ -218,6 +224,7 @@ def _time_inputs() -> list[io.Input]:
             options=list(HISTORIES),
             default="pixels",
             optional=True,
+            advanced=True,
             tooltip="How each window continues the previous one. pixels: its last frames, encoded "
             "again (the authors' way). latents: its last latents as they are, without the VAE. "
             "picture+latents: one frame encoded again, then latents.",
@@ -230,6 +237,7 @@ def _sigma_inputs() -> list[io.Input]:
         io.Sigmas.Input(
             "sigmas",
             optional=True,
+            advanced=True,
             tooltip="Noise levels to use instead of steps and shift, for example from Manual "
             "Sigmas or Basic Scheduler. They fall from 1, or a little below, to 0.",
         ),
@@ -237,6 +245,7 @@ def _sigma_inputs() -> list[io.Input]:
             "sliding",
             default=False,
             optional=True,
+            advanced=True,
             tooltip="On: no windows and no seams. A view as long as the window slides over one "
             "asynchronous sequence, without the VAE. Needs ar_step of at least steps / blocks in "
             "the window.",
@@ -244,10 +253,10 @@ def _sigma_inputs() -> list[io.Input]:
         io.Float.Input(
             "anchor",
             default=0.0,
-            min=0.0,
-            max=1.0,
+            **_span("anchor"),
             step=0.05,
             optional=True,
+            advanced=True,
             tooltip="How closely each window keeps the colours of the first one (of the film, or "
             "since a cut). 0 is off. 0.5 to 1 stop slow drift of brightness, contrast and hue, "
             "but also changes that you want. Works best with history pixels.",
@@ -255,10 +264,10 @@ def _sigma_inputs() -> list[io.Input]:
         io.Float.Input(
             "denoise",
             default=1.0,
-            min=0.05,
-            max=1.0,
+            **_span("denoise"),
             step=0.05,
             optional=True,
+            advanced=True,
             tooltip="Video to video: how much of the source to replace. 0.3 keeps most of it, 0.8 "
             "little. The step count stays the same.",
         ),
@@ -276,5 +285,13 @@ def _preset_inputs() -> list[io.Input]:
             "steps, shift, ar_step, block_size and prefix_noise, whatever their widgets show. A "
             "height above the width makes it upright. Length, fps and the rest stay yours. custom: "
             "use the widgets.",
+        ),
+        io.Float.Input(
+            "fps_float",
+            **_span("fps"),
+            optional=True,
+            force_input=True,
+            tooltip="Frames per second from a FLOAT output, such as the fps of Get Video "
+            "Components. Used instead of fps, rounded to a whole number.",
         ),
     ]

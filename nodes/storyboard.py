@@ -19,6 +19,7 @@ class SkyReelsV2Storyboard(io.ComfyNode):
             node_id="SkyReelsV2Storyboard",
             display_name="SkyReels-V2 Storyboard",
             category="SkyReels-V2/conditioning",
+            search_aliases=["shot", "prompt travel", "prompt schedule", "scene"],
             description=(
                 "One shot of a film: its prompt and its length. Chain several through 'previous'. "
                 "The film continues from shot to shot, or cuts. The sampler makes them all in one "
@@ -61,6 +62,7 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
             node_id="SkyReelsV2StoryboardText",
             display_name="SkyReels-V2 Storyboard (Text)",
             category="SkyReels-V2/conditioning",
+            search_aliases=["shot", "prompt travel", "prompt schedule", "scene"],
             description="A whole storyboard in one text. Each prompt follows the second at which "
             "it begins.",
             inputs=[
@@ -129,12 +131,14 @@ def _optional_inputs() -> list[io.Input]:
             min=OWN_SEED,
             max=0xFFFFFFFFFFFFFFFF,
             optional=True,
+            advanced=True,
             tooltip="-1: the sampler's seed. Any other: for this shot only, so that it can be "
             "regenerated while the shots before it stay.",
         ),
         io.Model.Input(
             "model",
             optional=True,
+            advanced=True,
             tooltip="A model for this shot only, for example with other LoRA strengths.",
         ),
     ]
@@ -147,6 +151,7 @@ def _ease_input() -> io.Input:
         min=0,
         max=1000,
         optional=True,
+        advanced=True,
         tooltip="Cross-fade: how many frames the previous prompt takes to fade into this one. 0: "
         "switch at once. Windows with a cross-fade take 1.5 times as long.",
     )

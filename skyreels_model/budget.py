@@ -93,7 +93,7 @@ def vae_bytes(width: int, height: int) -> int:
     return decode_memory(VideoVAE(device="meta"), height, width, COMPUTE).needed
 
 
-def describe(latents: int, width: int, height: int, card: tuple[str, int] | None) -> str:
+def describe_memory(latents: int, width: int, height: int, card: tuple[str, int] | None) -> str:
     """Lines for people: what each model needs for such a window, and what this card can do.
 
     card: its name and bytes; None where there is none.
@@ -115,6 +115,23 @@ def describe(latents: int, width: int, height: int, card: tuple[str, int] | None
     words = {"all": "fit", "streamed": "streamed", "-": "too large"}
     told = [f"{words[key]}: {', '.join(names)}" for key, names in found.items() if names]
     return "\n".join([*lines, f"this machine: {card[0]}, {card[1] / GB:.1f} GB; {'; '.join(told)}"])
+
+
+def film_bytes(frames: int, latents: int, width: int, height: int) -> tuple[int, int]:
+    """RAM of a finished film: its frames as an IMAGE and its latents, both in float32."""
+    return frames * height * width * 3 * 4, CHANNELS * latents * (height // 8) * (width // 8) * 4
+
+
+def describe_ram(frames: int, latents: int, width: int, height: int, ram: int) -> str:
+    """A line for people: the RAM of a finished film, and whether `ram` bytes hold it."""
+    pictures, own = film_bytes(frames, latents, width, height)
+    line = f"RAM for the film: frames {pictures / GB:.1f} GB, latents {own / GB:.2f} GB"
+    if pictures + own <= ram:
+        return line
+    return (
+        f"{line}. TOO LARGE: this machine has {ram / GB:.1f} GB. Make it shorter or smaller, or in "
+        f"parts that each extend the one before"
+    )
 
 
 def table() -> str:

@@ -213,9 +213,10 @@ class LCM:
 SOLVERS: dict[str, Callable[[Tensor, Device], Solver]] = {
     "unipc": UniPC,
     "euler": Euler,
-    "unipc_as_shipped": functools.partial(UniPC, as_shipped=True),
     "dpmpp_2m": DPMSolver2M,
     "lcm": LCM,
+    # Last, and only to compare with the reference; old workflows may name it.
+    "unipc_as_shipped": functools.partial(UniPC, as_shipped=True),
 }
 
 

@@ -47,8 +47,18 @@ def draw_plan(plan: FilmPlan) -> Tensor:
     return _magnified(_sliding_cells(plan) if plan.sliding else _window_cells(plan))[None]
 
 
+def drawn_windows(plan: FilmPlan) -> int:
+    """How many windows the drawing shows, the last of them perhaps in part."""
+    rows = 0
+    for number, (window, _) in enumerate(_spans(plan)):
+        if rows >= MAX_ROWS:
+            return number
+        rows += plan.rows(window).count
+    return number + 1
+
+
 def _window_cells(plan: FilmPlan) -> Cells:
-    spans = _drawn_windows(plan)
+    spans = _spans(plan)
     first, last = min(span.start for _, span in spans), max(span.stop for _, span in spans)
     rows = sum(plan.rows(window).count for window, _ in spans)
     cells = _empty(min(rows, MAX_ROWS), last - first)
@@ -66,7 +76,7 @@ def _window_cells(plan: FilmPlan) -> Cells:
     return cells
 
 
-def _drawn_windows(plan: FilmPlan) -> list[tuple[Window, range]]:
+def _spans(plan: FilmPlan) -> list[tuple[Window, range]]:
     """The first windows that find room side by side, and the latents that each shows."""
     found: list[tuple[Window, range]] = []
     for index in range(min(plan.num_windows, MAX_WINDOWS)):

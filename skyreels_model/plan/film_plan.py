@@ -10,16 +10,28 @@ import torch
 from torch import Tensor
 
 from ..grid import SIZE_MULTIPLE, SPATIAL_STRIDE, TEMPORAL_STRIDE, frame_length, latent_length
-from ..rules import require_frame_count, require_multiple
+from ..rules import (
+    refusal,
+    require_choice,
+    require_flag,
+    require_frame_count,
+    require_multiple,
+    require_number,
+    require_whole,
+)
 from ..schedule.flow import FlowSchedule, custom_schedule, partial_schedule
 from ..schedule.matrix import TimestepMatrix, WindowRows, window_rows
 from ..schedule.staircase import Staircase
+from .bounds import BOUNDS
 from .given import Given, too_near
 from .layouts import Backwards, Forwards, Layout, OneSequence
 from .shots import Part, Shot, lay_out
 from .windows import LEFT_FOR_LAST, Window, picture_frame
 
-MAX_PREFIX_NOISE = 60
+# The fields of a plan that are whole numbers, with bounds of their own.
+WHOLE_NUMBERS = (
+    "width", "height", "window", "overlap", "steps", "ar_step", "block_size", "prefix_noise", "fps"
+)  # fmt: skip
 # How a window learns of the one before: through decoded frames, through its latents as they are,
 # or through its latents with a picture encoded anew in the place of the first.
 HISTORIES = ("pixels", "latents", "picture+latents")
@@ -68,26 +80,21 @@ class FilmPlan:
     following: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1:
-            raise ValueError(f"frames is {self.num_frames}; it must be at least 1")
+        self._require_ranges()
         require_frame_count("window", self.window)
         longest = frame_length(latent_length(self.window) - 1)
         for name in ("width", "height"):
             require_multiple(name, getattr(self, name), SIZE_MULTIPLE)
         if self.overlap >= self.window:
-            raise ValueError(
-                f"overlap is {self.overlap} frames and window {self.window}; the overlap must be "
-                f"shorter than the window: at most {longest}"
-            )
+            rule = f"shorter than the window, which is {self.window}"
+            raise refusal("overlap", self.overlap, rule, longest)
         require_frame_count("overlap", self.overlap, longest)
-        self._require_ranges()
-        if self.shots and sum(shot.frames for shot in self.shots) != self.num_frames:
+        self._require_shots()
+        if self.denoise < 1 and self.sigmas:
             raise ValueError(
-                f"frames is {self.num_frames}; the shots have "
-                f"{sum(shot.frames for shot in self.shots)} in total, and it must be that"
+                f"denoise is {self.denoise:g} and sigmas are given, which begin where they begin; "
+                f"set denoise to 1, or leave the sigmas out"
             )
-        if self.history not in HISTORIES:
-            raise ValueError(f"history is {self.history!r}; legal are {', '.join(HISTORIES)}")
         # Frozen for the others; where sigmas are given, the number of steps follows from them.
         object.__setattr__(self, "steps", self.schedule().steps)
         object.__setattr__(self, "pictures", tuple(sorted(self.pictures)))
@@ -95,28 +102,20 @@ class FilmPlan:
         self._require_given()
 
     def _require_ranges(self) -> None:
-        for name in ("ar_step", "block_size", "fps"):
-            least = 0 if name == "ar_step" else 1
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.prefix_noise <= MAX_PREFIX_NOISE:
-            raise ValueError(
-                f"prefix_noise is {self.prefix_noise}; it must be 0 to {MAX_PREFIX_NOISE} "
-                f"(authors' value: 20); nearest: {min(max(self.prefix_noise, 0), MAX_PREFIX_NOISE)}"
-            )
-        if not 0 < self.denoise <= 1:
-            raise ValueError(
-                f"denoise is {self.denoise:g}; it must be above 0 (the source film as it is) and "
-                f"at most 1 (nothing of it); nearest: {1 if self.denoise > 1 else 0.05}"
-            )
-        if self.denoise < 1 and self.sigmas:
-            raise ValueError(
-                f"denoise is {self.denoise:g} and sigmas are given, which begin where they begin; "
-                f"set denoise to 1, or leave the sigmas out"
-            )
-        if not 0 <= self.anchor <= 1:
-            nearest = 1 if self.anchor > 1 else 0
-            raise ValueError(f"anchor is {self.anchor:g}; it must be 0 to 1; nearest: {nearest}")
+        """Every number by itself, before anything is computed from it."""
+        require_whole("frames", self.num_frames, *BOUNDS["frames"])
+        for name in WHOLE_NUMBERS:
+            if name != "steps" or not self.sigmas:
+                require_whole(name, getattr(self, name), *BOUNDS[name])
+        for name in ("shift", "anchor", "denoise"):
+            require_number(name, getattr(self, name), *BOUNDS[name])
+        require_flag("sliding", self.sliding)
+        require_choice("history", self.history, HISTORIES)
+
+    def _require_shots(self) -> None:
+        frames = sum(shot.frames for shot in self.shots)
+        if self.shots and frames != self.num_frames:
+            raise refusal("frames", self.num_frames, "what the shots have in total", frames)
 
     def _require_sliding(self) -> None:
         """A staircase that slides must have left each block done behind it."""

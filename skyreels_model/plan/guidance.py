@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..rules import require_number
+
 EXAMPLE = "1: 6, 0.5: 4, 0: 1"
 MAX_CFG = 100.0
 
@@ -47,6 +49,7 @@ def film_guidance(cfg: float, text: str = "") -> FilmGuidance:
     them. Raises ValueError on what cannot be read.
     """
     if not text.strip():
+        require_number("cfg", cfg, 0, MAX_CFG)
         return FilmGuidance((GuidanceCurve(((1.0, cfg),)),))
     return FilmGuidance(tuple(_curve(part.strip()) for part in text.strip(" \n;").split(";")))
 

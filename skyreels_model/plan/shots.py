@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..grid import TEMPORAL_STRIDE, latent_length
+from ..rules import require_flag, require_whole
+from .bounds import BOUNDS
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,9 @@ class Shot:
     ease: int = 0
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ValueError(f"a shot has {self.frames} frames; it must have at least 1")
-        if self.ease < 0:
-            raise ValueError(f"a shot eases over {self.ease} frames; it must be 0 or more")
+        require_whole("frames of a shot", self.frames, *BOUNDS["frames"])
+        require_whole("ease", self.ease, *BOUNDS["ease"])
+        require_flag("cut", self.cut)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+from ..rules import refusal, require_number
+from .bounds import BOUNDS
+
+MAX_LENGTH = 1_000_000  # characters: some 500 shots with the longest prompts
 EXAMPLE = "'0s: a street at dawn / 6s: rain sets in / 9s cut: inside a café'"
 # What was meant as a mark: another unit or none, a comma, a minus, a slash without a space before.
 _NEARLY = re.compile(
@@ -30,16 +35,21 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
 
     Marks stand at the beginning of a line or after a slash. `seconds` is the film's length.
     Raises ValueError where the text does not begin with a mark, where something in it is nearly a
-    mark, or where times do not go forward.
+    mark, where times do not go forward, or where it is longer than a million characters.
     """
+    require_number("seconds", seconds, *BOUNDS["seconds"])
+    if len(text) > MAX_LENGTH:
+        raise refusal("length of text", len(text), f"at most {MAX_LENGTH} characters", MAX_LENGTH)
+    text = _single_spaced(text)
     marks = list(_MARK.finditer(text))
     if not marks or text[: marks[0].start()].strip():
         raise ValueError(
             f"text begins with {text.strip()[:40]!r}; each prompt is marked with the second at "
             f"which it begins, such as {EXAMPLE}"
         )
+    ends_of_marks = {mark.end() for mark in marks}
     for nearly in _NEARLY.finditer(text):
-        if nearly.end() not in [mark.end() for mark in marks]:
+        if nearly.end() not in ends_of_marks:
             raise ValueError(
                 f"text has {nearly[0].strip()!r}; a mark is a second (with a point where it has a "
                 f"fraction), an s, and a colon, at the beginning of a line or after a slash with "
@@ -64,18 +74,28 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     return shots
 
 
+def _single_spaced(text: str) -> str:
+    """No empty lines, no two spaces: what the expressions for marks would walk over again and again
+    from every place in it.
+    """
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
 def shot_lengths(seconds: Sequence[float], fps: int) -> list[int]:
     """Frames of shots of so many seconds: each begins at the frame nearest to its second.
 
     Raises ValueError for a shot in which no frame begins.
     """
     lengths: list[int] = []
-    for index, length in enumerate(seconds):
-        frames = round(sum(seconds[: index + 1]) * fps) - sum(lengths)
+    done = 0
+    for index, (length, end) in enumerate(zip(seconds, accumulate(seconds), strict=True)):
+        frames = round(end * fps) - done
         if frames < 1:
             raise ValueError(
                 f"shot {index + 1} lasts {length:g} s, and at {fps} fps no frame begins in it; "
                 f"nearest: {1 / fps:.3g} s, a frame"
             )
         lengths.append(frames)
+        done += frames
     return lengths

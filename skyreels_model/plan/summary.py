@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
-from ..grid import latent_length
+from .drawing import drawn_windows
 from .film_plan import FilmPlan
 
 
-def describe(plan: FilmPlan) -> str:
+def describe_plan(plan: FilmPlan) -> str:
     """Length, windows, steps, cost and what is given, a line each."""
-    last = plan.window_at(plan.num_windows - 1)
-    mode = f"asynchronous, ar_step {plan.ar_step}" if plan.ar_step else "synchronous"
-    rows = plan.total_rows()
-    view = latent_length(plan.window)
-    shown = latent_length(plan.overlap)
+    calls = plan.total_rows()
+    mode = f"asynchronous (ar_step {plan.ar_step})" if plan.ar_step else "synchronous"
+    noise = "sigmas as given" if plan.sigmas else f"shift {plan.shift:g}"
+    blocks = f", blocks of {plan.block_size}" if plan.ar_step else ""
+    lines = [
+        f"{plan.num_frames} frames = {plan.seconds:.2f} s at {plan.fps} fps, "
+        f"{plan.width} x {plan.height}",
+        _windows(plan),
+        f"{mode}{blocks}, {plan.steps} steps, {noise}",
+        f"{calls} model calls, or {2 * calls} with guidance (cfg above 1)",
+        *_given(plan),
+        *_drawn(plan),
+    ]
+    return "\n".join(lines)
+
+
+def _windows(plan: FilmPlan) -> str:
+    seconds = plan.window / plan.fps
     if plan.sliding:
-        made = f"in one sequence, {view} of them in view"
-    elif plan.num_windows > 1:
-        if plan.backwards:
-            shown, order = plan.following, "made from the last to the first"
-        else:
-            order = f"the last {last.length}"
-        made = (
-            f"in {plan.num_windows} windows of {view} ({order}), {shown} of them continued through "
-            f"{plan.history}, at noise {plan.prefix_noise}"
-        )
-    else:
-        made = "in 1 window"
+        return f"one sequence, in view at once: {plan.window} frames ({seconds:.2f} s)"
+    if plan.num_windows == 1:
+        return "1 window"
+    size = f"{plan.num_windows} windows of up to {plan.window} frames ({seconds:.2f} s)"
+    through = f"through {plan.history}, with noise {plan.prefix_noise}"
+    if plan.backwards:
+        return f"{size}, made from the last to the first, each leading into the next {through}"
+    return f"{size}, each sharing {plan.overlap} with the previous one {through}"
+
+
+def _given(plan: FilmPlan) -> list[str]:
+    """What is given, in latent frames; each holds four frames, a start's first one."""
     given = [
         f"{plan.start} at the start" * bool(plan.start),
         f"{len(plan.pictures)} on the way" * bool(plan.pictures),
         "a picture after the end" * plan.end,
         f"{plan.following} of the film that follows" * bool(plan.following),
     ]
-    lines = [
-        f"{plan.num_frames} frames = {plan.seconds:.2f} s at {plan.fps} fps, "
-        f"{plan.width} x {plan.height}",
-        f"{plan.latent_frames} latent frames {made}",
-        f"{mode}, blocks of {plan.block_size}, {plan.steps} steps, "
-        + ("sigmas as given" if plan.sigmas else f"shift {plan.shift:g}"),
-        f"{rows} model calls: {2 * rows} forward passes with guidance, {rows} without",
-    ]
-    if any(given):
-        lines.append(f"given latent frames: {', '.join(filter(None, given))}")
-    return "\n".join(lines)
+    return [f"given latent frames: {', '.join(filter(None, given))}"] if any(given) else []
+
+
+def _drawn(plan: FilmPlan) -> list[str]:
+    """What the picture leaves out."""
+    drawn = drawn_windows(plan)
+    if plan.sliding or drawn == plan.num_windows:
+        return []
+    return [f"the picture shows the first {drawn} of {plan.num_windows} windows"]

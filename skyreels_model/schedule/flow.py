@@ -5,6 +5,7 @@ Integers and float tables only; no model, no device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from torch import Tensor
 LEAST_BEGIN = 0.9  # noise level at which noise alone still passes for the film's
 TRAIN_TIMESTEPS = 1000
 SIGMA_MAX = 0.999
+MAX_STEPS = 1000  # no two steps of a longer schedule differ for the network
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def flow_schedule(steps: int, shift: float) -> FlowSchedule:
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
-    if not shift > 0:
+    if not 0 < shift < math.inf:
         raise ValueError(
             f"shift is {shift}; it must be above 0 (authors' values: 8 for text, 3 to 5 with a "
             f"start image)"
@@ -60,9 +62,10 @@ def custom_schedule(sigmas: Sequence[float] | Tensor) -> FlowSchedule:
     Raises ValueError on others.
     """
     levels = torch.as_tensor(sigmas, dtype=torch.float32).flatten()
-    if len(levels) < 2:
+    if not 2 <= len(levels) <= MAX_STEPS + 1:
         raise ValueError(
-            f"sigmas has {len(levels)} noise levels; it must have at least 2, such as 1, 0"
+            f"sigmas has {len(levels)} noise levels; it must have 2, such as 1, 0, to "
+            f"{MAX_STEPS + 1}"
         )
     first, last = float(levels[0]), float(levels[-1])
     if not LEAST_BEGIN <= first <= 1:

@@ -115,11 +115,11 @@ class WindowRows:
     """The rows of one window in closed form: counted, and made in parts, without the others.
 
     Block b starts `lag` rows after block b - 1 and then takes one step a row. With a lag of 2 and
-    4 steps (a dot waits, a tick is done):
+    4 steps (a dot waits, a dash is done):
 
         row            0  1  2  3  4  5  6  7
-        block 0        1  2  3  4  ✓  ✓  ✓  ✓
-        block 1        .  .  1  2  3  4  ✓  ✓
+        block 0        1  2  3  4  -  -  -  -
+        block 1        .  .  1  2  3  4  -  -
         block 2        .  .  .  .  1  2  3  4
 
     so that block b is in row r at step r + 1 - lag * b, held between 0 and steps + 1. Blocks that

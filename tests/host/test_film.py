@@ -104,7 +104,7 @@ def test_schedule_draws_and_tells_what_it_chose(look):
     assert frames == 48 and fps == 24.0
     assert "48 frames" in summary and "windows" in summary and "model calls" in summary
     # The window is five latents; memory is told for it, not for the film.
-    assert summary.endswith(fit.describe(5, 32, 32, None)) and "no GPU" in summary
+    assert summary.endswith(fit.describe_memory(5, 32, 32, None)) and "no GPU" in summary
 
 
 def test_the_card_is_named_for_people(host, monkeypatch):

@@ -44,3 +44,25 @@ def test_without_a_preset_the_widgets_hold(plan_film):
     same, same_summary = plan_film(preset="custom")
     assert plan == same and summary == same_summary
     assert (plan.width, plan.steps) == (96, 3)
+
+
+def test_a_float_frame_rate_by_link_is_rounded_and_said(plan_film):
+    plan, summary = plan_film(fps_float=23.976)
+    assert plan.fps == 24 and summary[0] == "fps_float 23.976 is rounded to 24 fps"
+
+
+def test_a_whole_float_frame_rate_needs_no_words(plan_film):
+    plan, summary = plan_film(fps_float=16.0)
+    assert plan.fps == 16 and "fps_float" not in summary[0]
+
+
+def test_any_number_of_frames_can_be_typed(host):
+    import nodes
+
+    schema = nodes.NODE_CLASS_MAPPINGS["SkyReelsV2Schedule"].INPUT_TYPES()
+    assert schema["required"]["frames"][1].get("step", 1) == 1
+
+
+def test_the_summary_says_the_ram_of_the_frames(plan_film):
+    _, summary = plan_film(frames=4_000_001, width=4096, height=4096)
+    assert any("TOO LARGE" in line for line in summary)

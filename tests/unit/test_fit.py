@@ -64,7 +64,7 @@ def test_a_card_holds_all_streams_or_is_too_small():
 
 
 def test_what_is_told_of_a_card():
-    text = fit.describe(*WINDOW_540P, ("NVIDIA GeForce RTX 3060", 12 * fit.GB))
+    text = fit.describe_memory(*WINDOW_540P, ("NVIDIA GeForce RTX 3060", 12 * fit.GB))
     one = fit.need(fit.MODELS["14B"], *WINDOW_540P, 1)
     whole, streamed, ram = (n / fit.GB for n in (one.resident, one.streamed, one.weights))
     assert f"fp8 {whole:.1f} / {streamed:.1f} (RAM {ram:.1f})" in text
@@ -72,11 +72,24 @@ def test_what_is_told_of_a_card():
         "this machine: NVIDIA GeForce RTX 3060, 12.0 GB; fit: 1.3B bf16, 1.3B fp8; streamed: "
         "14B bf16, 14B fp8"
     )
-    small = fit.describe(121, 1280, 720, ("GPU", 6 * fit.GB)).splitlines()[-1]
+    small = fit.describe_memory(121, 1280, 720, ("GPU", 6 * fit.GB)).splitlines()[-1]
     assert small.endswith("too large: 1.3B bf16, 1.3B fp8, 14B bf16, 14B fp8")
-    assert fit.describe(*WINDOW_540P, None).endswith("\nthis machine: no GPU")
+    assert fit.describe_memory(*WINDOW_540P, None).endswith("\nthis machine: no GPU")
 
 
 def test_fewer_latents_need_less():
     needs = [fit.need(fit.MODELS["14B"], n, 960, 544, 2).sampling for n in (1, 13, 25, 31)]
     assert needs == sorted(set(needs))
+
+
+def test_a_film_of_ten_minutes_at_540p_takes_90_gb_of_frames():
+    frames, latents = fit.film_bytes(600 * 24, 3600, 960, 544)
+    assert frames == 600 * 24 * 544 * 960 * 3 * 4 and latents == 3600 * 16 * 68 * 120 * 4
+    text = fit.describe_ram(600 * 24, 3600, 960, 544, 32 * fit.GB)
+    assert f"frames {frames / fit.GB:.1f} GB" in text and "TOO LARGE: this machine has 32.0" in text
+
+
+def test_a_film_that_the_ram_holds_is_not_warned_of():
+    whole = sum(fit.film_bytes(97, 25, 960, 544))
+    assert "TOO LARGE" not in fit.describe_ram(97, 25, 960, 544, whole)
+    assert "TOO LARGE" in fit.describe_ram(97, 25, 960, 544, whole - 1)

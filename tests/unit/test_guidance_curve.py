@@ -1,6 +1,8 @@
 """Guidance over the noise level: what a curve says, and what is told about a bad one."""
 
 import numpy as np
+import math
+
 import pytest
 
 from skyreels_model.plan.guidance import EXAMPLE, GuidanceCurve, film_guidance
@@ -63,3 +65,9 @@ def test_what_cannot_be_read_is_told_with_an_example(text, says):
     with pytest.raises(ValueError, match=says) as told:
         film_guidance(6.0, text)
     assert "cfg_curve has" in str(told.value) and EXAMPLE in str(told.value)
+
+
+@pytest.mark.parametrize("cfg", [-5.0, math.nan, math.inf, 100.5])
+def test_a_scale_that_is_none_is_refused(cfg):
+    with pytest.raises(ValueError, match=r"cfg is .*; it must be .*0 to 100"):
+        film_guidance(cfg)

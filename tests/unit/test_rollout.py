@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import golden_data
 import pytest
@@ -255,7 +256,7 @@ def test_long_film_without_history_is_refused():
 
 
 PLANS = [
-    ({"num_frames": 0}, ("frames is 0", "at least 1")),
+    ({"num_frames": 0}, ("frames is 0", "nearest: 1")),
     ({"window": 30}, ("window", "30", "4k + 1", "nearest: 29")),
     ({"overlap": 16}, ("overlap", "16", "4k + 1", "nearest: 17")),
     ({"overlap": 96}, ("overlap", "96", "4k + 1", "nearest: 93")),
@@ -268,12 +269,32 @@ PLANS = [
     ({"num_frames": 257, "overlap": 13, "block_size": 5}, None),
     ({"history": "memory"}, ("history", "memory", "pixels, latents")),
     ({"num_frames": 61, "overlap": 13, "block_size": 4}, None),
-    ({"ar_step": -1}, ("ar_step", "-1")),
-    ({"prefix_noise": 61}, ("prefix_noise", "61", "60")),
-    ({"steps": 0}, ("steps", "0")),
-    ({"shift": 0.0}, ("shift", "0")),
-    ({"fps": 0}, ("fps", "0")),
-    ({"block_size": 0}, ("block_size", "0")),
+    ({"num_frames": 4_000_002}, ("frames is 4000002", "nearest: 4000001")),
+    ({"width": 86400}, ("width is 86400", "16 to 4096", "nearest: 4096")),
+    ({"height": 16384}, ("height is 16384", "nearest: 4096")),
+    ({"window": 1005}, ("window is 1005", "nearest: 1001")),
+    ({"window": 30.0}, ("window is 30", "a whole number")),
+    ({"overlap": True}, ("overlap is True", "a number")),
+    ({"ar_step": -1}, ("ar_step is -1", "0 to 1000", "nearest: 0")),
+    ({"ar_step": 10**6}, ("ar_step is 1000000", "nearest: 1000")),
+    ({"prefix_noise": 61}, ("prefix_noise is 61", "0 to 60", "nearest: 60")),
+    ({"prefix_noise": 1.5}, ("prefix_noise is 1.5", "a whole number", "nearest: 2")),
+    ({"steps": 0}, ("steps is 0", "nearest: 1")),
+    ({"steps": 2**27}, ("steps is 134217728", "nearest: 1000")),
+    ({"steps": None}, ("steps is None", "a number")),
+    ({"shift": 0.0}, ("shift is 0", "nearest: 0.1")),
+    ({"shift": math.nan}, ("shift is nan", "a number, 0.1 to 100")),
+    ({"shift": math.inf}, ("shift is inf", "nearest: 100")),
+    ({"fps": 0}, ("fps is 0", "nearest: 1")),
+    ({"fps": 9 * 10**18}, ("fps is 9000000000000000000", "nearest: 240")),
+    ({"block_size": 0}, ("block_size is 0", "nearest: 1")),
+    ({"anchor": math.nan}, ("anchor is nan", "a number, 0 to 1")),
+    ({"anchor": "1"}, ("anchor is '1'", "a number, 0 to 1")),
+    ({"denoise": -math.inf}, ("denoise is -inf", "nearest: 0.05")),
+    ({"denoise": math.nan}, ("denoise is nan", "a number")),
+    ({"sliding": 1}, ("sliding is 1", "True or False")),
+    ({"sigmas": tuple(range(2000, -1, -1))}, ("sigmas has 2001", "1001")),
+    ({"sigmas": (1.0, math.nan, 0.0)}, ("sigmas has nan",)),
 ]
 
 
@@ -305,6 +326,6 @@ def test_published_lengths_make_the_references_windows(frames, lengths):
 
 
 def test_an_hour_of_film_costs_nothing_up_front():
-    plan = FilmPlan(num_frames=4 * 24 * 3600 * 100 + 1)
-    assert plan.num_windows > 400_000
+    plan = FilmPlan(num_frames=4_000_001)
+    assert plan.num_windows > 40_000
     assert plan.total_rows() > 0 and next(plan.windows()).length == 25

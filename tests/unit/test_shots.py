@@ -8,7 +8,7 @@ import torch
 from skyreels_model.grid import frame_length, frames_of_seconds, latent_length
 from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.plan.shots import Part, Shot, lay_out
-from skyreels_model.plan.summary import describe
+from skyreels_model.plan.summary import describe_plan
 from skyreels_model.plan.windows import picture_frame, picture_latent
 from skyreels_model.schedule import flow_schedule, window_matrix
 
@@ -239,7 +239,7 @@ def test_windows_behind_the_last_are_no_windows():
 
 def test_summary_tells_the_exact_numbers():
     plan = FilmPlan(num_frames=58, window=33, overlap=17, history="latents", fps=16, **SIZE)
-    text = describe(plan)
-    assert "58 frames = 3.62 s at 16 fps" in text and "16 latent frames in 3 windows" in text
+    text = describe_plan(plan)
+    assert "58 frames = 3.62 s at 16 fps" in text and "3 windows of up to" in text
     assert "through latents" in text and f"{plan.total_rows()} model calls" in text
     assert frames_of_seconds(3.62, 16) == 58 and frames_of_seconds(0.01, 16) == 1

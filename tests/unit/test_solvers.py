@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from skyreels_model.plan.film_plan import FilmPlan
-from skyreels_model.plan.summary import describe
+from skyreels_model.plan.summary import describe_plan
 from skyreels_model.rollout import Film, SeededNoise, generate
 from skyreels_model.schedule import custom_schedule, flow_schedule
 from skyreels_model.solvers import LCM, SOLVERS, DPMSolver2M, Euler, UniPC
@@ -245,8 +245,8 @@ def test_given_sigmas_replace_steps_and_shift():
     assert schedule.timesteps.tolist() == [1000, 900, 500]
     assert torch.equal(schedule.sigmas, torch.tensor([1, 0.9, 0.5, 0]))
     assert plan.steps == schedule.steps == 3 and plan.total_rows() == 3
-    assert "3 steps, sigmas as given" in describe(plan)
-    assert "shift" not in describe(plan)
+    assert "3 steps, sigmas as given" in describe_plan(plan)
+    assert "shift" not in describe_plan(plan)
     assert dataclasses.replace(plan, fps=16).sigmas == plan.sigmas
 
 

@@ -91,3 +91,25 @@ def test_a_shot_without_a_frame_is_refused(seconds, fps, parts):
     with pytest.raises(ValueError) as error:
         shot_lengths(seconds, fps)
     assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    "filling",
+    ["\n" * 400_000, " " * 400_000, "\n \t" * 130_000, " /\n" * 130_000, "\n" + "9" * 300_000],
+    ids=["lines", "spaces", "both", "slashes", "digits"],
+)
+def test_a_long_text_is_read_in_one_pass(filling):
+    """In steps of the square of its length it would take hours."""
+    (shot,) = parse_storyboard(f"0s: a{filling}b", 10)
+    assert shot.prompt.startswith("a") and shot.prompt.endswith("b")
+
+
+def test_a_text_beyond_the_limit_is_refused():
+    with pytest.raises(ValueError, match="length of text is 1000001.*nearest: 1000000"):
+        parse_storyboard("0s: " + "a" * 999_997, 10)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 86401.0])
+def test_a_film_of_no_length_is_refused(seconds):
+    with pytest.raises(ValueError, match="seconds is .*; it must be .*0 to 86400"):
+        parse_storyboard("0s: one", seconds)

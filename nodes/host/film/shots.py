@@ -9,9 +9,11 @@ from typing import Any
 import comfy.model_patcher
 import comfy.sd
 
+from ....skyreels_model.plan.bounds import BOUNDS, SHORTEST
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.shots import Shot
 from ....skyreels_model.plan.storyboard import parse_storyboard, shot_lengths
+from ....skyreels_model.rules import require_number, require_whole
 from ..sockets.clip import encode_prompt
 
 
@@ -38,8 +40,8 @@ def with_shot(
     model: comfy.model_patcher.ModelPatcher | None,
 ) -> tuple[FilmShot, ...]:
     """The shots before and one more; raises ValueError for a shot without length."""
-    if not seconds > 0:
-        raise ValueError(f"seconds is {seconds:g}; a shot must be longer than 0")
+    require_number("seconds", seconds, SHORTEST, BOUNDS["seconds"][1])
+    require_whole("ease", ease, *BOUNDS["ease"])
     positive = encode_prompt(clip, "prompt", prompt)
     return (*previous, FilmShot(positive, seconds, cut, ease, seed, model))
 

@@ -38,6 +38,11 @@ def holds_scores(call: Any) -> bool:
     return call in [getattr(attention, name, None) for name in WITH_SCORES]
 
 
+def machine_ram() -> int:
+    """Bytes of this machine's RAM."""
+    return int(comfy.model_management.total_ram * 2**20)
+
+
 def card() -> tuple[str, int] | None:
     """Name and bytes of the device that the host samples on; None where that is the processor."""
     management = comfy.model_management

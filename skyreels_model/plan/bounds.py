@@ -1,0 +1,24 @@
+"""What each number of a plan may be, from the least to the most; widgets take theirs from here."""
+
+from __future__ import annotations
+
+from ..schedule.flow import MAX_STEPS
+
+SHORTEST = 1 / 240  # s: a frame of the fastest film
+BOUNDS: dict[str, tuple[float, float]] = {
+    "frames": (1, 4_000_001),
+    "seconds": (0.0, 86400.0),
+    "fps": (1, 240),
+    "width": (16, 4096),
+    "height": (16, 4096),
+    "window": (5, 1001),
+    "overlap": (1, 997),
+    "steps": (1, MAX_STEPS),
+    "shift": (0.1, 100.0),
+    "ar_step": (0, 1000),
+    "block_size": (1, 250),
+    "prefix_noise": (0, 60),
+    "anchor": (0.0, 1.0),
+    "ease": (0, 1000),
+    "denoise": (0.05, 1.0),
+}
