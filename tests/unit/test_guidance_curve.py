@@ -1,8 +1,8 @@
 """Guidance over the noise level: what a curve says, and what is told about a bad one."""
 
-import numpy as np
 import math
 
+import numpy as np
 import pytest
 
 from skyreels_model.plan.guidance import EXAMPLE, GuidanceCurve, film_guidance
