@@ -25,12 +25,18 @@ def require_number(name: str, value: Any, least: float, most: float) -> None:
         raise refusal(name, value, rule, f"{min(max(value, least), most):.10g}")
 
 
-def require_whole(name: str, value: Any, least: float, most: float) -> None:
-    """An integer in [least, most]."""
-    require_number(name, value, least, most)
-    if not isinstance(value, Integral):
-        rule = f"a whole number, {least:.10g} to {most:.10g}"
-        raise refusal(name, value, rule, min(max(round(value), int(least)), int(most)))
+def require_whole(
+    name: str, value: Any, least: float, most: float, step: int = 1, form: str = "a whole number"
+) -> None:
+    """An integer in [least, most], whole steps from the least; form: what they are called."""
+    rule = f"{form}, {least:.10g} to {most:.10g}"
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+        raise refusal(name, value, rule)
+    inside: float = min(max(value, least), most)
+    nearest = int(least) + round((inside - least) / step) * step
+    nearest = min(nearest, int(least + (most - least) // step * step))
+    if not isinstance(value, Integral) or value != nearest:
+        raise refusal(name, value, rule, nearest)
 
 
 def require_flag(name: str, value: object) -> None:
@@ -41,17 +47,3 @@ def require_flag(name: str, value: object) -> None:
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise refusal(name, value, f"one of: {', '.join(choices)}")
-
-
-def require_frame_count(name: str, value: int, most: int | None = None) -> None:
-    """Whole latents' frames, 4k + 1, at most `most`."""
-    if value < 1 or (value - 1) % 4:
-        nearest = max(round((value - 1) / 4), 0) * 4 + 1
-        nearest = nearest if most is None else min(nearest, most)
-        raise refusal(name, value, "of the form 4k + 1 (1, 5, 9, …, 97)", nearest)
-
-
-def require_multiple(name: str, value: int, multiple: int) -> None:
-    if value < multiple or value % multiple:
-        nearest = max(round(value / multiple), 1) * multiple
-        raise refusal(name, value, f"a multiple of {multiple}", nearest)

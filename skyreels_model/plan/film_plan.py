@@ -14,8 +14,6 @@ from ..rules import (
     refusal,
     require_choice,
     require_flag,
-    require_frame_count,
-    require_multiple,
     require_number,
     require_whole,
 )
@@ -28,10 +26,6 @@ from .layouts import Backwards, Forwards, Layout, OneSequence
 from .shots import Part, Shot, lay_out
 from .windows import LEFT_FOR_LAST, Window, picture_frame
 
-# The fields of a plan that are whole numbers, with bounds of their own.
-WHOLE_NUMBERS = (
-    "width", "height", "window", "overlap", "steps", "ar_step", "block_size", "prefix_noise", "fps"
-)  # fmt: skip
 # How a window learns of the one before: through decoded frames, through its latents as they are,
 # or through its latents with a picture encoded anew in the place of the first.
 HISTORIES = ("pixels", "latents", "picture+latents")
@@ -81,14 +75,6 @@ class FilmPlan:
 
     def __post_init__(self) -> None:
         self._require_ranges()
-        require_frame_count("window", self.window)
-        longest = frame_length(latent_length(self.window) - 1)
-        for name in ("width", "height"):
-            require_multiple(name, getattr(self, name), SIZE_MULTIPLE)
-        if self.overlap >= self.window:
-            rule = f"shorter than the window, which is {self.window}"
-            raise refusal("overlap", self.overlap, rule, longest)
-        require_frame_count("overlap", self.overlap, longest)
         self._require_shots()
         if self.denoise < 1 and self.sigmas:
             raise ValueError(
@@ -104,9 +90,21 @@ class FilmPlan:
     def _require_ranges(self) -> None:
         """Every number by itself, before anything is computed from it."""
         require_whole("frames", self.num_frames, *BOUNDS["frames"])
-        for name in WHOLE_NUMBERS:
-            if name != "steps" or not self.sigmas:
-                require_whole(name, getattr(self, name), *BOUNDS[name])
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            require_whole(
+                name, size, *BOUNDS[name], SIZE_MULTIPLE, f"a multiple of {SIZE_MULTIPLE}"
+            )
+        require_whole(
+            "window", self.window, *BOUNDS["window"], TEMPORAL_STRIDE, "of the form 4k + 1"
+        )
+        shorter = self.window - TEMPORAL_STRIDE
+        form = "of the form 4k + 1 and shorter than the window"
+        require_whole("overlap", self.overlap, 1, shorter, TEMPORAL_STRIDE, form)
+        for name in ("ar_step", "block_size", "prefix_noise", "fps"):
+            require_whole(name, getattr(self, name), *BOUNDS[name])
+        if not self.sigmas:
+            require_whole("steps", self.steps, *BOUNDS["steps"])
         for name in ("shift", "anchor", "denoise"):
             require_number(name, getattr(self, name), *BOUNDS[name])
         require_flag("sliding", self.sliding)
