@@ -75,7 +75,7 @@ class SkyReelsV2Schedule(io.ComfyNode):
         **numbers: Any,
     ) -> io.NodeOutput:
         lines = []
-        if preset != CUSTOM:
+        if preset in PRESETS:
             set_numbers = PRESETS[preset].numbers(numbers["height"] > numbers["width"])
             numbers |= set_numbers
             lines.append(describe_preset(preset, set_numbers))

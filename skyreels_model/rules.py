@@ -32,7 +32,7 @@ def require_whole(
     rule = f"{form}, {least:.10g} to {most:.10g}"
     if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
         raise refusal(name, value, rule)
-    inside: float = min(max(value, least), most)
+    inside = least if value < least else most if value > most else value
     nearest = int(least) + round((inside - least) / step) * step
     nearest = min(nearest, int(least + (most - least) // step * step))
     if not isinstance(value, Integral) or value != nearest:
