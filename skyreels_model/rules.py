@@ -15,11 +15,16 @@ def refusal(name: str, value: object, rule: str, nearest: object = None) -> Valu
     return ValueError(f"{name} is {shown}; it must be {rule}{ending}")
 
 
+def _is_number(value: object) -> bool:
+    """Whether it is a real number; a truth value is none, nor is NaN."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and not math.isnan(value)  # type: ignore[arg-type]
+
+
 def require_number(name: str, value: Any, least: float, most: float) -> None:
     """A finite number in [least, most]."""
     rule = f"{least:.10g} to {most:.10g}"
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or math.isnan(value):
+    if not _is_number(value):
         raise refusal(name, value, f"a number, {rule}")
     if not least <= value <= most:
         raise refusal(name, value, rule, f"{min(max(value, least), most):.10g}")
@@ -30,9 +35,9 @@ def require_whole(
 ) -> None:
     """An integer in [least, most], whole steps from the least; form: what they are called."""
     rule = f"{form}, {least:.10g} to {most:.10g}"
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+    if not _is_number(value):
         raise refusal(name, value, rule)
-    inside = least if value < least else most if value > most else value
+    inside = min(max(value, least), most)
     nearest = int(least) + round((inside - least) / step) * step
     nearest = min(nearest, int(least + (most - least) // step * step))
     if not isinstance(value, Integral) or value != nearest:
