@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -17,8 +16,8 @@ def refusal(name: str, value: object, rule: str, nearest: object = None) -> Valu
 
 def _is_number(value: object) -> bool:
     """Whether it is a real number; a truth value is none, nor is NaN."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    return real and not math.isnan(value)  # type: ignore[arg-type]
+    # NaN alone is not itself; math.isnan has no room for long integers.
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value
 
 
 def require_number(name: str, value: Any, least: float, most: float) -> None:

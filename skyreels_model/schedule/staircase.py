@@ -28,7 +28,23 @@ class StairRow:
 
 @dataclass(frozen=True)
 class Staircase:
-    """Blocks of latents that start one behind the other, and the view that follows them.
+    """Blocks of latents that start one after the other, and the view that follows them.
+
+    With 5 blocks, 4 steps, a lag of 2 and 3 blocks in view (a dot waits, a dash is done, what is
+    not in view is left out):
+
+        row            0  1  2  3  4  5  6  7  8  9 10 11
+        block 0        1  2  3  4  -  -
+        block 1        .  .  1  2  3  4  -  -
+        block 2        .  .  .  .  1  2  3  4  -  -  -  -
+        block 3                          1  2  3  4  -  -
+        block 4                                1  2  3  4
+
+    A stair is a block's place among those that are made: those given at the start, and those that
+    are all pictures, have none. The block on stair k is in row r at step r + 1 - lag * k, held
+    between 0 and steps + 1; so the newest that moves is on stair r // lag, the oldest on stair
+    (r - steps) // lag + 1, and the last of n stairs is done after steps + (n - 1) * lag rows. The
+    view ends after the newest block, or after what is given not far ahead, and holds `base` blocks.
 
     frames: latents of the film. base: blocks in view at once. lag: rows that a block starts behind
     the one before it. given: latents given at the start. pictures: latents given as pictures; they
