@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
-from torch import Tensor
-
 from ..grid import SIZE_MULTIPLE, SPATIAL_STRIDE, TEMPORAL_STRIDE, frame_length, latent_length
 from ..rules import (
     refusal,
@@ -314,34 +311,6 @@ class FilmPlan:
     def shot_at(self, latent: int) -> int:
         """The shot that a latent of the film belongs to; what follows the film is its last's."""
         return max(shot for shot, part in enumerate(self.parts) if part.begin <= latent)
-
-    def prompts(self, window: Window, begin: int, count: int) -> list[tuple[int, Tensor | None]]:
-        """The shots whose prompts the latents [begin, begin + count) of a window show.
-
-        Each lies over the ones before it with a share of every latent (F,); the first has none.
-        A window has its own shot's prompt, or the one before it as well while that fades out. In
-        one sequence, in which several shots are in view at once, each latent has its own shot's.
-        """
-        latents = torch.arange(begin, begin + count) + window.start
-        if not self.sliding:
-            share = self._share(window.shot, latents)
-            if self.parts[window.shot].fresh or bool((share[window.repeated :] == 1).all()):
-                return [(window.shot, None)]
-            return [(window.shot - 1, None), (window.shot, share)]
-        first = self.shot_at(int(latents[0]))
-        while not self.parts[first].fresh and self._share(first, latents[:1]) < 1:
-            first -= 1
-        last = self.shot_at(min(int(latents[-1]), window.start + window.length - 1))
-        over = [(shot, self._share(shot, latents)) for shot in range(first + 1, last + 1)]
-        return [(first, None), *over]
-
-    def _share(self, shot: int, latents: Tensor) -> Tensor:
-        """How far a shot's prompt has faded in at these latents of the film, 0 to 1."""
-        ease = self.shots[shot].ease if self.shots else 0
-        behind = latents - self.parts[shot].begin  # latents into the shot
-        if not ease:
-            return (behind >= 0).float()
-        return ((behind + 0.5) * TEMPORAL_STRIDE / ease).clamp(0, 1)
 
     def latent_at(self, frame: int) -> int:
         """The latent of the film whose picture stands nearest to a frame.
