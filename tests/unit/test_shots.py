@@ -51,9 +51,9 @@ def test_borders_are_at_most_three_frames_late(lengths, cut):
 @pytest.mark.parametrize(
     ("shots", "parts"),
     [
-        (lambda: Shot(0), ("0 frames", "at least 1")),
-        (lambda: Shot(-3), ("-3 frames", "at least 1")),
-        (lambda: Shot(9, ease=-1), ("-1 frames", "0 or more")),
+        (lambda: Shot(0), ("frames of a shot is 0", "nearest: 1")),
+        (lambda: Shot(-3), ("frames of a shot is -3", "nearest: 1")),
+        (lambda: Shot(9, ease=-1), ("ease is -1", "nearest: 0")),
         (lambda: lay_out([Shot(6), Shot(2)]), ("shot 2", "2 frames", "at least 4")),
         (lambda: FilmPlan(num_frames=8, shots=(Shot(6), Shot(2))), ("shot 2", "at least 4")),
         (lambda: FilmPlan(num_frames=9, shots=(Shot(4), Shot(4))), ("frames is 9", "8 in total")),
