@@ -56,7 +56,7 @@ def test_borders_are_at_most_three_frames_late(lengths, cut):
         (lambda: Shot(9, ease=-1), ("ease is -1", "nearest: 0")),
         (lambda: lay_out([Shot(6), Shot(2)]), ("shot 2", "2 frames", "at least 4")),
         (lambda: FilmPlan(num_frames=8, shots=(Shot(6), Shot(2))), ("shot 2", "at least 4")),
-        (lambda: FilmPlan(num_frames=9, shots=(Shot(4), Shot(4))), ("frames is 9", "8 in total")),
+        (lambda: FilmPlan(num_frames=9, shots=(Shot(4), Shot(4))), ("frames is 9", "nearest: 8")),
     ],
 )
 def test_shots_that_cannot_be(shots, parts):
