@@ -132,6 +132,7 @@ def _window_inputs() -> list[io.Input]:
             "frames",
             default=97,
             **_span("frames"),
+            step=1,
             tooltip="Length of the film in frames, any number. At 24 fps, 97 is 4 s, 257 is 10 s, "
             "737 is 30 s, 1457 is 60 s. Time grows in proportion.",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..schedule.flow import MAX_STEPS
 
-SHORTEST = 1 / 240  # s: a frame of the fastest film
+SHORTEST = 0.001  # s: of a shot; less than a frame of any film
 BOUNDS: dict[str, tuple[float, float]] = {
     "frames": (1, 4_000_001),
     "seconds": (0.0, 86400.0),
