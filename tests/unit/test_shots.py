@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from skyreels_model.plan.prompts import shown_prompts
 
 from skyreels_model.grid import frame_length, frames_of_seconds, latent_length
 from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.prompts import shown_prompts
 from skyreels_model.plan.shots import Part, Shot, lay_out
 from skyreels_model.plan.summary import describe_plan
 from skyreels_model.plan.windows import picture_frame, picture_latent

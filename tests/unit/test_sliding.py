@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 from golden_data import models
-from skyreels_model.plan.prompts import shown_prompts
 
 from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.prompts import shown_prompts
 from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout import Film, SeededNoise, film_frames, generate
 from skyreels_model.rollout.conditions import Conditions

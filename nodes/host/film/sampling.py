@@ -100,7 +100,7 @@ class FilmMaker:
     def _guide_window(self, window: Window) -> FilmGuider:
         """The host's guidance with the model and the prompts that a window shows."""
         guider = FilmGuider(self._prepare_model(self.shots[window.shot].model or self.model))
-        shown = [shot for shot, _ in self.shown_prompts(plan, window, 0, window.length)]
+        shown = [shot for shot, _ in shown_prompts(self.plan, window, 0, window.length)]
         prompts = {shot: set_fps(self.shots[shot].positive, self.plan.fps) for shot in shown}
         guider.set_prompts(prompts, set_fps(self.negative, self.plan.fps))
         return guider
