@@ -18,6 +18,7 @@ from ....skyreels_model.grid import CHANNELS
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.given import Given
 from ....skyreels_model.plan.guidance import FilmGuidance
+from ....skyreels_model.plan.prompts import shown_prompts
 from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.rollout.conditions import Conditions
 from ....skyreels_model.rollout.film import Film
