@@ -64,8 +64,8 @@ def custom_schedule(sigmas: Sequence[float] | Tensor) -> FlowSchedule:
     levels = torch.as_tensor(sigmas, dtype=torch.float32).flatten()
     if not 2 <= len(levels) <= MAX_STEPS + 1:
         raise ValueError(
-            f"sigmas has {len(levels)} noise levels; it must have 2, such as 1, 0, to "
-            f"{MAX_STEPS + 1}"
+            f"sigmas has {len(levels)} noise levels; it must have at least 2, such as 1, 0, and at "
+            f"most {MAX_STEPS + 1}"
         )
     first, last = float(levels[0]), float(levels[-1])
     if not LEAST_BEGIN <= first <= 1:

@@ -294,7 +294,7 @@ PLANS = [
     ({"denoise": -math.inf}, ("denoise is -inf", "nearest: 0.05")),
     ({"denoise": math.nan}, ("denoise is nan", "a number")),
     ({"sliding": 1}, ("sliding is 1", "True or False")),
-    ({"sigmas": tuple(range(2000, -1, -1))}, ("sigmas has 2001", "1001")),
+    ({"sigmas": tuple(range(2000, -1, -1))}, ("sigmas has 2001", "at most 1001")),
     ({"sigmas": (1.0, math.nan, 0.0)}, ("sigmas has nan",)),
 ]
 

@@ -231,9 +231,9 @@ def test_what_cannot_slide_is_told(change, parts):
 
 
 def test_hours_cost_nothing_up_front():
-    plan = FilmPlan(num_frames=24 * 3600 * 100, ar_step=5, sliding=True)
+    plan = FilmPlan(num_frames=4_000_001, ar_step=5, sliding=True)
     assert plan.total_rows() == 30 + (plan.latent_frames - 1) * 5
-    assert plan.staircase(plan.window_at(0)).row(10_000_000).index.shape == (25,)
+    assert plan.staircase(plan.window_at(0)).row(5_000_000).index.shape == (25,)
 
 
 def picture(seed, latents=1):
