@@ -50,7 +50,9 @@ def _given(plan: FilmPlan) -> list[str]:
 
 def _drawn(plan: FilmPlan) -> list[str]:
     """What the picture leaves out."""
+    if plan.sliding:
+        return []
     drawn = drawn_windows(plan)
-    if plan.sliding or drawn == plan.num_windows:
+    if drawn == plan.num_windows:
         return []
     return [f"the picture shows the first {drawn} of {plan.num_windows} windows"]

@@ -5,6 +5,7 @@ import torch
 
 from skyreels_model.plan import drawing as picture
 from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.summary import describe_plan
 from skyreels_model.schedule.matrix import WindowRows
 from skyreels_model.schedule.staircase import Staircase
 
@@ -90,3 +91,14 @@ def test_windows_that_find_no_room_are_left_out():
     plan = FilmPlan(num_frames=3001, window=1001, steps=2)
     drawn = picture.draw_plan(plan)
     assert drawn.shape[1] == 2 * picture.CELL_HEIGHT + picture.MARGIN
+
+
+def test_the_summary_of_a_sliding_film_walks_over_none_of_its_latents(monkeypatch):
+    plan = FilmPlan(num_frames=4_000_001, ar_step=2, sliding=True)
+
+    def refuse(self, *numbers):
+        raise AssertionError("a row was made, or all latents were looked at")
+
+    monkeypatch.setattr(FilmPlan, "rows", refuse)
+    monkeypatch.setattr(Staircase, "row", refuse)
+    assert f"{plan.total_rows()} model calls" in describe_plan(plan)
