@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ....skyreels_model.files.gguf import FORMAT_KEY
 from ....skyreels_model.files.gguf_blocks import dequantize
 from .keeps_quantized import KeepsQuantized
+from .patcher import HooksOnTheFly
 
 
 class _Bytes:
@@ -114,7 +115,7 @@ class GGUFLinear(nn.Module, comfy.ops.CastWeightBiasOp, KeepsQuantized):
         return None
 
 
-class GGUFPatcher(comfy.model_patcher.ModelPatcher):
+class GGUFPatcher(HooksOnTheFly):
     """The host's patcher, which leaves GGUF weights packed and patches their numbers on the fly."""
 
     def patch_weight_to_device(
