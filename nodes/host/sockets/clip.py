@@ -148,7 +148,7 @@ def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.
     if linear is not None:
         hook_on_the_fly(clip.patcher)
     clip.patcher.cached_patcher_init = (load_patcher, (path,))
-    return clip, (
+    return clip, file.with_note(
         f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(stored)[6:]}, "
         f"quantised {loading.quantization(original)}{note}; {clip.cond_stage_model.report}"
     )

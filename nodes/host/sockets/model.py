@@ -125,7 +125,8 @@ def load_model(
     patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
     unused = [*report.unexpected, *names.other_tensors(file.tensors)]
     report = loading.LoadReport(report.matched, unused)
-    return patcher, identity.transformer(skyreels, stored, path, found, dtype, report, note)
+    summary = identity.transformer(skyreels, stored, path, found, dtype, report, note)
+    return patcher, file.with_note(summary)
 
 
 def _host_config(
