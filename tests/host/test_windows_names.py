@@ -67,8 +67,10 @@ def test_all_lists_have_the_same_names_as_elsewhere(windows):
 
 
 @pytest.mark.parametrize("value", ["toy/none.safetensors", "toy\\none.safetensors", ""])
-def test_other_names_are_refused_before_anything_runs(host, value):
-    prompt = graphs.film()
+def test_other_names_are_refused_before_anything_runs(look, value):
+    prompt = {key: graphs.film()[key] for key in "13"}
+    look({"3": prompt["3"]}, vae=["3", 0])  # loads the probe
+    prompt["9"] = graphs.node("SkyReelsV2TestProbe", value=["1", 0], name="never")
     prompt["1"]["inputs"]["model_name"] = value
     with pytest.raises(inprocess.InvalidPrompt, match="must be one of ComfyUI's diffusion_models"):
         inprocess.validate(prompt)

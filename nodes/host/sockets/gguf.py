@@ -154,6 +154,15 @@ class GGUFPatcher(HooksOnTheFly):
                 state[key] = comfy.model_patcher.LazyCastingParam(self, prefix + key, like)
         return state
 
+    def add_weight_wrapper(self, name: str, function: Any) -> None:
+        """The host's for training, which wants a gradient through each layer's own numbers."""
+        if isinstance(self._of_quantized(name), GGUFLinear):
+            raise ValueError(
+                "model is a GGUF one, whose weights are packed; for training it must be a bf16, "
+                "fp16, fp32 or fp8 file's"
+            )
+        super().add_weight_wrapper(name, function)
+
     def _layers(self) -> list[GGUFLinear]:
         return [m for m in self.model.modules() if isinstance(m, GGUFLinear)]
 
