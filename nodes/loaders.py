@@ -73,6 +73,10 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        return files.check_listed("model_name", "diffusion_models", model_name)
+
+    @classmethod
     @checked
     def execute(
         cls, model_name: str, weight_dtype: str, attention: str, variant: str
@@ -114,6 +118,10 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, text_encoder_name: str | None = None) -> bool | str:
+        return files.check_listed("text_encoder_name", "text_encoders", text_encoder_name)
+
+    @classmethod
     @checked
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         with files.naming("text_encoder_name", text_encoder_name):
@@ -145,6 +153,10 @@ class SkyReelsV2VAELoader(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Number format, tensors matched."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, vae_name: str | None = None) -> bool | str:
+        return files.check_listed("vae_name", "vae", vae_name)
 
     @classmethod
     @checked
@@ -184,6 +196,10 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, image_encoder_name: str | None = None) -> bool | str:
+        return files.check_listed("image_encoder_name", "clip_vision", image_encoder_name)
 
     @classmethod
     @checked

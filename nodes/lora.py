@@ -59,6 +59,10 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        return files.check_listed("lora_name", "loras", lora_name)
+
+    @classmethod
     @checked
     def execute(cls, model: io.Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
         with files.naming("lora_name", lora_name):

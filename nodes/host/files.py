@@ -21,12 +21,12 @@ GGUF_CATEGORIES = {
 }
 # Where a whole repository, original or -Diffusers, has what a category is for.
 PARTS = {
-    category: re.compile(rf"(^|[/\\\\]){pattern}$")
+    category: re.compile(rf"(^|/){pattern}$")
     for category, pattern in (
-        ("diffusion_models", r"transformer[/\\][^/\\]+\.(safetensors|bin)"),
-        ("text_encoders", r"(models_t5_[^/\\]+\.pth|text_encoder[/\\][^/\\]+\.(safetensors|bin))"),
-        ("vae", r"(Wan2\.1_VAE\.pth|vae[/\\][^/\\]+\.(safetensors|bin))"),
-        ("clip_vision", r"(models_clip_[^/\\]+\.pth|image_encoder[/\\][^/\\]+\.(safetensors|bin))"),
+        ("diffusion_models", r"transformer/[^/]+\.(safetensors|bin)"),
+        ("text_encoders", r"(models_t5_[^/]+\.pth|text_encoder/[^/]+\.(safetensors|bin))"),
+        ("vae", r"(Wan2\.1_VAE\.pth|vae/[^/]+\.(safetensors|bin))"),
+        ("clip_vision", r"(models_clip_[^/]+\.pth|image_encoder/[^/]+\.(safetensors|bin))"),
     )
 }
 # What a file that is damaged in some place nobody thought of makes Python raise.
@@ -58,8 +58,34 @@ def register_more_files() -> None:
 
 def listed(category: str) -> list[str]:
     """The files for a category, its own first; of a set of shards only the first."""
-    names = dict.fromkeys(name for name, _ in _categories_of(category))
+    names = dict.fromkeys(_portable(name) for name, _ in _categories_of(category))
     return [name for name in names if not _later_shard(name)]
+
+
+def _portable(name: str) -> str:
+    """A listed name as workflows of every system have it; Windows lists with backslashes."""
+    return name.replace("\\", "/")
+
+
+def check_listed(name: str, category: str, value: str | None) -> bool | str:
+    """A node's answer to the host's question whether a file may be chosen: True, or why not.
+
+    Of the value's separators any will do. None, for what comes by a link, is judged when it is
+    there.
+    """
+    if value is None or _find(category, value) is not None:
+        return True
+    some = ", ".join(listed(category)[:5]) or "none, put one there"
+    return f"{name} is {value!r}; it must be one of ComfyUI's {category} files: {some}"
+
+
+def _find(category: str, name: str) -> tuple[str, str] | None:
+    """The file's name as the host has it, and the host's category for it; None if not listed."""
+    known = _categories_of(category)
+    exact = next((entry for entry in known if entry[0] == name), None)
+    wanted = _portable(name)
+    # Of equal names the first: what is in the category's own folder.
+    return exact or next((entry for entry in known if _portable(entry[0]) == wanted), None)
 
 
 def _categories_of(category: str) -> list[tuple[str, str]]:
@@ -75,12 +101,12 @@ def _categories_of(category: str) -> list[tuple[str, str]]:
     for other in ("diffusion_models", DIFFUSERS_CATEGORY):
         if other in known and other != category:
             names = folder_paths.get_filename_list(other)
-            found += [(name, other) for name in names if part.search(name)]
+            found += [(name, other) for name in names if part.search(_portable(name))]
     return found
 
 
 def _later_shard(name: str) -> bool:
-    match = SHARD.match(pathlib.PurePath(name).name)
+    match = SHARD.match(name.rpartition("/")[2])
     return match is not None and int(match["index"]) > 1
 
 
@@ -94,14 +120,13 @@ def is_models_folder(folder: pathlib.Path) -> bool:
 
 def located(category: str, name: str) -> pathlib.Path:
     """The path of a listed file; ValueError if the host does not list it (any longer)."""
-    # Of equal names the first: what is in the category's own folder.
-    own = dict(reversed(_categories_of(category))).get(name)
-    path = None if own is None else folder_paths.get_full_path(own, name)
-    if own is not None and path is None:
-        raise ValueError("it cannot be opened: it is a link to nowhere, or was just deleted")
-    if path is None:
+    found = _find(category, name)
+    if found is None:
         some = ", ".join(listed(category)[:5]) or "none"
         raise ValueError(f"it is not among ComfyUI's {category} files (there are: {some})")
+    path = folder_paths.get_full_path(found[1], found[0])
+    if path is None:
+        raise ValueError("it cannot be opened: it is a link to nowhere, or was just deleted")
     return pathlib.Path(path)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import mapped
 from .formats import kind_of, read_tensors
 from .gguf import read_gguf
+from .keys import unwrapped
 from .quantized import NEEDED_WITH_WEIGHTS
 
 SHARD = re.compile(
@@ -26,12 +27,17 @@ class Checkpoint:
     """Tensors of a file or of a set of shards, by name, with the file's own metadata.
 
     Of a GGUF file some are quantised (`QuantizedWeight`). mapped: addresses of storages that are
-    parts of a memory-mapped file.
+    parts of a memory-mapped file. note: for reports, what was taken where a file has several sets.
     """
 
     tensors: dict[str, Any]
     metadata: dict[str, str]
     mapped: frozenset[int] = frozenset()
+    note: str = ""
+
+    def with_note(self, report: str) -> str:
+        """A report on this file, with the note at its end."""
+        return f"{report}; {self.note}" if self.note else report
 
     def release(self, tensor: Tensor) -> None:
         """Keep a tensor of this file no longer in memory, where the file itself can give it again.
@@ -53,7 +59,8 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     if kind_of(path) == "GGUF":
-        return Checkpoint(*read_gguf(path))
+        packed, texts = read_gguf(path)
+        return Checkpoint(unwrapped(packed), texts)
     return _read_shards(shard_files(path))
 
 
@@ -81,20 +88,23 @@ def shard_files(path: pathlib.Path) -> list[pathlib.Path]:
 def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
+    note = ""
     addresses: set[int] = set()
     dtypes: dict[str, tuple[torch.dtype | None, str]] = {}
     for file in files:
-        part, part_metadata, is_mapped = read_tensors(file)
+        read = read_tensors(file)
+        part = unwrapped(read.tensors)
         twice = tensors.keys() & part.keys()
         if twice:
             raise ValueError(f"{file.name}: {min(twice)!r} is in another shard, too")
         if len(files) > 1:
             _refuse_another_precision(file.name, part, dtypes)
         tensors.update(part)
-        metadata.update(part_metadata)
-        if is_mapped:
+        metadata.update(read.metadata)
+        note = read.note or note
+        if read.mapped:
             addresses.update(t.untyped_storage().data_ptr() for t in part.values())
-    return Checkpoint(tensors, metadata, frozenset(addresses))
+    return Checkpoint(tensors, metadata, frozenset(addresses), note)
 
 
 def _refuse_another_precision(

@@ -10,12 +10,17 @@ import json
 import os
 import pathlib
 import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from . import mapped
+from .archive import check_archive
+from .limits import refuse_too_many
 
 # By which names hosts list them.
 SAFETENSORS = (".safetensors", ".sft")
@@ -37,6 +42,19 @@ _OTHER = (
     (b"<", "a web page, which was downloaded in its place"),
     (b"{", "JSON text"),
 )
+
+
+@dataclass(frozen=True)
+class FileTensors:
+    """What one file holds: named tensors, metadata, and whether they lie in a mapping of the file.
+
+    note: which set of tensors was taken, where the file has several.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    mapped: bool
+    note: str = ""
 
 
 def kind_of(file: pathlib.Path) -> Kind:
@@ -66,8 +84,8 @@ def kind_of(file: pathlib.Path) -> Kind:
     )
 
 
-def read_tensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
-    """A file's tensors and metadata, and whether the tensors lie in a mapping of the file.
+def read_tensors(file: pathlib.Path) -> FileTensors:
+    """A file's tensors and metadata.
 
     Raises ValueError, naming the file, when it is truncated or holds anything else; of GGUF files,
     whose weights are no plain tensors.
@@ -76,11 +94,14 @@ def read_tensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str],
     if kind == "GGUF":
         raise ValueError(f"{file.name} is a GGUF file among files of another kind")
     if kind == "safetensors":
-        return *_read_safetensors(file), True
+        return FileTensors(*_read_safetensors(file), True)
     # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped; nor can what it
     # takes by its name for a file of another kind.
     mappable = kind == "PyTorch" and file.suffix != ".safetensors"
-    return _read_pickled(file, mappable), {}, mappable
+    if kind == "PyTorch":
+        check_archive(file)
+    tensors, note = _read_pickled(file, mappable)
+    return FileTensors(tensors, {}, mappable, note)
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -89,6 +110,7 @@ def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, 
     try:
         with safe_open(file, framework="pt") as opened:
             names = opened.keys()
+            refuse_too_many(file, len(names))
             return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     except SafetensorError as error:
         raise ValueError(
@@ -134,7 +156,7 @@ def too_large(file: pathlib.Path) -> ValueError:
     )
 
 
-def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
+def _read_pickled(file: pathlib.Path, mappable: bool) -> tuple[dict[str, Tensor], str]:
     try:
         with file.open("rb") as opened:
             given = file if mappable else opened
@@ -150,24 +172,37 @@ def _read_pickled(file: pathlib.Path, mappable: bool) -> dict[str, Tensor]:
         raise ValueError(
             f"{file.name} ({file.stat().st_size} bytes) is not a whole PyTorch file: {error}"
         ) from error
-    if not _named(loaded):
-        loaded = _inner(loaded)
-    if loaded is None:
+    sets = dict(_sets(loaded))
+    if not sets:
         raise ValueError(f"{file.name} is not a file of named tensors with numbers in them")
-    return dict(loaded)
+    taken = _choose(file, list(sets))
+    refuse_too_many(file, len(sets[taken]))
+    others = ", ".join(sorted(sets))
+    return dict(sets[taken]), f"of its sets ({others}) {taken} was taken" if len(sets) > 1 else ""
 
 
-def _inner(loaded: Any) -> dict[str, Tensor] | None:
-    """The weights that trainers wrap: under `state_dict`, or the one set of tensors that there is.
+def _sets(loaded: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Each set of named tensors in what a trainer saved, with the names that lead to it."""
+    if _named(loaded):
+        yield name, loaded
+    elif isinstance(loaded, dict) and depth:
+        for key, value in loaded.items():
+            if isinstance(key, str):
+                yield from _sets(value, f"{name}.{key}".strip("."), depth - 1)
 
-    None where it is not clear which of several they are.
-    """
-    if not isinstance(loaded, dict):
-        return None
-    if "state_dict" in loaded:
-        return loaded["state_dict"] if _named(loaded["state_dict"]) else None
-    found = [value for value in loaded.values() if isinstance(value, dict) and _named(value)]
-    return found[0] if len(found) == 1 else None
+
+def _choose(file: pathlib.Path, names: list[str]) -> str:
+    """The set to take of those in a file: the only one, `state_dict`, or the averaged (EMA) one."""
+    if len(names) == 1:
+        return names[0]
+    averaged = [name for name in names if re.search(r"(^|[._])ema($|[._])", name)]
+    for found in (["state_dict"] if "state_dict" in names else [], averaged):
+        if len(found) == 1:
+            return found[0]
+    raise ValueError(
+        f"{file.name} holds {len(names)} sets of tensors ({', '.join(sorted(names))}), and which "
+        f"is meant is not clear: save the one that you need in a file of its own"
+    )
 
 
 def _named(loaded: Any) -> bool:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .gguf_blocks import FORMATS, dequantize, scales
+from .gguf_vocabulary import MODEL, sentencepiece_model
+from .limits import refuse_too_many
 from .quantized import QuantizedWeight
 
 ARCHITECTURE = "general.architecture"
@@ -61,16 +63,39 @@ def read_gguf(
             f"{path.name} is a GGUF file; to read it, install the package gguf with ComfyUI's own "
             f"Python (python -m pip install gguf) and restart, or use a safetensors file"
         ) from error
+    _check_count(path)
     try:
         reader = _reader(gguf, path)
         weights = {tensor.name: _weight(gguf, reader, tensor) for tensor in reader.tensors}
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        OSError,
+    ) as error:
         raise ValueError(
             f"{path.name} ({path.stat().st_size} bytes) is not a whole GGUF file: {error}. It is "
             f"likely truncated or still being downloaded; fetch it again"
         ) from error
-    texts = {name: field.contents() for name, field in reader.fields.items()}
-    return weights, {name: value for name, value in texts.items() if isinstance(value, str)}
+    texts = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if field.types == [gguf.GGUFValueType.STRING]
+    }
+    if texts.get(MODEL) == "t5":
+        # Under the name that ComfyUI's files have it by.
+        weights.setdefault("spiece_model", sentencepiece_model(reader.fields))
+    return weights, texts
+
+
+def _check_count(path: pathlib.Path) -> None:
+    """Raise ValueError for more tensors than a model has, which would be read one by one."""
+    with path.open("rb") as opened:
+        begin = opened.read(16)
+    if len(begin) == 16:  # else the reader says that it is cut
+        refuse_too_many(path, int.from_bytes(begin[8:], "little"))
 
 
 def _reader(gguf: Any, path: pathlib.Path) -> Any:
@@ -112,7 +137,10 @@ def _weight(gguf: Any, reader: Any, tensor: Any) -> Tensor | QuantizedWeight:
 
 
 def require_architecture(metadata: Mapping[str, str], *names: str) -> None:
-    """Raise ValueError if a file says that it is a GGUF of another kind of model than `names`."""
+    """Raise ValueError if a file says that it is a GGUF of another kind of model than `names`.
+
+    For files whose tensors are not the ones looked for: converters write many names for one kind.
+    """
     found = metadata.get(ARCHITECTURE, names[0])
     if found not in names:
         raise ValueError(

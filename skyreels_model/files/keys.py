@@ -28,6 +28,20 @@ def renamed(weights: Mapping[str, T], rename: Callable[[str], str]) -> dict[str,
     return named
 
 
+# What PyTorch's own wrappers (data parallel, sharded, compiled, checkpointed) put between names.
+_WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+
+
+def unwrapped(weights: Mapping[str, T]) -> dict[str, T]:
+    """The weights without the wrappers that a trainer left in their names.
+
+    Raises ValueError where two would have one name.
+    """
+    return renamed(weights, lambda key: _WRAPPERS.sub("", key))
+
+
 WAN22_VAE_MARK = "decoder.upsamples.0.upsamples.0.residual.2.weight"
 
 # Ordered: the first pattern found in any key names the file.

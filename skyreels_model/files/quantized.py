@@ -1,13 +1,15 @@
 """Weights in 8 or fewer bits with scales beside them, as files hold them.
 
-Known are the older convention (a root tensor `scaled_fp8`, `X.scale_weight`, `X.scale_input`) and
+Known are the older convention (a root tensor `scaled_fp8`, `X.scale_weight`, `X.scale_input`),
 ComfyUI's per-layer one (`X.comfy_quant`, `X.weight_scale`, `X.input_scale`, or the same in the
-file's metadata). Both become a `ScaledWeight` under the name of the weight.
+file's metadata) and quanto's (`X.weight._data`, `X.weight._scale`). All become a `ScaledWeight`
+under the name of the weight.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +18,15 @@ import torch
 from torch import Tensor
 
 FP8_FORMATS = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
+# Whole numbers with a scale for each row, or one for all: what quanto and others write.
+INT8 = "int8"
+_READ = (*FP8_FORMATS.values(), INT8)
+# What tells other quantisers' files, of which the numbers cannot be read here.
+_FOREIGN = (
+    (re.compile(r"\.weight\._(shift|zeropoint)$"), "quanto, in 4 or fewer bits"),
+    (re.compile(r"\.quant_state\.bitsandbytes|\.(absmax|quant_map|SCB)$"), "bitsandbytes"),
+    (re.compile(r"\.(qweight|qzeros|wscales)$"), "GPTQ, AWQ or Nunchaku"),
+)
 # Formats with two numbers in a byte, along the columns.
 _PACKED_IN_PAIRS = ("nvfp4", "convrot_w4a4")
 _MARK, _SETTINGS, _METADATA = "scaled_fp8", "comfy_quant", "_quantization_metadata"
@@ -75,7 +86,7 @@ class ScaledWeight:
         return torch.Size([rows, *(pairs * c for c in columns)])
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        if self.settings["format"] not in FP8_FORMATS.values():
+        if self.settings["format"] not in _READ:
             raise ValueError(
                 f"weights in the format {self.settings['format']!r} are only read inside ComfyUI; "
                 f"use an fp8, bf16, fp16 or fp32 file"
@@ -105,6 +116,7 @@ def gather_scaled(
     stay as they are. Raises ValueError where scales have no weight, or where a layer's description
     cannot be read.
     """
+    tensors = _without_quanto(tensors)
     described = _described_in(metadata).items()
     layers = {k.removeprefix(prefix): v for k, v in described if k.startswith(prefix)}
     marker = tensors.get(_MARK)
@@ -132,6 +144,32 @@ def gather_scaled(
     return kept
 
 
+def _without_quanto(tensors: Weights) -> Weights:
+    """The tensors with ComfyUI's names for what quanto calls otherwise.
+
+    Its scales of a layer's input and output are for calibrated products, which are not made here.
+    Raises ValueError for quantisers' formats that cannot be read.
+    """
+    for key in tensors:
+        kind = next((kind for mark, kind in _FOREIGN if mark.search(key)), None)
+        if kind is not None:
+            raise ValueError(
+                f"the file is quantised by {kind} (it has {key!r}), which is not read; use an fp8, "
+                f"bf16, fp16 or fp32 file, ComfyUI's own quantised one, or a GGUF"
+            )
+    ends = {".weight._data": ".weight", ".weight._scale": ".weight_scale"}
+    layers = {k.removesuffix(".weight._data") for k in tensors if k.endswith(".weight._data")}
+    if not layers:
+        return tensors
+    beside = {f"{layer}.{name}" for layer in layers for name in ("input_scale", "output_scale")}
+    named: dict[str, Tensor | QuantizedWeight] = {}
+    for key, value in tensors.items():
+        end = next((end for end in ends if key.endswith(end)), "")
+        if key not in beside:
+            named[f"{key.removesuffix(end)}{ends.get(end, '')}"] = value
+    return named
+
+
 def _scaled(
     layer: str,
     weight: Tensor,
@@ -141,6 +179,9 @@ def _scaled(
 ) -> Tensor | ScaledWeight:
     """The weight with its scales; plain if it only looks scaled."""
     if settings is None:
+        if weight.dtype == torch.int8 and "weight_scale" in scales:
+            _by_row(layer, scales["weight_scale"], weight)
+            return ScaledWeight(weight, {"format": INT8}, scales)
         if not weight.is_floating_point():
             raise ValueError(
                 f"{layer}.weight is {str(weight.dtype)[6:]} with scales beside it, which is not "

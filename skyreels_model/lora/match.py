@@ -28,13 +28,14 @@ PREFIX = "diffusion_model."
 Shapes = Mapping[str, Shape]
 
 _PREFIXES = re.compile(
-    r"^((model\.|diffusion_model\.|base_model\.model\.|transformer\.|unet\.|pipe\.|dit\.)+"
-    r"|lora_unet__?|lora_transformer_|lycoris_)"
+    r"^((model\.|diffusion_model\.|base_model\.model\.|transformer\.|unet\.|pipe\.|dit\.|generator\.)+"
+    r"|(lora_unet__?|lora_transformer_|lycoris_)(_?orig_mod_|_?fsdp_wrapped_module_)?)"
 )
 _PART = re.compile(
-    r"[._](?P<part>lora_(?P<ab>[AB])(\.\w+)?(\.weight)?"
-    r"|lora_(?P<way>up|down|mid)(\.\w+)?\.weight|lora(_linear_layer)?\.(?P<old>up|down)\.weight"
-    r"|lora_magnitude_vector(\.\w+)*"
+    # Between the kind and `weight` the adapter's name, which may be anything without a dot.
+    r"[._](?P<part>lora_(?P<ab>[AB])(\.[^.]+)?(\.weight)?"
+    r"|lora_(?P<way>up|down|mid)(\.[^.]+)?\.weight|lora(_linear_layer)?\.(?P<old>up|down)\.weight"
+    r"|lora_magnitude_vector(\.[^.]+)*"
     r"|alpha|dora_scale|diff|diff_b|diff_m|set_weight|reshape_weight|w_norm|b_norm"
     r"|lokr_\w+|hada_\w+|oft_blocks|rescale|[ab][12]\.weight)$"
 )

@@ -16,6 +16,7 @@ from ..files.quantized import QuantizedWeight, Weights, gather_scaled
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 MARKER = "model_type."
+_FIRST = "patch_embedding.weight"
 
 
 def transformer_tensors(
@@ -25,10 +26,12 @@ def transformer_tensors(
 
     Prefixes and markers are removed, diffusers' names translated, and weights with scales put
     together with them. What has not the prefix (`other_tensors`) is left out. Raises ValueError
-    for scales that cannot be read, and for a GGUF file of another architecture.
+    for scales that cannot be read, and for a GGUF file that says it is of another architecture and
+    has none of the tensors.
     """
-    require_architecture(metadata or {}, "wan")
     prefix = _prefix(tensors)
+    if f"{prefix}{_FIRST}" not in tensors:
+        require_architecture(metadata or {}, "wan")
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}
     return rename_diffusers_transformer(gather_scaled(own, metadata or {}, prefix))
@@ -42,11 +45,10 @@ def other_tensors(tensors: Weights) -> list[str]:
 
 def _prefix(tensors: Weights) -> str:
     """What stands before all names of a transformer: a published prefix, or any other."""
-    mark = "patch_embedding.weight"
-    found = [p for p in ("", *PREFIXES) if f"{p}{mark}" in tensors]
+    found = [p for p in ("", *PREFIXES) if f"{p}{_FIRST}" in tensors]
     found += [
         prefix
-        for prefix in (key.removesuffix(mark) for key in tensors if key.endswith(f".{mark}"))
+        for prefix in (key.removesuffix(_FIRST) for key in tensors if key.endswith(f".{_FIRST}"))
         if any(key.startswith(f"{prefix}blocks.0.") for key in tensors)
     ]
     return found[0] if found else ""

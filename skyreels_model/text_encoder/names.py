@@ -78,7 +78,8 @@ def to_original_names(
     repackagers' `model_type.*` markers. Any other unknown key stays under its own name, so that a
     strict load reports it. Raises ValueError for another kind of model.
     """
-    require_architecture(metadata or {}, *_ARCHITECTURES)
+    if not any(name in state_dict for name in EMBEDDINGS):
+        require_architecture(metadata or {}, *_ARCHITECTURES)
     refuse_other_files(state_dict)
     own = {k: v for k, v in state_dict.items() if not _NOT_OF_THE_ENCODER.match(k)}
     if "shared.weight" in own:

@@ -164,11 +164,11 @@ def test_scales_that_are_not_read(refused, models_folder):
     """Whole numbers with scales, scales by columns or of blocks, and any of a VAE."""
     layer, plain = "blocks.1.ffn.0", load_file(transformer_path())
     rows, columns = plain[f"{layer}.weight"].shape
-    whole = (plain[f"{layer}.weight"] * 100).round().to(torch.int8)
+    whole = (plain[f"{layer}.weight"] * 100).round().to(torch.int16)
     eight = plain[f"{layer}.weight"].to(torch.float8_e4m3fn)
     cases = [
-        (whole, {"weight_scale": torch.ones(rows, 1)}, "is int8 with scales beside it"),
-        (whole, {}, "is stored as int8"),
+        (whole, {"weight_scale": torch.ones(rows, 1)}, "is int16 with scales beside it"),
+        (whole, {}, "is stored as int16"),
         (eight, {"weight_scale": torch.ones(1, columns)}, f"one for each of its {rows} rows"),
         (eight, {"weight_scale": torch.ones(3)}, f"scales of shape (3,) for a weight of ({rows}"),
         (eight, {"weight_scale_inv": torch.ones(1, 1)}, "scales that are not read for this kind"),

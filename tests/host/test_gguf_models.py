@@ -2,35 +2,14 @@
 
 import pytest
 import torch
+from graphs.quantised import write_gguf
 from safetensors.torch import load_file, save_file
 
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("gguf")
 
 
 def relative(a, b):
     return float((a - b).norm() / b.norm())
-
-
-def write(path, plain, name):
-    """The toy model by the package's quantiser and writer; the numbers that it stands for."""
-    kind, meant = gguf.GGMLQuantizationType[name], {}
-    writer = gguf.GGUFWriter(path, "wan")
-    for key, value in plain.items():
-        meant[key] = value
-        if value.ndim == 5:
-            writer.add_array(f"comfy.gguf.orig_shape.{key}", list(value.shape))
-            writer.add_tensor(key, value.flatten(1).contiguous().numpy())
-        elif key.startswith("blocks.") and value.ndim == 2:
-            packed = gguf.quants.quantize(value.numpy(), kind)
-            writer.add_tensor(key, packed, raw_dtype=kind)
-            meant[key] = torch.from_numpy(gguf.quants.dequantize(packed, kind))
-        else:
-            writer.add_tensor(key, value.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return meant
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +18,7 @@ def packed(open_model, models_folder, plain):
 
     def run(name):
         file = f"SkyReels-V2-DF-14B-540P-{name}.gguf"
-        meant = write(models_folder / "diffusion_models" / file, plain, name)
+        meant = write_gguf(models_folder / "diffusion_models" / file, plain, name)
         return *open_model(file), meant
 
     return run

@@ -1,6 +1,8 @@
 """Files to tensors to modules: every layout and every way in which a file can be wrong."""
 
 import json
+import re
+import zipfile
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from skyreels_model.config import ModelConfig
-from skyreels_model.files import checkpoint, loading
+from skyreels_model.files import checkpoint, limits, loading
 from skyreels_model.model import SkyReelsModel, names
 from skyreels_model.model.names import transformer_key_to_diffusers
 from toy.random_weights import PUBLISHED, dit_shapes
@@ -114,7 +116,7 @@ def test_other_kinds_of_files(tmp_path):
     one = torch.ones(1)
     with pytest.raises(FileNotFoundError):
         checkpoint.read(tmp_path / "absent.safetensors")
-    for nested in ([1, 2], {}, {"x": 1}, {"state_dict": 1}, {"a": {"x": one}, "b": {"x": one}}):
+    for nested in ([1, 2], {}, {"x": 1}, {"state_dict": 1}, {"a": {"b": {"c": {"d": {"x": one}}}}}):
         torch.save(nested, tmp_path / "list.pth")
         with pytest.raises(ValueError, match="not a file of named tensors"):
             checkpoint.read(tmp_path / "list.pth")
@@ -194,6 +196,82 @@ def test_state_dict_inside_a_pth(state, tmp_path, zipped, name):
     nested = {name: state, "epoch": 3, "optimizer": {"lr": 1.0}}
     torch.save(nested, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
     assert checkpoint.read(tmp_path / "model.pth").tensors.keys() == state.keys()
+
+
+@pytest.mark.parametrize("names", [("generator", "generator_ema"), ("model", "ema", "critic")])
+def test_of_several_sets_the_averaged_one(state, tmp_path, names):
+    sets = {name: {key: value + i for key, value in state.items()} for i, name in enumerate(names)}
+    torch.save({**sets, "step": 3}, tmp_path / "model.pt")
+    file = checkpoint.read(tmp_path / "model.pt")
+    averaged = next(name for name in names if "ema" in name)
+    assert all(torch.equal(file.tensors[k], sets[averaged][k]) for k in state)
+    assert file.note == f"of its sets ({', '.join(sorted(names))}) {averaged} was taken"
+
+
+def test_sets_of_which_none_is_meant(state, tmp_path):
+    for sets in (("a", "b"), ("a_ema", "b_ema")):
+        torch.save(dict.fromkeys(sets, state), tmp_path / "model.pt")
+        with pytest.raises(ValueError, match=rf"2 sets of tensors \({', '.join(sets)}\)"):
+            checkpoint.read(tmp_path / "model.pt")
+
+
+WRAPPED = {
+    "data parallel": lambda key: f"module.{key}",
+    "compiled": lambda key: f"_orig_mod.{key}",
+    "compiled blocks": lambda key: re.sub(r"^(blocks\.\d+)\.", r"\1._orig_mod.", key),
+    "sharded": lambda key: f"model._fsdp_wrapped_module.{key}".replace(
+        ".ffn", "._fsdp_wrapped_module._checkpoint_wrapped_module.ffn"
+    ),
+    "a generator's": lambda key: f"generator.model.{key}",
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_names_that_trainers_wrap(state, tmp_path, name):
+    save_file({WRAPPED[name](k): v for k, v in state.items()}, tmp_path / "model.safetensors")
+    model, report = build(checkpoint.read(tmp_path / "model.safetensors").tensors)
+    assert report.matched == len(state) and report.unexpected == []
+    assert torch.equal(model.state_dict()["blocks.1.ffn.2.bias"], state["blocks.1.ffn.2.bias"])
+
+
+def archive(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as made:
+        for name, content in members.items():
+            with made.open(f"archive/{name}", "w") as member:
+                for _ in range(content):
+                    member.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "data/0", "byteorder", "version"])
+def test_archives_that_unpack_to_more_than_they_are(tmp_path, name, monkeypatch):
+    """Of PyTorch's loader nothing is called: it would unpack first."""
+    monkeypatch.setattr(torch, "load", None)
+    archive(tmp_path / "bomb.pth", {name: 64}, zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "bomb.pth").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=rf"bomb\.pth .*/{name} is packed, to 67108864 bytes"):
+        checkpoint.read(tmp_path / "bomb.pth")
+
+
+def test_an_archive_with_a_huge_description(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", None)
+    archive(tmp_path / "long.pth", {"data/0": 1, "data.pkl": 9})
+    with pytest.raises(ValueError, match=r"long\.pth .*data\.pkl has 9437184 bytes"):
+        checkpoint.read(tmp_path / "long.pth")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "old.pth", "gguf"])
+def test_more_tensors_than_any_model_has(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(limits, "MOST_TENSORS", 20)
+    file, many = tmp_path / f"many.{kind}", {f"a.{i}": torch.zeros(1) for i in range(21)}
+    if kind == "safetensors":
+        save_file(many, file)
+    elif kind == "gguf":
+        file.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (10**6).to_bytes(8, "little"))
+        pytest.importorskip("gguf")
+    else:
+        torch.save(many, file, _use_new_zipfile_serialization=kind == "pth")
+    with pytest.raises(ValueError, match=rf"{kind} holds \d+ tensors; a file may have up to 20"):
+        checkpoint.read(file)
 
 
 def test_shards_of_two_precisions(state, tmp_path):

@@ -1,5 +1,6 @@
 """GGUF: our reading of blocks against the `gguf` package's, and files by its writer."""
 
+import pathlib
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from skyreels_model.config import ModelConfig
 from skyreels_model.files import checkpoint, gguf_blocks, loading
 from skyreels_model.files.gguf_blocks import FORMATS, dequantize
 from skyreels_model.model import SkyReelsModel, names
+from skyreels_model.text_encoder.tokenizer import Tokenizer
 from toy.random_weights import dit_shapes
 
 gguf = pytest.importorskip("gguf")
@@ -170,6 +172,11 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
         file.write_bytes(other)
         with pytest.raises(ValueError, match=r"no file of tensors .* begins with b'(PKUF|GG)"):
             checkpoint.read(file)
+    for name in ("pig", "wan21"):  # as some converters call it: the tensors decide
+        meant = {key: torch.zeros(shape) for key, shape in dit_shapes(SMALL).items()}
+        write(file, meant, name)
+        read = checkpoint.read(file)
+        assert names.transformer_tensors(read.tensors, read.metadata).keys() == meant.keys()
     write(file, {"double_blocks.0.x": torch.zeros(2, 2)}, "flux")
     read = checkpoint.read(file)
     with pytest.raises(ValueError, match="architecture 'flux'.*has 'wan'"):
@@ -177,3 +184,35 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match="install the package gguf.*or use a safetensors"):
         checkpoint.read(file)
+
+
+def test_a_vocabulary_in_the_metadata_is_the_tokenizer_it_was_made_from(tmp_path):
+    """As llama.cpp's converter writes it, from a SentencePiece model."""
+    import sentencepiece
+
+    data = (pathlib.Path(__file__).parents[1] / "data" / "spiece.model").read_bytes()
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=data)
+    count = range(pieces.vocab_size())
+    kinds = [
+        2 if pieces.is_unknown(i) else 3 if pieces.is_control(i) else 6 if pieces.is_byte(i) else 1
+        for i in count
+    ]
+    writer = gguf.GGUFWriter(tmp_path / "umt5.gguf", "t5encoder")
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([pieces.id_to_piece(i) for i in count])
+    writer.add_token_scores([pieces.get_score(i) for i in count])
+    writer.add_token_types(kinds)
+    writer.add_pad_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(2)
+    writer.add_add_space_prefix(True)
+    writer.add_remove_extra_whitespaces(True)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = checkpoint.read(tmp_path / "umt5.gguf")
+    made = Tokenizer(read.tensors["spiece_model"].numpy().tobytes())
+    for text in ("a red circle", "", "Camera pans; (red:1.2), 50% grey", "  two  spaces "):
+        assert made.encode(text) == Tokenizer(data).encode(text)

@@ -49,6 +49,8 @@ NAMES = [
     "lora_transformer_blocks_1_attn1_to_q",
     "lycoris_blocks_1_self_attn_q",
     "lycoris_blocks_1_attn1_to_q",
+    f"generator.{Q}",
+    "lora_unet__orig_mod_blocks_1_self_attn_q",
 ]
 PAIRS = [
     (".lora_A.weight", ".lora_B.weight"),
@@ -57,6 +59,8 @@ PAIRS = [
     (".lora.down.weight", ".lora.up.weight"),
     ("_lora.down.weight", "_lora.up.weight"),
     (".lora_A", ".lora_B"),
+    (".lora_A.my-adapter.weight", ".lora_B.my-adapter.weight"),
+    (".lora_down.v1 (best).weight", ".lora_up.v1 (best).weight"),
 ]
 
 

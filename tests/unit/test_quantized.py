@@ -126,3 +126,39 @@ def test_of_several_scales_without_a_weight_the_files_first_is_named():
     for layers in (["x", "y", "z"], ["z", "y", "x"]):
         with pytest.raises(ValueError, match=f"scales for {layers[0]}, but"):
             gather_scaled({f"{layer}.weight_scale": torch.ones(()) for layer in layers}, {})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, E4M3])
+def test_quantos_layers(dtype):
+    """A scale for each row; those of a layer's input and output say nothing of the weight."""
+    plain, _, meant = files()
+    state = {}
+    for key, value in plain.items():
+        state[key] = value
+        if key.startswith("blocks.") and value.ndim == 2:
+            del state[key]
+            largest = 127 if dtype == torch.int8 else torch.finfo(dtype).max
+            scale = value.abs().amax(dim=1, keepdim=True) / largest
+            whole = (value / scale).round() if dtype == torch.int8 else value / scale
+            state |= {f"{key}._data": whole.to(dtype), f"{key}._scale": scale}
+            layer = key.removesuffix("weight")
+            state |= {f"{layer}input_scale": torch.ones(1), f"{layer}output_scale": torch.ones(1)}
+            meant[key] = state[f"{key}._data"].float() * scale
+    state, weights = loaded({f"model.diffusion_model.{k}": v for k, v in state.items()})
+    assert all(torch.equal(state[key], meant[key]) for key in meant)
+    assert loading.quantization(weights) == f"20 of {len(meant)} scaled {str(dtype)[6:]}"
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("x.weight._shift", "quanto, in 4"),
+        ("x.weight.quant_state.bitsandbytes__nf4", "bitsandbytes"),
+        ("x.weight.absmax", "bitsandbytes"),
+        ("x.SCB", "bitsandbytes"),
+        ("x.qweight", "GPTQ, AWQ or Nunchaku"),
+    ],
+)
+def test_other_quantisers_are_named(key, kind):
+    with pytest.raises(ValueError, match=f"quantised by {kind}.*{key}.*use an fp8, bf16"):
+        gather_scaled({"x.weight": torch.ones(2, 2), key: torch.ones(2)}, {})

@@ -25,6 +25,7 @@ from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH, PAD_ID, Tokeni
 from .. import files
 from . import quantized
 from .gguf import GGUFLinear
+from .patcher import hook_on_the_fly
 
 NAME = "umt5xxl"
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".")
@@ -144,8 +145,10 @@ def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.
         model_options={"dtype": stored},
         disable_dynamic=disable_dynamic or packed,
     )
+    if linear is not None:
+        hook_on_the_fly(clip.patcher)
     clip.patcher.cached_patcher_init = (load_patcher, (path,))
-    return clip, (
+    return clip, file.with_note(
         f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(stored)[6:]}, "
         f"quantised {loading.quantization(original)}{note}; {clip.cond_stage_model.report}"
     )

@@ -66,7 +66,8 @@ def load_clip_vision(
     path: pathlib.Path, disable_dynamic: bool = False
 ) -> tuple[HostCLIPVision, str]:
     """An image encoder file as the host's CLIP_VISION, and one line that says what it is."""
-    tensors = to_original_names(checkpoint.read(path).tensors)
+    file = checkpoint.read(path)
+    tensors = to_original_names(file.tensors)
     config, dtype = CLIPVisionConfig.from_state_dict(tensors), loading.stored_dtype(tensors)
     model = CLIPVision(config, comfy.ops.manual_cast, dtype=dtype, device="meta").eval()
     layout = CLIPVision(config, dtype=dtype, device="meta")
@@ -80,7 +81,7 @@ def load_clip_vision(
         f"CLIP image encoder of width {config.dim}, {config.num_layers} layers, "
         f"{config.num_positions} tokens an image, stored {str(dtype)[6:]}; {report}"
     )
-    return clip_vision, summary
+    return clip_vision, file.with_note(summary)
 
 
 def load_patcher(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ....skyreels_model.files.gguf import FORMAT_KEY
 from ....skyreels_model.files.gguf_blocks import dequantize
 from .keeps_quantized import KeepsQuantized
+from .patcher import HooksOnTheFly
 
 
 class _Bytes:
@@ -114,7 +115,7 @@ class GGUFLinear(nn.Module, comfy.ops.CastWeightBiasOp, KeepsQuantized):
         return None
 
 
-class GGUFPatcher(comfy.model_patcher.ModelPatcher):
+class GGUFPatcher(HooksOnTheFly):
     """The host's patcher, which leaves GGUF weights packed and patches their numbers on the fly."""
 
     def patch_weight_to_device(
@@ -152,6 +153,15 @@ class GGUFPatcher(comfy.model_patcher.ModelPatcher):
                 like = torch.empty(shape, dtype=layer.dtype, device="meta")
                 state[key] = comfy.model_patcher.LazyCastingParam(self, prefix + key, like)
         return state
+
+    def add_weight_wrapper(self, name: str, function: Any) -> None:
+        """The host's for training, which wants a gradient through each layer's own numbers."""
+        if isinstance(self._of_quantized(name), GGUFLinear):
+            raise ValueError(
+                "model is a GGUF one, whose weights are packed; for training it must be a bf16, "
+                "fp16, fp32 or fp8 file's"
+            )
+        super().add_weight_wrapper(name, function)
 
     def _layers(self) -> list[GGUFLinear]:
         return [m for m in self.model.modules() if isinstance(m, GGUFLinear)]

@@ -6,12 +6,12 @@ import pathlib
 
 import comfy.lora
 import comfy.model_patcher
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ....skyreels_model.files import checkpoint
 from ....skyreels_model.lora.match import PREFIX, match_lora, peft_settings
 from ....skyreels_model.lora.parts import magnitude_for_host
+from .patcher import original_weight
 
 
 def apply_lora(
@@ -25,7 +25,7 @@ def apply_lora(
     file = checkpoint.read(path)
     matched = match_lora(file, layer_shapes(module), peft_settings(path, file.metadata))
     for layer in matched.decomposed:
-        weight = original_weight(model, layer)
+        weight = original_weight(model, f"{PREFIX}{layer}.weight")
         scale = magnitude_for_host(weight, matched.parts(layer))
         matched.tensors[f"{PREFIX}{layer}.dora_scale"] = scale
     names = comfy.lora.model_lora_keys_unet(model.model, {})
@@ -38,14 +38,7 @@ def apply_lora(
         report += f"; the model has no {', '.join(dropped)}"
     if matched.for_images and getattr(model.model, "image_to_video", None) is False:
         report += ". Caution: an I2V LoRA on a model without image layers; it may do harm"
-    return patched, report
-
-
-def original_weight(model: comfy.model_patcher.ModelPatcher, layer: str) -> Tensor:
-    """A layer's weight in float32 and without patches, on the CPU, whatever it is stored as."""
-    key = f"{PREFIX}{layer}.weight"
-    weight, convert = model.get_key_patches(key)[key][0]
-    return convert(weight.to("cpu", torch.float32))
+    return patched, file.with_note(report)
 
 
 def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

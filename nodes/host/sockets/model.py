@@ -25,7 +25,7 @@ from ....skyreels_model.model.network import SkyReelsModel
 from . import quantized
 from .gguf import GGUFPatcher
 from .memory import holds_scores, memory_required
-from .patcher import patcher_type
+from .patcher import hook_on_the_fly, patcher_type
 from .transformer import HostDiT
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
@@ -118,12 +118,15 @@ def load_model(
         load_device=comfy.model_management.get_torch_device(),
         offload_device=model.device,
     )
+    if config.custom_operations is not None:
+        hook_on_the_fly(patcher)
     found = identity.variant(skyreels, path, variant)
     patcher.model_options["transformer_options"][VARIANT_KEY] = found
     patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
     unused = [*report.unexpected, *names.other_tensors(file.tensors)]
     report = loading.LoadReport(report.matched, unused)
-    return patcher, identity.transformer(skyreels, stored, path, found, dtype, report, note)
+    summary = identity.transformer(skyreels, stored, path, found, dtype, report, note)
+    return patcher, file.with_note(summary)
 
 
 def _host_config(

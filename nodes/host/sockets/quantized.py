@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ....skyreels_model.files.gguf import GGUFWeight
-from ....skyreels_model.files.quantized import FP8_FORMATS, QuantizedWeight, ScaledWeight, Weights
+from ....skyreels_model.files.quantized import (
+    FP8_FORMATS,
+    INT8,
+    QuantizedWeight,
+    ScaledWeight,
+    Weights,
+)
 from .gguf import GGUFLinear
 from .keeps_quantized import KeepsQuantized
 
@@ -87,6 +93,8 @@ def readable(weights: Weights) -> tuple[dict[str, Tensor | QuantizedWeight], str
 def _not_held(key: str, weight: ScaledWeight) -> str:
     """Why no layer here can hold a weight as it is; empty if one can."""
     name = weight.settings["format"]
+    if name == INT8:
+        return "they are int8 with a scale for each row"
     if name not in FP8_FORMATS.values():
         if name not in HOST_FORMATS:
             raise ValueError(
@@ -104,7 +112,7 @@ def _not_held(key: str, weight: ScaledWeight) -> str:
 
 
 def _numbers(weight: ScaledWeight) -> Tensor:
-    if weight.settings["format"] in FP8_FORMATS.values():
+    if weight.settings["format"] in (*FP8_FORMATS.values(), INT8):
         return weight.dequantize(torch.bfloat16)
     layer = scaled_linear(torch.float32)(weight.shape[1], weight.shape[0], False, "meta")
     layer.load_state_dict(weight.entries("weight"), assign=True)

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from ....skyreels_model.model import layers
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
+from .no_bypass import NoBypass
 
 ATTENTION = {"auto": optimized_attention, "pytorch": attention_pytorch}
 
 
-class HostModulation(layers.Modulation, comfy.ops.CastWeightBiasOp):
+class HostModulation(NoBypass, layers.Modulation, comfy.ops.CastWeightBiasOp):
     """A modulation whose weight the host casts, moves and patches like any layer's.
 
     The host's LoRA code silently skips raw parameters beside child modules, hence the leaf.
@@ -58,7 +59,9 @@ class HostDiT(SkyReelsModel):
         device: torch.device | str | None,
         **_detected: Any,
     ) -> None:
-        named = type("Operations", (operations,), {"Modulation": HostModulation})
+        embedding = type("HostEmbedding", (NoBypass, operations.Embedding), {})
+        made = {"Modulation": HostModulation, "Embedding": embedding}
+        named = type("Operations", (operations,), made)
         super().__init__(skyreels, named, dtype, device)
         self.attention = ATTENTION[attention]
 
