@@ -3,11 +3,14 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 from toy import measure
 
 FILE = Path(__file__).resolve().parents[2] / "example.py"
 
 
+@pytest.mark.slow
 def test_example(tmp_path):
     spec = importlib.util.spec_from_file_location("example", FILE)
     example = importlib.util.module_from_spec(spec)

@@ -66,6 +66,7 @@ def test_primitives():
     close(norm(data["rms_in"]), "rms_out")
 
 
+@pytest.mark.slow
 def test_a_model_on_the_meta_device_is_built_without_pytorchs_compiler():
     """Importing it takes seconds, of which loading a file would be made."""
     code = (

@@ -65,6 +65,7 @@ print(hashlib.sha256(torch.cat(film.finished, dim=2).numpy().tobytes()).hexdiges
 """
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_film():
     """Bit for bit, whatever was drawn before: prefix noise and all."""
     from skyreels_model.rollout.history import latent_history

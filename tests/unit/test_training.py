@@ -227,6 +227,7 @@ def test_clips_of_any_colours_show_the_scenes_shape_and_nothing_else_of_it():
     assert contrast.min() > 0.99 * scenes.LEAST_CONTRAST
 
 
+@pytest.mark.slow
 def test_a_set_for_any_colours_is_trained_on_from_the_shipped_one(tmp_path, monkeypatch):
     for name in (
         "IMAGE_STEPS",
@@ -317,6 +318,7 @@ def test_a_disk_without_room_is_told_before_training(tmp_path, monkeypatch):
         state.Workspace(tmp_path / "state", 0)
 
 
+@pytest.mark.slow
 def test_one_command_trains_a_whole_set_and_writes_the_same_bytes_again(tmp_path):
     command = [sys.executable, str(ROOT / "toy" / "train.py"), "--effort", "0.002"]
     command += ["--state", str(tmp_path / "state"), "--weights", str(tmp_path / "weights")]
