@@ -1,13 +1,13 @@
 """Our transformer against diffusers' and the reference's: equal weights, equal inputs.
 
-    python benchmarks/dit_forward.py [--reference FOLDER] [--rounds 5] [--only 14B] [--text 128]
+    python benchmarks/dit_forward.py [--reference FOLDER] [--rounds 5] [--only 14B]
 
 FOLDER is a source tree of SkyworkAI/SkyReels-V2, by default that of SKYREELS_V2_REFERENCE; without
 it there is no such column. Each implementation has a process of its own, in which it loads the same
 weights and warms up; then they run one forward each in turn, so that whatever else the machine does
 meets all of them. A round's ratio is ours against the rival beside it; the median of the rounds is
-printed, by the clock and by processor time. All are given 512 rows of text, as in real films: that
-of `--text` tokens, and zeros. "Floor" is what the matrix products and the attention of the blocks
+printed, by the clock and by processor time. All are given 512 rows of text, as in real films, and
+compute them all. "Floor" is what the matrix products and the attention of the blocks
 alone take of a rival's processor time, by the same operators: no implementation is below it. Memory
 is the peak of what PyTorch's allocator hands out during a forward, so without the weights and the
 inputs.
@@ -39,7 +39,7 @@ from skyreels_model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Case:
-    """Latent size (frames, height, width) at a published width, few layers, float32."""
+    """Latent size (frames, height, width), few layers, float32."""
 
     name: str
     config: ModelConfig
@@ -48,23 +48,25 @@ class Case:
 
 
 NARROW = ModelConfig(num_layers=2)
+SLIM = ModelConfig(dim=512, ffn_dim=2986, num_heads=4, num_layers=4)
 WIDE = ModelConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=1)
 CASES = (
     Case("1.3B width, one timestep", NARROW, (5, 16, 30), False),
     Case("1.3B width, per-frame", NARROW, (5, 16, 30), True),
     Case("1.3B width, longer, per-frame", NARROW, (13, 24, 40), True),
+    Case("1.3B width, 540P picture", NARROW, (9, 34, 60), True),
+    Case("narrow, long 540P film", SLIM, (25, 34, 60), True),
     Case("14B width, per-frame", WIDE, (5, 16, 30), True),
     Case("14B width, longer, per-frame", WIDE, (9, 16, 30), True),
 )
 
 
 @torch.inference_mode()
-def serve(case: Case, rival: str, reference: pathlib.Path | None, tokens: int) -> None:
+def serve(case: Case, rival: str, reference: pathlib.Path | None) -> None:
     """Run a forward for each line that comes in, and print its figures."""
     forward = rivals.build(rival, case.config, reference=reference)
     generator = torch.Generator().manual_seed(1)
     text = torch.randn(1, 512, 4096, generator=generator)
-    text[:, tokens:] = 0
 
     def inputs(frames: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.randn(1, 16, frames, height, width, generator=generator)
@@ -93,8 +95,8 @@ def serve(case: Case, rival: str, reference: pathlib.Path | None, tokens: int) -
 class Server:
     """A rival in its own process, which runs a forward when asked."""
 
-    def __init__(self, case: Case, rival: str, reference: pathlib.Path | None, tokens: int) -> None:
-        command = [sys.executable, __file__, "--child", case.name, rival, "--text", str(tokens)]
+    def __init__(self, case: Case, rival: str, reference: pathlib.Path | None) -> None:
+        command = [sys.executable, __file__, "--child", case.name, rival]
         command += ["--reference", str(reference)] if reference else []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -125,7 +127,7 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
 
 def compare(case: Case, names: list[str], options: argparse.Namespace) -> None:
     """Print a row for each rival."""
-    servers = {name: Server(case, name, options.reference, options.text) for name in names}
+    servers = {name: Server(case, name, options.reference) for name in names}
     done = [
         {name: server.forward() for name, server in servers.items()} for _ in range(options.rounds)
     ]
@@ -156,18 +158,12 @@ def main() -> None:
     given = os.environ.get("SKYREELS_V2_REFERENCE")
     parser.add_argument("--reference", type=pathlib.Path, default=given)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--text", type=int, default=128, help="tokens of the prompt, up to 512")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         name, rival = options.child
-        serve(
-            next(case for case in CASES if case.name == name),
-            rival,
-            options.reference,
-            options.text,
-        )
+        serve(next(case for case in CASES if case.name == name), rival, options.reference)
         return
     names = [name for name in rivals.RIVALS if name != "reference" or options.reference]
     names.append(rivals.PRODUCTS)

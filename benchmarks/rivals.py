@@ -126,11 +126,10 @@ def _reference(
 
 
 def _products(config: ModelConfig, state: dict[str, Tensor], x: Tensor, text: Tensor) -> Tensor:
-    """Of the blocks, for latents x and one row of text more than is not zero: (1, tokens, dim)."""
+    """Of the blocks, for latents x and as many rows as text has: (1, tokens, dim)."""
     tokens = x.shape[2] * x.shape[3] * x.shape[4] // 4
-    rows = min(int(text.ne(0).any(dim=2).sum()) + 1, text.shape[1])
     stream = torch.randn(1, tokens, config.dim, dtype=x.dtype, device=x.device)
-    words = torch.randn(1, rows, config.dim, dtype=x.dtype, device=x.device)
+    words = torch.randn(1, text.shape[1], config.dim, dtype=x.dtype, device=x.device)
 
     def through(layer: str, given: Tensor) -> Tensor:
         return torch.nn.functional.linear(given, state[layer + ".weight"], state[layer + ".bias"])

@@ -73,7 +73,7 @@ def forward_bytes(
     # Angles, ones and rotations in float64 while the table is made, beside the first stream.
     before = context + 7 * time + stream + max(stream + rope, 4 * rope)
     patches = batch * tokens * config.out_dim * config.patch_size[1] * config.patch_size[2]
-    after = kept + max(2 * stream + patches * itemsize, stream + 3 * patches * itemsize)
+    after = kept + stream + max(2 * stream, stream + patches * itemsize, 3 * patches * itemsize)
     embedding = 7 * time + 2 * text
     return max(in_blocks, before, after, embedding)
 

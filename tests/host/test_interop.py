@@ -214,6 +214,12 @@ def test_other_nodes_block_replacements_reach_our_blocks(look):
 
     for index in (0, 1, 3):
         model.set_model_patch_replace(replace, "dit", "double_block", index)
+    changed = model.clone()
+
+    def other_text(args, extra):
+        return extra["original_block"]({**args, "txt": args["txt"] + 1})
+
+    changed.set_model_patch_replace(other_text, "dit", "double_block", 3)
     import comfy.sample
     import comfy.samplers
 
@@ -221,10 +227,14 @@ def test_other_nodes_block_replacements_reach_our_blocks(look):
     latent = torch.zeros(1, 16, 3, 4, 4)
     sigmas = torch.tensor([1.0, 0.5, 0.0])
     euler = comfy.samplers.ksampler("euler")
-    comfy.sample.sample_custom(
-        model, latent, 1.0, euler, sigmas, conditioning, conditioning, latent, disable_pbar=True
-    )
-    assert called == [((1, 12, 128), (1, 512, 128))] * 6
+    films = [
+        comfy.sample.sample_custom(
+            m, latent, 1.0, euler, sigmas, conditioning, conditioning, latent, disable_pbar=True
+        )
+        for m in (model, changed)
+    ]
+    assert relative(*films) > 1e-3  # what a replacement changes is what the block is given
+    assert called == [((1, 12, 128), (1, 512, 128))] * (6 + 4)
     assert all(torch.equal(tensor, copy) for tensor, copy in kept)
 
 
