@@ -12,9 +12,9 @@ import functools
 import pytest
 import torch
 
-from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import history
 from skyreels_model.rollout import window as rollout
+from skyreels_model.schedule.matrix import WindowRows
 from toy.continuity import seam_jumps
 from toy.evaluate import Summary, takes
 from toy.instruments import find_figures
@@ -138,13 +138,13 @@ def the_frame_before(monkeypatch):
 
     (One row late instead is not seen in films: the steps are too small. Golden data sees it.)
     """
-    matrix = FilmPlan.matrix
+    part = WindowRows.part
 
-    def shifted(self, window):
-        right = matrix(self, window)
+    def shifted(self, begin, end):
+        right = part(self, begin, end)
         return dataclasses.replace(right, timesteps=right.timesteps.roll(1, dims=1))
 
-    monkeypatch.setattr(FilmPlan, "matrix", shifted)
+    monkeypatch.setattr(WindowRows, "part", shifted)
 
 
 def swapped_guidance(monkeypatch):
@@ -165,13 +165,13 @@ def test_faults_are_seen(toys, monkeypatch, fault):
 
 
 def test_a_seam_one_frame_off_is_seen(toys, monkeypatch):
-    followed = history._followed
+    extend_tail = history._extend_tail
 
-    def early(pieces, tail, count, anchor):
-        tail = followed(pieces, tail, count + 1, anchor)
+    def early(tail, pieces, count, anchor):
+        tail = extend_tail(tail, pieces, count + 1, anchor)
         return dataclasses.replace(tail, frames=tail.frames[:, :, :count])
 
-    monkeypatch.setattr(history, "_followed", early)
+    monkeypatch.setattr(history, "_extend_tail", early)
     gaps = seam_gaps(list(takes(toys, "long-pixels", FEW[::2], 1)))
     assert gaps[int(0.75 * len(gaps))] > SEAM, gaps
 
