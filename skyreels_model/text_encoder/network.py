@@ -69,7 +69,8 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, buckets: Tensor, dtype: torch.dtype) -> Tensor:
         bias = self.embedding(buckets).to(dtype)  # (L, L, heads)
-        return bias.permute(2, 0, 1)[None]  # (1, heads, L, L)
+        # Fused kernels want a head's numbers side by side.
+        return bias.permute(2, 0, 1)[None].contiguous()  # (1, heads, L, L)
 
 
 class Attention(nn.Module):

@@ -8,7 +8,7 @@ import graphs
 import pytest
 import torch
 
-from devtools.live_bytes import LiveBytes
+from devtools.live_bytes import LiveBytes, flash_sdpa
 from skyreels_model.image_encoder import CLIPVisionConfig
 from toy.random_weights import PUBLISHED, UMT5_XXL
 
@@ -95,27 +95,66 @@ def test_films_through_the_hosts_guider(open_model, frames, width, height, solve
     assert abs(told / live.peak - 1) < NEAR, (told, live.peak)
 
 
-def test_encoders_need_less_than_the_host_always_keeps_free(host, monkeypatch):
-    """So it need not be told: text of 512 tokens at full size, and a picture."""
+@pytest.mark.parametrize("length", [1, 40, 512])
+def test_prompts_take_what_the_host_is_told(host, monkeypatch, length):
+    text = module("skyreels_model.text_encoder.network")
+    monkeypatch.setattr(text, "_check_text", lambda *given: [length])  # meta has no numbers
+    monkeypatch.setattr(text.F, "scaled_dot_product_attention", flash_sdpa)
+    sizes = module("skyreels_model.text_encoder.config").UMT5Config(**vars(UMT5_XXL))
+    sizes = dataclasses.replace(sizes, num_layers=2)
+    encoder = module("nodes.host.sockets.clip").HostTextEncoder(sizes, torch.bfloat16, None)
+    layout = text.UMT5Encoder(sizes, dtype=torch.bfloat16, device="meta")
+    encoder.transformer.load_state_dict(layout.state_dict(), assign=True)
+    ids = torch.zeros(1, 512, dtype=torch.long, device="meta")
+    with torch.no_grad(), LiveBytes() as live:
+        encoder.transformer(ids, ids.bool(), dtype=torch.float32)
+    told = encoder.memory_estimation_function({"umt5xxl": [[(0, 1.0)] * length]})
+    assert abs(told / live.peak - 1) < 0.05, (told, live.peak)
+    assert encoder.memory_estimation_function({}) >= told  # of any prompt
+
+
+@pytest.mark.parametrize(("batch", "side"), [(1, 224), (1, 2048), (50, 300)])
+def test_pictures_take_what_the_host_is_told(host, monkeypatch, batch, side):
     import comfy.model_management
     import comfy.ops
 
-    text = module("skyreels_model.text_encoder.network")
-    image = module("skyreels_model.image_encoder")
-    monkeypatch.setattr(text, "_check_text", lambda *given: [512])  # meta has no numbers
-    sizes = text.UMT5Config(**vars(UMT5_XXL))
-    encoder = (
-        module("nodes.host.sockets.clip").HostTextEncoder(sizes, torch.bfloat16, None).transformer
-    )
-    tower = image.CLIPVision(CLIP_H, comfy.ops.manual_cast, dtype=torch.float16, device="meta")
-    plain = (
-        text.UMT5Encoder(sizes, dtype=torch.bfloat16, device="meta"),
-        image.CLIPVision(CLIP_H, dtype=torch.float16, device="meta"),
-    )
-    for made, layout in zip((encoder, tower), plain, strict=True):
-        made.load_state_dict(layout.state_dict(), assign=True)
-    ids = torch.zeros(1, 512, dtype=torch.long, device="meta")
+    image = module("skyreels_model.image_encoder.network")
+    attend = module("skyreels_model.attention.attend")
+    monkeypatch.setattr(attend, "scaled_dot_product_attention", flash_sdpa)
+    config = module("skyreels_model.image_encoder.config").CLIPVisionConfig(**vars(CLIP_H))
+    tower = image.CLIPVision(config, comfy.ops.manual_cast, dtype=torch.float16, device="meta")
+    layout = image.CLIPVision(config, dtype=torch.float16, device="meta")
+    tower.load_state_dict(layout.state_dict(), assign=True)
+    made = module("nodes.host.sockets.clip_vision").HostCLIPVision(tower, disable_dynamic=True)
+    made.load_device, told = torch.device("meta"), {}
+    management = comfy.model_management
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, **given: told.update(given))
+    monkeypatch.setattr(management, "intermediate_device", lambda: made.load_device)
+    given = torch.empty(batch, side, side, 3, dtype=torch.float16, device="meta")
     with torch.no_grad(), LiveBytes() as live:
-        encoder(ids, ids.bool(), dtype=torch.float32)
-        tower(torch.empty(1, 3, 224, 224, device="meta"))
-    assert 0.2e9 < live.peak < comfy.model_management.minimum_inference_memory()
+        made.encode_image(given)
+    assert abs(told["memory_required"] / live.peak - 1) < 0.05, (told, live.peak)
+
+
+def test_the_host_asks_before_it_encodes(look, monkeypatch):
+    """What it frees for a prompt and for pictures is what we say, not its own minimum alone."""
+    import comfy.model_management
+
+    clip = graphs.node("SkyReelsV2TextEncoderLoader", text_encoder_name=graphs.TOY["text"])
+    name = "toy/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    vision = graphs.node("SkyReelsV2ImageEncoderLoader", image_encoder_name=name)
+    clip, vision = look({"1": clip, "2": vision}, clip=["1", 0], vision=["2", 0])
+    asked, load = [], comfy.model_management.load_models_gpu
+
+    def spy(models, memory_required=0, **options):
+        asked.append(memory_required)
+        load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
+    tokens = clip.tokenize("a red square")
+    with torch.inference_mode():
+        clip.encode_from_tokens(tokens)
+        vision.encode_image(torch.rand(2, 8, 8, 3))
+    encoder = clip.cond_stage_model
+    assert asked == [encoder.memory_estimation_function(tokens), vision.memory_required((2, 8, 8))]
+    assert min(asked) > 0

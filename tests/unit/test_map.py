@@ -39,6 +39,13 @@ def test_every_package_says_what_it_holds(folder):
     assert (ast.get_docstring(ast.parse(source)) or "").split("\n")[0].endswith(".")
 
 
+@pytest.mark.parametrize("network", ["model", "text_encoder", "image_encoder", "vae"])
+def test_every_network_answers_with_the_same_files(network):
+    folder = ROOT / "skyreels_model" / network
+    same = {"config.py", "names.py", "network.py", "memory.py"}
+    assert same <= {file.name for file in folder.iterdir()}
+
+
 def module_name(file):
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

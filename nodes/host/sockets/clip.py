@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -19,6 +20,7 @@ from ....skyreels_model.files import checkpoint, loading
 from ....skyreels_model.files.quantized import Weights
 from ....skyreels_model.model import identity
 from ....skyreels_model.text_encoder.config import UMT5Config
+from ....skyreels_model.text_encoder.memory import forward_bytes
 from ....skyreels_model.text_encoder.names import to_original_names
 from ....skyreels_model.text_encoder.network import UMT5Encoder
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH, PAD_ID, Tokenizer, clean_text
@@ -28,6 +30,7 @@ from .gguf import GGUFLinear
 from .patcher import hook_on_the_fly
 
 NAME = "umt5xxl"
+COMPUTE = torch.float32  # T5's activations overflow half precision
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".")
 
 LOG = logging.getLogger("skyreels_v2")
@@ -91,6 +94,14 @@ class HostTextEncoder(nn.Module):
     def reset_clip_options(self) -> None:
         self.execution_device = None
 
+    def memory_estimation_function(
+        self, tokens: Mapping[str, Sequence[Sequence[Any]]], device: Any = None
+    ) -> int:
+        """Bytes that encoding takes beside the weights; the host frees as much before it begins."""
+        length = max(map(len, tokens.get(NAME, ())), default=MAX_LENGTH)
+        config, casts = self.transformer.config, self.dtype != COMPUTE
+        return forward_bytes(config, 1, length, COMPUTE.itemsize, casts)
+
     def encode_token_weights(self, tokens: dict[str, list[list[Any]]]) -> tuple[Tensor, None]:
         pairs = tokens[NAME][0]
         out = self._encode([token[0] for token in pairs])
@@ -108,8 +119,7 @@ class HostTextEncoder(nn.Module):
         padded = torch.tensor([ids + [PAD_ID] * (MAX_LENGTH - len(ids))])
         mask = torch.arange(MAX_LENGTH)[None] < len(ids)
         device = self.execution_device or next(self.parameters()).device
-        # float32: T5's activations overflow half precision.
-        return self.transformer(padded.to(device), mask.to(device), dtype=torch.float32)
+        return self.transformer(padded.to(device), mask.to(device), dtype=COMPUTE)
 
     def load_sd(self, weights: Weights) -> tuple[list[str], list[str]]:
         layout = UMT5Encoder(self.transformer.config, dtype=self.dtype, device="meta")

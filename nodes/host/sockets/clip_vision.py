@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import comfy.clip_vision
 import comfy.model_management
@@ -13,17 +14,17 @@ from torch import Tensor
 
 from ....skyreels_model.files import checkpoint, loading
 from ....skyreels_model.image_encoder.config import CLIPVisionConfig
+from ....skyreels_model.image_encoder.memory import forward_bytes
 from ....skyreels_model.image_encoder.names import to_original_names
 from ....skyreels_model.image_encoder.network import CLIPVision
 from ....skyreels_model.image_encoder.pixels import preprocess, squash
 from .patcher import patcher_type
 
+COMPUTE = torch.float32  # as the host's own, whatever the weights are stored in
+
 
 class HostCLIPVision:
-    """What the host expects on a CLIP_VISION socket, around `CLIPVision`.
-
-    Computes in float32, whatever the weights are stored in, as the host's own does.
-    """
+    """What the host expects on a CLIP_VISION socket, around `CLIPVision`."""
 
     def __init__(self, model: CLIPVision, disable_dynamic: bool) -> None:
         management = comfy.model_management
@@ -38,10 +39,22 @@ class HostCLIPVision:
     def get_sd(self) -> dict[str, Tensor]:
         return self.model.state_dict()
 
+    def memory_required(self, shape: Sequence[int]) -> int:
+        """Bytes that encoding images (B, H, W, C) takes beside the weights."""
+        config, dtype = self.model.config, next(self.model.parameters()).dtype
+        batch, height, width = shape[:3]
+        given, seen = (
+            3 * batch * n * COMPUTE.itemsize for n in (height * width, config.image_size**2)
+        )
+        encoding = forward_bytes(config, batch, COMPUTE.itemsize, casts=dtype != COMPUTE)
+        # Preparing them makes two more, of the size that the encoder sees.
+        return max(given + 3 * seen, seen + encoding)
+
     def encode_image(self, image: Tensor, crop: bool = True) -> comfy.clip_vision.Output:
         """Features of images (B, H, W, C) in 0..1; `crop` cuts out the middle square first."""
-        comfy.model_management.load_model_gpu(self.patcher)
-        pixels = image[..., :3].movedim(-1, 1).to(self.load_device, torch.float32)  # (B, 3, H, W)
+        needed = self.memory_required(image.shape)
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+        pixels = image[..., :3].movedim(-1, 1).to(self.load_device, COMPUTE)  # (B, 3, H, W)
         if crop:
             side = min(pixels.shape[2:])
             top, left = ((size - side) // 2 for size in pixels.shape[2:])
