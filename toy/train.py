@@ -40,15 +40,20 @@ POLISHING_STEPS, POLISHING_RATE = 12000, 0.35
 I2V_STEPS, IMAGE_CLIPS = 1400, 1536
 
 
+def scaled(count: int, effort: float, least: int = 1) -> int:
+    """`count` times `effort`, at least `least`: every stage of a trial run takes a step."""
+    return max(least, round(count * effort))
+
+
 def train_vae(work: Workspace, effort: float) -> VideoVAE:
     """Pictures, clips, published latent statistics, the decoder alone: all else builds on it."""
     done = work.load("vae")
     network = vae.new_vae()
     if done is None:
-        images, clips = round(IMAGE_STEPS * effort), round(CLIP_STEPS * effort)
-        learn_clips(work, network, images, clips, max(16, round(MEASURED_CLIPS * min(effort, 1))))
+        images, clips = scaled(IMAGE_STEPS, effort), scaled(CLIP_STEPS, effort)
+        learn_clips(work, network, images, clips, scaled(MEASURED_CLIPS, min(effort, 1), 16))
         decoder = vae.VAETrainee(network, CLIP_LENGTHS, CLIP_FRAMES, DECODER_RATE, True)
-        run_stage(work, "vae-decoder", decoder, round(DECODER_STEPS * effort))
+        run_stage(work, "vae-decoder", decoder, scaled(DECODER_STEPS, effort))
         network.load_state_dict(decoder.average.weights)
         done = network.half().float().state_dict()
         work.save("vae", done)
@@ -84,10 +89,10 @@ def train_df(work: Workspace, clips: Clips, effort: float) -> tuple[bytes, dict,
     transformer.initialise(model)
     both = transformer.Transformer(model, captions)
     trainee = transformer.DFTrainee(both, captions, clips, DF_TOKENS)
-    run_stage(work, "df", trainee, round(DF_STEPS * effort))
+    run_stage(work, "df", trainee, scaled(DF_STEPS, effort))
     both.load_state_dict(trainee.average.weights)
     polish = transformer.DFTrainee(both, captions, clips, DF_TOKENS, POLISHING_RATE, False)
-    run_stage(work, "df-polish", polish, round(POLISHING_STEPS * effort))
+    run_stage(work, "df-polish", polish, scaled(POLISHING_STEPS, effort))
     both.load_state_dict(polish.average.weights)
     return spiece, _part(polish.average.weights, "model."), captions
 
@@ -108,11 +113,11 @@ def train_finetunes(
     tower = new_tower(work.seed)
     features = Features(tower)
     images = finetunes.encode_image_clips(
-        work, network, features, round(IMAGE_CLIPS * min(effort, 1))
+        work, network, features, scaled(IMAGE_CLIPS, min(effort, 1), 3)
     )
     draw = finetunes.image_samples(images, features, DF_TOKENS)
     i2v = finetunes.FineTune(finetunes.i2v_from_t2v(t2v), captions, draw)
-    run_stage(work, "i2v", i2v, round(I2V_STEPS * effort))
+    run_stage(work, "i2v", i2v, scaled(I2V_STEPS, effort))
     return t2v, i2v.average.weights, tower
 
 
@@ -131,7 +136,7 @@ def main() -> None:
     pack.write_pth(
         options.weights / "vae" / "toy" / "Wan2.1_VAE.pth", pack.half(network.state_dict())
     )
-    clips = encode_clips(work, network, round(CLIPS * min(options.effort, 1)))
+    clips = encode_clips(work, network, scaled(CLIPS, min(options.effort, 1), 28))
     spiece, df, captions = train_df(work, clips, options.effort)
     models = options.weights / "diffusion_models" / "toy"
     pack.pack_transformer(df, models / "SkyReels-V2-DF-Toy-32P")

@@ -239,7 +239,7 @@ def test_a_set_for_any_colours_is_trained_on_from_the_shipped_one(tmp_path, monk
         "MORE_CLIPS",
         "MEASURED_CLIPS",
     ):
-        monkeypatch.setattr(recolour, name, 16 if "CLIPS" in name else 2)
+        monkeypatch.setattr(recolour, name, 16 if "CLIPS" in name else 1)
     arguments = ["recolour.py", str(tmp_path / "made"), "--state", str(tmp_path / "state")]
     monkeypatch.setattr(sys, "argv", arguments)
     recolour.main()
@@ -320,7 +320,7 @@ def test_a_disk_without_room_is_told_before_training(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_one_command_trains_a_whole_set_and_writes_the_same_bytes_again(tmp_path):
-    command = [sys.executable, str(ROOT / "toy" / "train.py"), "--effort", "0.002"]
+    command = [sys.executable, str(ROOT / "toy" / "train.py"), "--effort", "0.0001"]
     command += ["--state", str(tmp_path / "state"), "--weights", str(tmp_path / "weights")]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     made = {p: p.read_bytes() for p in sorted((tmp_path / "weights").rglob("*")) if p.is_file()}
