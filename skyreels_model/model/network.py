@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from ..attention import Attend, block_causal, sdpa
 from ..operations import Operations
 from .config import CLIP_DIM, ModelConfig
-from .layers import Block, BlockInputs, Factory, Head, ImageEmbedding
+from .layers import (
+    Block,
+    BlockInputs,
+    Factory,
+    Head,
+    ImageEmbedding,
+    count_distinct,
+    repeat_last,
+)
 from .positions import rope_table, sinusoid
 
 DEFAULT_FPS = 24
@@ -97,7 +105,8 @@ class SkyReelsModel(nn.Module):
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
         e, modulation = self.embed_time(timestep, fps)  # (B, T, D), (B, T, 6, D); T is F or 1
-        context = self.text_embedding(context)  # (B, N, D)
+        rows, distinct = context.shape[1], count_distinct(context)
+        context = repeat_last(self.text_embedding(context[:, :distinct]), rows)  # (B, N, D)
         if clip_fea is not None:
             context = torch.cat([self.img_emb(clip_fea).to(context), context], dim=1)
         tokens = self.patch_embedding(x)  # (B, D, f, h, w)
@@ -116,6 +125,7 @@ class SkyReelsModel(nn.Module):
             attend_self=attend_self,
             attend_context=attend,
             may_overwrite=not torch.is_grad_enabled(),
+            distinct_rows=distinct,
         )
         for index, block in enumerate(self.blocks):
             tokens = run_block(index, block, tokens, inputs)

@@ -79,3 +79,51 @@ def test_a_model_on_the_meta_device_is_built_without_pytorchs_compiler():
         "sys.exit('torch._dynamo' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def text_of(*lengths, rows=8):
+    """Rows of text (B, rows, 4), zero after each length."""
+    text = torch.arange(1.0, len(lengths) * rows * 4 + 1).view(-1, rows, 4)
+    return text * (torch.arange(rows)[:, None] < torch.tensor(lengths)[:, None, None])
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (text_of(3), 4),
+        (text_of(3, 5), 6),
+        (text_of(0), 1),
+        (text_of(8), 8),
+        (text_of(7), 8),
+        (torch.ones(2, 8, 4), 1),
+        (torch.full((1, 8, 4), torch.nan), 8),
+        (torch.zeros(1, 8, 4, device="meta"), 8),
+    ],
+)
+def test_rows_that_tell_all_of_a_text(text, count):
+    with torch.no_grad():
+        assert layers.count_distinct(text) == count
+        if not text.is_meta:
+            whole = layers.repeat_last(text[:, :count], 8)
+            assert torch.equal(whole, text) or text.isnan().all()
+    assert layers.count_distinct(text) == 8  # each row has a gradient of its own
+
+
+def test_equal_rows_of_text_are_computed_once():
+    """In the embedding and in each block's keys and values; the result is that of all rows."""
+    case = golden_data.case(golden_data.names("dit")[0])
+    model, data = models.dit(case), golden_data.tensors(golden_data.names("dit")[0])
+    text = golden_data.padded_text(data["context_rows"])
+    seen = []
+    for layer in (
+        model.text_embedding[0],
+        model.blocks[0].cross_attn.k,
+        model.blocks[0].cross_attn.v,
+    ):
+        layer.register_forward_hook(lambda _layer, given, _out: seen.append(given[0].shape[1]))
+    expected = model(data["x"], data["t"], text)
+    with torch.no_grad():
+        out = model(data["x"], data["t"], text)
+    used = data["context_rows"].shape[1]
+    assert seen == [512] * 3 + [used + 1] * 3
+    assert torch.allclose(out, expected, atol=1e-5)

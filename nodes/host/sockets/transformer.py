@@ -131,8 +131,13 @@ class BlockHooks:
             return block(x, inputs)
 
         def original(args: dict[str, Any]) -> dict[str, Tensor]:
+            same = args["txt"] is inputs.context
             given = dataclasses.replace(
-                inputs, context=args["txt"], modulation=args["vec"], rope=args["pe"]
+                inputs,
+                context=args["txt"],
+                modulation=args["vec"],
+                rope=args["pe"],
+                distinct_rows=inputs.distinct_rows if same else None,
             )
             # A copy, since a block writes over its input, and other nodes may keep any block's.
             return {"img": block(args["img"].clone(), given)}
