@@ -2,8 +2,9 @@
 
     python3 benchmarks/fuzz.py --comfyui COMFYUI --cases 2000 --seed 1
 
-Prints how many were refused clearly, made, unclear or not finite, and every case that is unclear,
-not finite or slow (10 s). A process that dies has printed which case it was at.
+Prints how many were refused clearly, made, unclear or nonsense, and every case that is unclear,
+nonsense, slow (10 s) or large (1 GB), or after which the working graph makes another film. Then it
+ends with 1. A process that dies has printed which case it was at.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import collections
 import faulthandler
 import importlib.util
+import resource
 import sys
 import tempfile
 import time
@@ -20,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW, HUNG = 10, 120  # seconds
+LARGE = 1  # GB of memory that one case took more than all before it
+INTACT_AFTER = 50  # cases
 
 
 def _arguments() -> argparse.Namespace:
@@ -27,7 +31,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI source tree")
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--show-made", action="store_true", help="list the cases that were made")
+    parser.add_argument(
+        "--show", action="append", default=[], help="also list cases of a kind: made, refused"
+    )
     return parser.parse_args()
 
 
@@ -75,22 +81,35 @@ def main() -> int:
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as work:
         bench = _bench(options.comfyui, Path(work))
-        for number, case in enumerate(bench.cases(options.cases, options.seed)):
+        for number, case in enumerate(bench.cases(options.cases, options.seed), 1):
             print(f"{number}\r", end="", file=sys.stderr, flush=True)
-            faulthandler.dump_traceback_later(HUNG, exit=True)
-            begin = time.monotonic()
-            verdict = bench.verdict(case)
-            seconds = time.monotonic() - begin
-            faulthandler.cancel_dump_traceback_later()
-            counts[verdict.kind] += 1
-            counts[f"over {SLOW} s"] += seconds > SLOW
-            shown = verdict.kind in ("unclear", "not finite") or seconds > SLOW
-            if shown or (options.show_made and verdict.kind == "made"):
-                print(
-                    f"{number} {verdict.kind} {seconds:.1f} s {case}: {verdict.words}", flush=True
-                )
+            verdict, faults = _judge(bench, case)
+            if number % INTACT_AFTER == 0 and not bench.intact():
+                faults.append("the working film is another one")
+            counts.update([verdict.kind, *faults])
+            if faults or verdict.kind in options.show:
+                found = ", ".join([verdict.kind, *faults])
+                print(f"{number} {found} {case}: {verdict.words}", flush=True)
     print(", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
-    return 0
+    return 1 if set(counts) - {"made", "refused"} else 0
+
+
+def _judge(bench: Any, case: Any) -> tuple[Any, list[str]]:
+    """A case's verdict, and the faults in it."""
+    faulthandler.dump_traceback_later(HUNG, exit=True)
+    begin, most = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    verdict = bench.verdict(case)
+    seconds = time.monotonic() - begin
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most) / 1e6
+    faulthandler.cancel_dump_traceback_later()
+    faults = []
+    if verdict.kind not in ("made", "refused"):
+        faults.append("at fault")
+    if seconds > SLOW:
+        faults.append(f"over {SLOW} s")
+    if more > LARGE:
+        faults.append(f"over {LARGE} GB")
+    return verdict, faults
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from comfy_api.latest import io
 
 from .sockets.latent import check_latent
+from .tensors import lacks_numbers
 
 Execute = Callable[..., io.NodeOutput]
 SHOWN = 5  # of a combo's options
@@ -45,7 +46,12 @@ def checked(execute: Execute) -> Execute:
     def run(cls: type[io.ComfyNode], *given: Any, **values: Any) -> io.NodeOutput:
         values |= dict(zip(names, given, strict=False))  # a program may give them by position
         for declared in cls.define_schema().inputs:
-            if declared.id in values:
+            if declared.id not in values:
+                continue
+            if values[declared.id] is None and declared.optional:
+                # As if it were not there: `execute` has a value for that, and it may be another.
+                del values[declared.id]
+            else:
                 check(declared, values[declared.id])
         return execute(cls, **values)
 
@@ -55,8 +61,6 @@ def checked(execute: Execute) -> Execute:
 def check(declared: io.Input, value: Any) -> None:
     """Raise ValueError unless `value` is one that the declared input takes."""
     name, kind = declared.id, declared.get_io_type()
-    if value is None and declared.optional:
-        return
     if isinstance(declared, io.Combo.Input):
         _check_option(name, value, declared.options or [])
     elif isinstance(declared, (io.Int.Input, io.Float.Input)):
@@ -101,7 +105,9 @@ def _check_option(name: str, value: Any, options: list[Any]) -> None:
 def _check_number(name: str, value: Any, declared: Any) -> None:
     whole = isinstance(declared, io.Int.Input)
     kind = numbers.Integral if whole else numbers.Real
-    right = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    right = isinstance(value, kind) and not isinstance(value, bool)
+    # An integer may be too long for math.isfinite.
+    right = right and value == value and abs(value) != math.inf
     least, most = declared.min, declared.max
     if right and (least is None or value >= least) and (most is None or value <= most):
         return
@@ -129,7 +135,7 @@ def fits(kind: str, value: Any) -> bool:
         return isinstance(value, list) and bool(value) and all(map(_is_prompt, value))
     if kind.startswith("SKYREELS_V2_"):
         return is_ours(kind, value)
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
+    return isinstance(value, torch.Tensor)
 
 
 def _is_prompt(entry: Any) -> bool:
@@ -156,7 +162,18 @@ def is_ours(kind: str, value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(shot, FilmShot) for shot in value)
 
 
+def _check_sigmas(name: str, sigmas: torch.Tensor) -> None:
+    _require_numbers(name, sigmas, KINDS["SIGMAS"])
+
+
+def _require_numbers(name: str, tensor: torch.Tensor, wanted: str) -> None:
+    flaw = lacks_numbers(tensor)
+    if flaw:
+        raise ValueError(f"{name} has {flaw}; it must be {wanted}, in float32 or float16")
+
+
 def _check_images(name: str, images: torch.Tensor) -> None:
+    _require_numbers(name, images, KINDS["IMAGE"])
     if images.ndim != 4 or not images.numel() or images.shape[3] not in (1, 3, 4):
         raise ValueError(
             f"{name} is {shown(images)}; it must be at least one image, (images, height, width, "
@@ -169,8 +186,15 @@ def _check_latent(name: str, latent: dict[str, Any]) -> None:
 
 
 def _check_prompts(name: str, prompts: list[Any]) -> None:
-    for text, _ in prompts:
-        if not text.is_floating_point() or not bool(torch.isfinite(text).all()):
+    for text, options in prompts:
+        for key, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"{name} has a {key} of {value}; it must be a finite number: the node that set "
+                    f"it failed"
+                )
+        _require_numbers(name, text, KINDS["CONDITIONING"])
+        if not bool(torch.isfinite(text).all()):
             raise ValueError(
                 f"{name} has text that is infinite or not a number; the text encoder failed (try "
                 f"another file or format of it)"
@@ -181,4 +205,5 @@ SHAPES: dict[str, Callable[[str, Any], None]] = {
     "IMAGE": _check_images,
     "LATENT": _check_latent,
     "CONDITIONING": _check_prompts,
+    "SIGMAS": _check_sigmas,
 }

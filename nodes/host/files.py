@@ -67,13 +67,13 @@ def _portable(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def check_listed(name: str, category: str, value: str | None) -> bool | str:
+def check_listed(name: str, category: str, value: object) -> bool | str:
     """A node's answer to the host's question whether a file may be chosen: True, or why not.
 
     Of the value's separators any will do. None, for what comes by a link, is judged when it is
-    there.
+    there. A prompt over the API may have anything in a name's place.
     """
-    if value is None or _find(category, value) is not None:
+    if value is None or (isinstance(value, str) and _find(category, value) is not None):
         return True
     some = ", ".join(listed(category)[:5]) or "none, put one there"
     return f"{name} is {value!r}; it must be one of ComfyUI's {category} files: {some}"

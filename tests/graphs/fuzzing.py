@@ -1,111 +1,107 @@
 """Random wrong inputs for every node, and what is made of them: refused clearly, or a fault.
 
-Each case runs one node in a real ComfyUI. Its inputs are what a working graph gives it, but for one
-or two: those are given by a link, past the bounds of widgets, or as a prompt over the API has them.
+Each case runs one node in a real ComfyUI. Its inputs are what a working graph gives it, but for
+one to three: those are given by a link, past the bounds of widgets, or as a prompt over the API has
+them.
 """
 
 import dataclasses
 import math
 import random
+import re
 
 import torch
 
 import graphs
+from graphs.odd_values import graph_of_objects, values
 
-REFUSED, MADE, UNCLEAR, NONSENSE = "refused", "made", "unclear", "not finite"
+REFUSED, MADE, UNCLEAR, NONSENSE = "refused", "made", "unclear", "nonsense"
+# What a person can act on: a rule, or what to do.
+RULES = re.compile(
+    r"must be|needed|needs|connect|disconnect|use |set |choose|takes|get |fetch|there are|"
+    r"of which|such as|at least|turn |give |shorten|make |failed|outside|best|[Tt]ry |append "
+)
+# What Python and PyTorch say of their insides.
+RAW = re.compile(
+    r"size of tensor|has no attribute|NoneType|not supported between|must match|mat1|out of bounds|"
+    r"object is not|Error\b|unexpected keyword|positional argument|expected scalar|CUDA|__\w+__"
+)
+# A number of a summary that is none.
+NO_NUMBER = re.compile(r"(?<![\w'])(nan|inf|None)(?![\w'])")
+WIDGETS = ("BOOLEAN", "COMBO", "FLOAT", "INT", "STRING")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of a case: its kind, and the host's words."""
+    """What became of a case: its kind, and why, or the host's words."""
 
     kind: str
     words: str = ""
 
 
-def values():
-    """Wrong and odd values, by a name for people. Made anew each time: nodes may keep them."""
-    nan, image = torch.tensor(math.nan), torch.rand(5, 32, 32, 3)
-    samples = torch.randn(1, 16, 3, 4, 4)
-    return {
-        "None": None, "True": True, "-1": -1, "0": 0, "3": 3, "2^31": 2**31, "2^63": 2**63,
-        "-2^63": -(2**63), "1e308": 1e308, "nan": math.nan, "inf": math.inf, "-inf": -math.inf,
-        **{str(n): n for n in (1, 2, 5, 9, 16, 17, 32, 48, 97, 121, 1000, 1001, 4096, 16384)},
-        **{str(x): x for x in (0.05, 0.3, 1.0, 1.5, 8.0, 24.5, 100.0, 86400.0, 1e6)},
-        "times": "0.1, 0.3", "curve": "1: 6, 0.5: 3", "shots": "0s: a / 0.3s cut: b",
-        "nearly shots": "0s: a\n0,3s: b\n/ 1e9s: c", "sigmas": torch.tensor([1.0, 0.5, 0.0]),
-        "images": image, "small images": image[:, :7, :5], "one image": image[:1],
-        "many images": image.repeat(7, 1, 1, 1), "large image": torch.rand(1, 64, 96, 3),
-        "pixels": "pixels", "latents": "latents", "euler": "euler", "lcm": "lcm", "pad": "pad",
-        "0.5": 0.5, "-0.5": -0.5, "1e-9": 1e-9, "empty text": "", "text": "x", "'nan'": "nan",
-        "long text": "a " * 5000, "newlines": "\n" * 5000, "bytes": b"x", "list": [], "dict": {},
-        "tuple": (), "object": object(), "list of None": [None], "complex": 1j,
-        "no images": image[:0], "images without rows": image[:, :0], "nan images": image * nan,
-        "bytes as images": (image * 255).to(torch.uint8), "two channels": image[..., :2],
-        "one image, 3-D": image[0], "video, 5-D": image[None], "far beyond 0..1": image * 1e30,
-        "wide images": image[:, :16], "halves": image.half(), "infinite images": image / 0,
-        "four channels": torch.rand(1, 32, 32, 4), "complex images": image.to(torch.complex64),
-        "latent": {"samples": samples}, "latent without samples": {},
-        "latent None": {"samples": None},
-        "nan latent": {"samples": samples * nan}, "image latent": {"samples": samples[:, :, 0]},
-        "two latents": {"samples": samples.repeat(2, 1, 1, 1, 1)},
-        "no frames": {"samples": samples[:, :, :0]}, "latent of bytes": {"samples": samples.byte()},
-        "four channels' latent": {"samples": samples[:, :4]}, "latent list": {"samples": [samples]},
-        "no size": {"samples": samples[..., :0]}, "half latent": {"samples": samples.half()},
-        "empty conditioning": [[]], "conditioning without text": [[None, {}]],
-        "narrow text": [[torch.zeros(1, 4, 8), {}]], "flat text": [[torch.zeros(64), {}]],
-        "nan text": [[torch.full((1, 512, 64), math.nan), {}]],
-        "conditioning without options": [[torch.zeros(1, 512, 64)]],
-        "sigmas that rise": torch.tensor([0.0, 1.0]), "no sigmas": torch.empty(0),
-        "nan sigmas": torch.tensor([1.0, math.nan, 0.0]), "one sigma": torch.tensor([1.0]),
-    }  # fmt: skip
-
-
 # Values of an input's own kind are drawn more often: what is nearly right goes deeper.
-OWN_KIND = 0.7
+OWN_KIND, WITHIN_BOUNDS = 0.7, 0.5
+# Half of the numbers in the lowest 60th: what is large and legal takes its time.
+POWER = 6
 
 
 def kind_of(value):
-    """The type of socket that a value is for."""
+    """The type of socket that a plain value is for."""
     if isinstance(value, dict):
         return "LATENT"
     if isinstance(value, list):
         return "CONDITIONING"
     if isinstance(value, torch.Tensor):
-        return "SIGMAS" if value.ndim == 1 else "IMAGE"
+        return "SIGMAS" if value.ndim <= 2 else "IMAGE"
     kinds = {bool: "BOOLEAN", str: "STRING", int: "INT", float: "FLOAT"}
     return kinds.get(type(value), "other")
 
 
-def is_for(kind, value):
-    """Whether a value could be for an input of this type."""
-    own = kind_of(value)
+def is_for(kind, own):
+    """Whether a value of the type `own` could be for an input of this type."""
     return own == kind or {own, kind} in ({"INT", "FLOAT"}, {"STRING", "COMBO"})
 
 
 def plain(value):
     """Whether a prompt over the API can hold it."""
-    return value is None or isinstance(value, (bool, int, float, str, list, dict))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(one) for key, one in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
-def cases(inputs, count, seed):
-    """(node class, {input: (name of a value, by link)}) of so many cases.
+def within(fraction, declared):
+    """A number between the bounds of a widget; the smaller ones more often."""
+    least, most = declared[1]["min"], declared[1]["max"]
+    number = least + (most - least) * fraction**POWER
+    return int(number) if declared[0] == "INT" else number
 
-    inputs: the types of each node class's inputs by name.
+
+def cases(inputs, objects, count, seed):
+    """(node class, {input: (name of a value, by link)}) of so many cases, every input as often.
+
+    inputs: what each node class declares, by input: (type, options). objects: the types of values
+    that the host made, by name. A number as the name of a value is a share of the widget's bounds.
     """
-    draw = random.Random(seed)
-    classes, names, offered = sorted(inputs), sorted(values()), values()
+    draw, deck = random.Random(seed), []
+    kinds = {name: kind_of(value) for name, value in values().items()} | objects
+    names, offered = sorted(kinds), values()
     for _ in range(count):
-        one = draw.choice(classes)
-        chosen = draw.sample(sorted(inputs[one]), min(draw.choice((1, 1, 1, 2)), len(inputs[one])))
+        if not deck:
+            deck = [(one, name) for one in sorted(inputs) for name in sorted(inputs[one])]
+            draw.shuffle(deck)
+        one, first = deck.pop()
+        more = draw.sample(sorted(inputs[one]), min(draw.choice((0, 0, 1, 2)), len(inputs[one])))
         mutated = {}
-        for name in chosen:
-            kind = inputs[one][name]
-            own = [value for value in names if is_for(kind, offered[value])]
+        for name in dict.fromkeys([first, *more]):
+            declared = inputs[one][name]
+            own = [value for value in names if is_for(declared[0], kinds[value])]
+            bounded = declared[0] in ("INT", "FLOAT") and draw.random() < WITHIN_BOUNDS
+            if bounded:
+                mutated[name] = (draw.random(), draw.random() < 0.5)
+                continue
             value = draw.choice(own if own and draw.random() < OWN_KIND else names)
             # A list in a prompt is read as a link.
-            direct = plain(offered[value]) and not isinstance(offered[value], list)
-            mutated[name] = (value, not direct or draw.random() < 0.7)
+            mutated[name] = (value, not plain(offered.get(value, object())) or draw.random() < 0.7)
         yield one, mutated
 
 
@@ -134,93 +130,179 @@ def working_graph(lora_name):
 
 
 def declared(node_class):
-    """The types of the inputs that a node of the host declares, by name."""
+    """(type, options) of the inputs that a node of the host declares, by name."""
     kinds = node_class.INPUT_TYPES()
     found = {**kinds.get("required", {}), **kinds.get("optional", {})}
-    return {n: "COMBO" if isinstance(spec[0], list) else spec[0] for n, spec in found.items()}
+    optional = kinds.get("optional", {})
+    return {
+        name: (
+            "COMBO" if isinstance(spec[0], list) else spec[0],
+            {**(spec[1] if len(spec) > 1 else {}), "optional": name in optional},
+        )
+        for name, spec in found.items()
+    }
 
 
 def finite(value):
-    """Whether all numbers in what a node gives are finite."""
+    """Whether all numbers in what a node gives are finite, in whatever they lie."""
     if isinstance(value, torch.Tensor):
-        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+        return value.is_meta or not value.is_floating_point() or bool(value.isfinite().all())
     if isinstance(value, float):
         return math.isfinite(value)
+    if dataclasses.is_dataclass(value):
+        return all(finite(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(value, dict):
         return all(map(finite, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(finite, value))
-    return True
+    patches = getattr(value, "patches", None)  # of a MODEL: (strength, LoRA, ...) by weight
+    return patches is None or finite([patch[0] for every in patches.values() for patch in every])
 
 
-def run(case, working, outputs, given, seen, execute, invalid):
-    """The Verdict of a case.
+def fault(kind, value):
+    """What is wrong with an output of a node, or nothing."""
+    if not finite(value):
+        return "not finite"
+    if kind == "IMAGE":
+        right = value.ndim == 4 and value.shape[3] == 3 and value.numel() and not value.is_meta
+        if not right or value.dtype != torch.float32:
+            return f"images of {tuple(value.shape)}, {value.dtype}"
+        if value.min() < 0 or value.max() > 1:
+            return f"images from {value.min():g} to {value.max():g}"
+    if kind == "LATENT":
+        samples = value["samples"]
+        right = samples.ndim == 5 and samples.shape[1] == 16 and samples.numel()
+        if not right or samples.is_meta or samples.dtype != torch.float32:
+            return f"latents of {tuple(samples.shape)}, {samples.dtype}, {samples.device}"
+        if samples.abs().max() > 1e6:
+            return f"latents up to {samples.abs().max():g}"
+    if kind == "STRING" and NO_NUMBER.search(value):
+        return f"the text {value!r}"
+    return ""
 
-    working: {class: {input: value that works}}; outputs: {class: how many}; given, seen: the dicts
-    of the test pack's SkyReelsV2TestGiver and SkyReelsV2TestProbe; execute: runs a prompt; invalid:
-    what it raises where the host refuses the prompt.
+
+def unclear(message, trace, known, given):
+    """Why a person could not act on the words of an error, or nothing.
+
+    known: the names of inputs; given: the types of those of this case, by name. Where one of them
+    is a film's plan or another thing with numbers inside, those may be named instead.
     """
-    one, mutated = case
-    offered, inputs, prompt = values(), {}, {}
-    wanted = {name: (value, not plain(value)) for name, value in working[one].items()}
-    wanted |= {name: (offered[key], linked) for name, (key, linked) in mutated.items()}
-    for name, (value, linked) in wanted.items():
-        if linked:
-            given[name] = value
-            prompt[f"give {name}"] = graphs.node("SkyReelsV2TestGiver", name=name)
-            value = [f"give {name}", 0]
-        inputs[name] = value
-    prompt["fuzzed"] = graphs.node(one, **inputs)
-    for slot in range(outputs[one]):
-        link, name = ["fuzzed", slot], f"fuzzed {slot}"
-        prompt[f"see {slot}"] = graphs.node("SkyReelsV2TestProbe", value=link, name=name)
-    try:
-        result = execute(prompt)
-    except invalid as error:
-        return Verdict(REFUSED, f"by the host: {error}")
-    made = [seen.pop(f"fuzzed {slot}", None) for slot in range(outputs[one])]
-    if result.success:
-        return Verdict(MADE if finite(made) else NONSENSE)
-    words = result.describe()
-    message = str(result.error["exception_message"])
-    named = any(name in message for name in mutated)
-    clear = result.error["exception_type"].endswith("ValueError") and named
-    return Verdict(REFUSED if clear else UNCLEAR, words)
+    named = re.match(r"(the model's answer)?['\"]?(\w*)", message)
+    if not named[1] and named[2] not in known:
+        return "does not begin with an input"
+    inside = any(kind not in WIDGETS for kind in given.values())
+    if not inside and not any(re.search(rf"(?<!\w){name}(?!\w)", message) for name in given):
+        return "names none of the inputs that were wrong"
+    if RAW.search(message):
+        return "has words of the insides"
+    if not RULES.search(message):
+        return "says no rule"
+    if not trace or "site-packages" in trace[-1] or "comfy/" in trace[-1]:
+        return "was not raised by the pack"
+    return ""
 
 
 class Bench:
     """The host with the pack and the test pack in it, ready to run cases."""
 
     def __init__(self, node_classes, probe, execute, invalid, lora_name):
-        """node_classes: the host's, by id; probe: the test pack's module."""
+        """node_classes: the host's, by id; probe: the test pack's module; execute: runs a prompt;
+        invalid: what it raises where the host refuses the prompt."""
         self.probe, self.execute, self.invalid = probe, execute, invalid
         graph = working_graph(lora_name)
+        more, found = graph_of_objects(lora_name)
+        links = {tuple(v) for n in graph.values() for v in n["inputs"].values() if type(v) is list}
+        links |= {tuple(link) for _, link in found.values()}
+        real = self._make({**graph, **more}, links)
+        self.objects = {name: real[tuple(link)] for name, (_, link) in found.items()}
+        self.kinds = {name: kind for name, (kind, _) in found.items()}
         self.inputs, self.outputs, self.working = {}, {}, {}
-        links = {}
-        for node in graph.values():
-            for value in node["inputs"].values():
-                if isinstance(value, list):
-                    links.setdefault(tuple(value), f"{value[0]}/{value[1]}")
-        probes = {
-            f"see {name}": graphs.node("SkyReelsV2TestProbe", value=list(link), name=name)
-            for link, name in links.items()
-        }
-        result = execute({**graph, **probes})
-        assert result.success, result.describe()
-        real = {link: probe.SEEN.pop(name) for link, name in links.items()}
         for node in graph.values():
             one = node["class_type"]
             if one.startswith("SkyReelsV2"):
                 self.inputs[one] = declared(node_classes[one])
-                self.outputs[one] = len(node_classes[one].RETURN_TYPES)
+                self.outputs[one] = node_classes[one].RETURN_TYPES
                 self.working[one] = {
                     name: real[tuple(value)] if isinstance(value, list) else value
                     for name, value in node["inputs"].items()
                 }
+        self.names = {name for inputs in self.inputs.values() for name in inputs}
+        self.before = self._film()
+
+    def _make(self, graph, links):
+        """What lies on the links of a graph."""
+        names = {link: "/".join(map(str, link)) for link in links}
+        for link, name in names.items():
+            graph[f"see {name}"] = graphs.node("SkyReelsV2TestProbe", value=list(link), name=name)
+        result = self.execute(graph)
+        assert result.success, result.describe()
+        return {link: self.probe.SEEN.pop(name) for link, name in names.items()}
+
+    def _film(self):
+        """The film of the working inputs, which no case may change."""
+        (found,) = self._run("SkyReelsV2Sampler", {})[1][:1]
+        return found["samples"]
+
+    def intact(self):
+        """Whether the working inputs still make the film that they made at first."""
+        return torch.equal(self._film(), self.before)
 
     def cases(self, count, seed):
-        return cases(self.inputs, count, seed)
+        return cases(self.inputs, self.kinds, count, seed)
+
+    def _run(self, one, given):
+        """The host's result, and each output of a node with these inputs: (value, by link)."""
+        prompt, inputs = {}, {}
+        wanted = {name: (value, not plain(value)) for name, value in self.working[one].items()}
+        for name, (value, linked) in (wanted | given).items():
+            if linked:
+                self.probe.GIVEN[name] = value
+                prompt[f"give {name}"] = graphs.node("SkyReelsV2TestGiver", name=name)
+                value = [f"give {name}", 0]
+            inputs[name] = value
+        prompt["fuzzed"] = graphs.node(one, **inputs)
+        slots = range(len(self.outputs[one]))
+        for slot in slots:
+            name = f"fuzzed {slot}"
+            link = ["fuzzed", slot]
+            prompt[f"see {slot}"] = graphs.node("SkyReelsV2TestProbe", value=link, name=name)
+        result = self.execute(prompt)
+        return result, [self.probe.SEEN.pop(f"fuzzed {slot}", None) for slot in slots]
 
     def verdict(self, case):
-        given, seen = self.probe.GIVEN, self.probe.SEEN
-        return run(case, self.working, self.outputs, given, seen, self.execute, self.invalid)
+        """What becomes of a case."""
+        one, mutated = case
+        offered, declares = {**values(), **self.objects}, self.inputs[one]
+        given = {
+            name: (within(key, declares[name]) if isinstance(key, float) else offered[key], linked)
+            for name, (key, linked) in mutated.items()
+        }
+        try:
+            result, made = self._run(one, given)
+        except self.invalid as error:
+            crashed = "xception" in str(error) or not any(name in str(error) for name in mutated)
+            return Verdict(UNCLEAR if crashed else REFUSED, f"by the host: {error}")
+        except Exception as error:
+            return Verdict(UNCLEAR, f"the host itself failed: {error!r}")
+        if result.success:
+            wrong = self._taken(declares, mutated, given)
+            wrong += [f"gives {why}" for why in map(fault, self.outputs[one], made) if why]
+            return Verdict(NONSENSE if wrong else MADE, ", ".join(wrong))
+        message = str(result.error["exception_message"]).strip()
+        kinds = {name: declares[name][0] for name in mutated}
+        why = unclear(message, result.error["traceback"], self.names, kinds)
+        if not result.error["exception_type"].endswith("ValueError"):
+            why = "is no ValueError"
+        return Verdict(UNCLEAR if why else REFUSED, f"{why and why + ': '}{result.describe()}")
+
+    def _taken(self, declares, mutated, given):
+        """What a node has taken by a link that is of another type than the input's."""
+        wrong = []
+        for name, (key, linked) in mutated.items():
+            kind, options = declares[name]
+            value = given[name][0]
+            own = self.kinds.get(key) or kind_of(value)
+            may_be_left = value is None and options["optional"]
+            if linked and not may_be_left and own != "other" and not is_for(kind, own):
+                wrong.append(f"{name} took {key}")
+        return wrong

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ....skyreels_model.budget import GB
 from ....skyreels_model.framing import FramedFilm
-from ....skyreels_model.grid import TEMPORAL_STRIDE
+from ....skyreels_model.grid import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ....skyreels_model.rollout.film import Film
 from ....skyreels_model.rollout.parts import decode_stretches, describe_film
 from ....skyreels_model.vae.tiles import Tiling
 from ..sockets.latent import check_latent, film_parts, make_latent
-from ..sockets.memory import explain_lack
+from ..sockets.memory import explain_lack, require_ram
 from ..sockets.vae import OTHER_VAE, HostVAE, check_wan_vae
 from ..sockets.vae_streams import decode_latents, tiling_of
 from .given import FilmImages
@@ -57,12 +57,19 @@ def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -
             yield piece
 
     count = sum(seam.frames for seam in parts.seams) + sum(map(len, films))
+    height, width = (side * SPATIAL_STRIDE for side in samples.shape[3:])
+    whole = len(samples) * count
+    require_ram(
+        f"samples is a film of {whole} frames at {width} x {height}, which",
+        whole * height * width * 3 * 4,
+        "make the film shorter or smaller (frames, width, height)",
+    )
     frames, position = None, 0
     for sample in samples.split(1):
         made = map(_as_images, decode_stretches(parts.stretches(sample), decode))
         for piece in itertools.chain(_pieces(parts.before), made, _pieces(parts.after)):
             if frames is None:
-                frames = _reserve_frames(len(samples) * count, piece)
+                frames = _reserve_frames(whole, piece)
             frames[position : position + len(piece)] = piece
             position += len(piece)
     assert frames is not None and position == len(frames)

@@ -153,7 +153,10 @@ def _time_keys(plan: FilmPlan, images: FramedFilm | None, seconds: str) -> dict[
         )
     count = len(images or ())
     if len(times) != count:
-        raise ValueError(f"key_seconds has {len(times)} times and key_images {count} images")
+        raise ValueError(
+            f"key_seconds has {len(times)} times and key_images {count} images; it must have one "
+            f"for each image, such as '2, 4.5' for two"
+        )
     frames = [round(time * plan.fps) for time in times]
     for number, frame in enumerate(frames):
         if frame in frames[:number]:

@@ -17,6 +17,7 @@ from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.rollout.parts import one_window
 from ..sockets.clip_vision import ImageEncoder, squashed_features
 from ..sockets.latent import make_latent
+from ..sockets.memory import require_ram
 from ..sockets.vae import check_wan_vae
 from .images import open_images
 
@@ -39,12 +40,19 @@ def image_to_video(
     """
     check_wan_vae(vae)
     (given,) = open_images("start_image", start_image, 1)
+    count = frame_length(size.latent_frames)
+    require_ram(
+        f"frames is {size.num_frames} at {size.width} x {size.height}, which",
+        # The frames, and their copy on the way to the VAE.
+        2 * count * size.width * size.height * 3 * 4,
+        "make the film shorter or smaller (frames, width, height)",
+    )
     image = fit_image(given, size.width, size.height, fit)  # (H, W, 3)
     values: dict[str, Any] = {}
     if clip_vision is not None:
         values["clip_vision_output"] = squashed_features(clip_vision, image)
         check_features(values["clip_vision_output"].penultimate_hidden_states)
-    frames = torch.full((frame_length(size.latent_frames), *image.shape), GREY)
+    frames = torch.full((count, *image.shape), GREY)
     frames[0] = image
     values["concat_latent_image"] = vae.encode(frames)
     # 1 is to be made, 0 is given; the host turns it round for the model.

@@ -6,6 +6,7 @@ it to whatever they make of a LATENT, so that a second pass would be decoded wit
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor
 from ....skyreels_model.grid import CHANNELS
 from ....skyreels_model.rollout.parts import FilmParts, fingerprint, one_window
 from ..notice import warn
+from ..tensors import lacks_numbers
 
 FILM_KEY = "skyreels_v2_film"
+# Raw latents of any picture stay below 10; of what is far beyond, a VAE makes noise or NaN.
+LARGEST = 1e4
 NEEDED = "needed are the latents of a SkyReels-V2 or Wan 2.1 model"
 
 
@@ -41,13 +45,20 @@ def check_latent(latent: dict[str, Any], name: str = "samples") -> Tensor:
         )
     if not samples.numel():
         raise ValueError(f"{name} has shape {tuple(samples.shape)}, which is empty; {NEEDED}")
-    if not samples.is_floating_point():
-        raise ValueError(f"{name} has numbers of type {str(samples.dtype)[6:]}; {NEEDED}")
+    flaw = lacks_numbers(samples)
+    if flaw:
+        raise ValueError(f"{name} has {flaw}; {NEEDED}")
     for number, part in enumerate(samples.split(1, dim=2)):
-        if not bool(torch.isfinite(part).all()):
+        least, most = map(float, torch.aminmax(part))
+        if not math.isfinite(least + most):
             raise ValueError(
                 f"{name} has numbers in latent frame {number} that are infinite or not a number; "
                 f"the node that made it failed"
+            )
+        if max(-least, most) > LARGEST:
+            raise ValueError(
+                f"{name} has numbers up to {max(-least, most):.3g} in latent frame {number}; a "
+                f"film's stay below {LARGEST:g}: the node that made it failed"
             )
     return samples
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import comfy.ldm.modules.attention as attention
 import comfy.model_management
+import psutil
 import torch
 
-from ....skyreels_model.budget import sampling_bytes
+from ....skyreels_model.budget import GB, sampling_bytes
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
 from ....skyreels_model.vae import memory as vae_memory
 
@@ -53,6 +54,19 @@ def card() -> tuple[str, int] | None:
     # "cuda:0 NVIDIA GeForce RTX 4090 : native": the part for people.
     name = name.split(" : ")[0].removeprefix(f"{device} ")
     return name, int(management.get_total_memory(device))
+
+
+def require_ram(what: str, needed: int, advice: str) -> None:
+    """Raise ValueError where a result would not fit into what RAM and swap are free.
+
+    Systems hand out more memory than they have, and end the program that then writes to it.
+    what: the input that asks for it, and for how much.
+    """
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    if needed > free:
+        raise ValueError(
+            f"{what} needs {needed / GB:.1f} GB of RAM, and {free / GB:.1f} GB are free; {advice}"
+        )
 
 
 def lacks_memory(error: Exception) -> bool:
