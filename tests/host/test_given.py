@@ -147,6 +147,26 @@ def test_areas_that_have_no_place_in_a_film_are_refused(refusal):
     assert "negative has a mask with set_cond_area 'mask bounds'" in refusal(prompt)
 
 
+OUTSIDE = [
+    ("ConditioningSetArea", {"width": 64, "height": 64, "x": 0, "y": 32}, "32 px of the height"),
+    ("ConditioningSetArea", {"width": 64, "height": 64, "x": 800, "y": 0}, "800 px of the width"),
+    (
+        "ConditioningSetAreaPercentageVideo",
+        {"width": 0.5, "height": 0.5, "temporal": 1.0, "x": 1.0, "y": 0.0, "z": 0.0},
+        "32 px of the width",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "where", "words"), OUTSIDE)
+def test_areas_beyond_the_film_are_refused(refusal, kind, where, words):
+    prompt = graphs.film()
+    prompt["20"] = graphs.node(kind, conditioning=["4", 0], **where, strength=1.0)
+    prompt["6"]["inputs"]["positive"] = ["20", 0]
+    text = refusal(prompt)
+    assert "positive has an area that begins at" in text and words in text, text
+
+
 @pytest.fixture(scope="module")
 def frames_node(host):
     import nodes

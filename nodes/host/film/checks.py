@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_patcher
@@ -10,7 +10,7 @@ import comfy.model_sampling
 import comfy.sd
 from torch import nn
 
-from ....skyreels_model.grid import CHANNELS, frame_length
+from ....skyreels_model.grid import CHANNELS, SPATIAL_STRIDE, frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ..sockets.model import VARIANT_KEY
 from ..sockets.vae import check_wan_vae
@@ -82,7 +82,7 @@ def check_model(
     channels = transformer.patch_embedding.weight.shape[1]
     for name, prompt in (("positive", positive), ("negative", negative)):
         _check_extras(name, prompt, transformer, channels > CHANNELS)
-        _check_areas(name, prompt)
+        _check_areas(name, prompt, plan)
     _check_cache(model, plan)
     if channels != CHANNELS:
         _check_image(channels, positive, negative, plan, warn)
@@ -123,8 +123,8 @@ def _check_extras(name: str, prompt: list[Any], transformer: nn.Module, takes_im
             )
 
 
-def _check_areas(name: str, prompt: list[Any]) -> None:
-    """Refuse areas of pictures that the host cannot place in a film."""
+def _check_areas(name: str, prompt: list[Any], plan: FilmPlan) -> None:
+    """Refuse areas that the host cannot place in a film."""
     for _, options in prompt:
         area = options.get("area")
         if area is not None and area[0] == "percentage" and len(area) != 7:
@@ -132,10 +132,26 @@ def _check_areas(name: str, prompt: list[Any]) -> None:
                 f"{name} has an area in percent of an image; a film has time, too: use "
                 f"ConditioningSetAreaPercentageVideo"
             )
+        if area is not None:
+            _check_place(name, area, plan)
         if options.get("set_area_to_bounds"):
             raise ValueError(
                 f"{name} has a mask with set_cond_area 'mask bounds', which works for images only: "
                 f"set it to 'default'"
+            )
+
+
+def _check_place(name: str, area: Sequence[Any], plan: FilmPlan) -> None:
+    """Refuse an area, its sizes before its places, that begins beyond the picture."""
+    percent = area[0] == "percentage"
+    places = area[-2:]  # down and across
+    sides = zip(places, plan.latent_size, ("height", "width"), strict=True)
+    for place, side, what in sides:
+        begin = round(place * side) if percent else place
+        if not 0 <= begin < side:
+            raise ValueError(
+                f"{name} has an area that begins at {begin * SPATIAL_STRIDE} px of the {what}; it "
+                f"must be inside the film of {plan.width} x {plan.height}"
             )
 
 
