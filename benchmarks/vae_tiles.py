@@ -23,7 +23,7 @@ sys.path.append(str(ROOT))
 
 from skyreels_model.files import checkpoint  # noqa: E402
 from skyreels_model.vae import VideoVAE  # noqa: E402
-from skyreels_model.vae.tiles import Side, TiledDecodeStream, TiledEncodeStream, Tiling, coded  # noqa: E402
+from skyreels_model.vae.tiles import Side, TiledDecodeStream, TiledEncodeStream, Tiling, count_coded  # noqa: E402
 from toy.training.vae import clips  # noqa: E402
 
 WEIGHTS = ROOT / "toy" / "weights" / "vae" / "toy"
@@ -89,7 +89,7 @@ def compare(vae: VideoVAE, height: int, width: int, size: int) -> list[Tensor]:
     our_z = TiledEncodeStream(vae, Tiling.square(size), place).push(x)
     core_z = core_tiles(vae, x, size, side.overlap, decode=False)
     share = size * size / place[0] / place[1]
-    more = coded(Tiling.square(size), *place) / place[0] / place[1]
+    more = count_coded(Tiling.square(size), *place) / place[0] / place[1]
     print(
         f"| {width} x {height} | {8 * size}, {8 * side.overlap} | {min(share, 1):.2f} | {more:.2f} "
         f"| {rms(ours - whole) / 2:.4f} | {rms(core - whole) / 2:.4f} "

@@ -32,7 +32,7 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=files.listed("diffusion_models"),
+                    options=files.list_files("diffusion_models"),
                     tooltip="File in models/diffusion_models, .gguf as well. If the model is "
                     "split into several files, choose the first one. The others must lie beside "
                     "it. Films longer than a window need a DF model.",
@@ -81,8 +81,8 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
     def execute(
         cls, model_name: str, weight_dtype: str, attention: str, variant: str
     ) -> io.NodeOutput:
-        with files.naming("model_name", model_name):
-            path = files.located("diffusion_models", model_name)
+        with files.name_errors("model_name", model_name):
+            path = files.find_file("diffusion_models", model_name)
             model, report = host_model.load_model(path, weight_dtype, attention, variant)
         LOG.info("%s: %s", model_name, report)
         return io.NodeOutput(model, report)
@@ -102,7 +102,7 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
-                    options=files.listed("text_encoders"),
+                    options=files.list_files("text_encoders"),
                     tooltip="File in models/text_encoders: umt5_xxl_fp16.safetensors, "
                     "umt5_xxl_fp8_e4m3fn_scaled.safetensors, or the original "
                     "models_t5_umt5-xxl-enc-bf16.pth with its tokenizer beside it, the folder "
@@ -124,8 +124,8 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
-        with files.naming("text_encoder_name", text_encoder_name):
-            path = files.located("text_encoders", text_encoder_name)
+        with files.name_errors("text_encoder_name", text_encoder_name):
+            path = files.find_file("text_encoders", text_encoder_name)
             clip, report = host_clip.load_clip(path)
         LOG.info("%s: %s", text_encoder_name, report)
         return io.NodeOutput(clip, report)
@@ -143,7 +143,7 @@ class SkyReelsV2VAELoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=files.listed("vae"),
+                    options=files.list_files("vae"),
                     tooltip="File in models/vae: wan_2.1_vae.safetensors, the original "
                     "Wan2.1_VAE.pth, or the file in the folder vae of a -Diffusers repository.",
                 ),
@@ -161,8 +161,8 @@ class SkyReelsV2VAELoader(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, vae_name: str) -> io.NodeOutput:
-        with files.naming("vae_name", vae_name):
-            path = files.located("vae", vae_name)
+        with files.name_errors("vae_name", vae_name):
+            path = files.find_file("vae", vae_name)
             vae, report = host_vae.load_vae(path)
         LOG.info("%s: %s", vae_name, report)
         return io.NodeOutput(vae, report)
@@ -182,7 +182,7 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "image_encoder_name",
-                    options=files.listed("clip_vision"),
+                    options=files.list_files("clip_vision"),
                     tooltip="File in models/clip_vision: clip_vision_h.safetensors, or the "
                     "original models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth.",
                 ),
@@ -204,8 +204,8 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, image_encoder_name: str) -> io.NodeOutput:
-        with files.naming("image_encoder_name", image_encoder_name):
-            path = files.located("clip_vision", image_encoder_name)
+        with files.name_errors("image_encoder_name", image_encoder_name):
+            path = files.find_file("clip_vision", image_encoder_name)
             clip_vision, report = host_clip_vision.load_clip_vision(path)
         LOG.info("%s: %s", image_encoder_name, report)
         return io.NodeOutput(clip_vision, report)

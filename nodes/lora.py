@@ -34,7 +34,7 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "lora_name",
-                    options=files.listed("loras"),
+                    options=files.list_files("loras"),
                     tooltip="File in models/loras: LoRA, DoRA, LoKr, LoHa, GLoRA, OFT or "
                     "differences. Reads the names of kohya, musubi, diffusion-pipe, DiffSynth, "
                     "PEFT, diffusers and LyCORIS, and distilled LoRAs (CausVid, lightx2v).",
@@ -65,8 +65,8 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model: io.Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
-        with files.naming("lora_name", lora_name):
-            path = files.located("loras", lora_name)
+        with files.name_errors("lora_name", lora_name):
+            path = files.find_file("loras", lora_name)
             patched, report = host_lora.apply_lora(model, path, strength)
         LOG.info("%s: %s", lora_name, report)
         return io.NodeOutput(patched, report)

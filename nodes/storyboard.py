@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host.checked import checked
-from .host.film.shots import FilmShot, text_shots, with_shot
+from .host.film.shots import FilmShot, add_shot, parse_shots
 from .inputs import Storyboard
 
 TRANSITIONS = ("continue", "cut")
@@ -51,7 +51,7 @@ class SkyReelsV2Storyboard(io.ComfyNode):
     ) -> io.NodeOutput:
         own = None if seed == OWN_SEED else seed
         cut = transition == "cut"
-        shots = with_shot(previous, clip, prompt, seconds, cut, ease, own, model)
+        shots = add_shot(previous, clip, prompt, seconds, cut, ease, own, model)
         return io.NodeOutput(shots, sum(shot.seconds for shot in shots))
 
 
@@ -91,7 +91,7 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, clip: io.Clip.Type, text: str, seconds: float, ease: int = 0) -> io.NodeOutput:
-        return io.NodeOutput(text_shots(clip, text, seconds, ease))
+        return io.NodeOutput(parse_shots(clip, text, seconds, ease))
 
 
 def _shot_inputs() -> list[io.Input]:

@@ -141,7 +141,7 @@ def leading_film(windows: int, ar_step: int, history: str = "pixels", start: boo
         plan = dataclasses.replace(plan, num_frames=LEADING_FRAMES * windows)
         given = Conditions(
             start=toy.latents(truth(scene, seed, 1)) if start else None,
-            following=torch.empty(1, 0, plan.room_behind(int(start)), 0, 0),
+            following=torch.empty(1, 0, plan.room_after(int(start)), 0, 0),
         )
         plan = plan.fit(given.counts)
         true = truth(scene, seed, plan.num_frames + FOLLOWING_FRAMES)

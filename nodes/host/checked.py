@@ -77,10 +77,10 @@ def check(declared: io.Input, value: Any) -> None:
 
 def _require(right: bool, name: str, value: Any, wanted: str) -> None:
     if not right:
-        raise ValueError(f"{name} is {shown(value)}; it must be {wanted}")
+        raise ValueError(f"{name} is {describe_value(value)}; it must be {wanted}")
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value in a few words, whatever it is."""
     if value is None:
         return "nothing (None)"
@@ -99,7 +99,7 @@ def _check_option(name: str, value: Any, options: list[Any]) -> None:
         return
     some = ", ".join(map(str, options[:SHOWN])) or "none"
     more = f" and {len(options) - SHOWN} more" if len(options) > SHOWN else ""
-    raise ValueError(f"{name} is {shown(value)}; it must be one of: {some}{more}")
+    raise ValueError(f"{name} is {describe_value(value)}; it must be one of: {some}{more}")
 
 
 def _check_number(name: str, value: Any, declared: Any) -> None:
@@ -116,7 +116,7 @@ def _check_number(name: str, value: Any, declared: Any) -> None:
     if right and bounds:
         nearest = f"; nearest: {least if value < least else most}"
     wanted = "a whole number" if whole else "a number"
-    raise ValueError(f"{name} is {shown(value)}; it must be {wanted}{bounds}{nearest}")
+    raise ValueError(f"{name} is {describe_value(value)}; it must be {wanted}{bounds}{nearest}")
 
 
 def fits(kind: str, value: Any) -> bool:
@@ -176,8 +176,8 @@ def _check_images(name: str, images: torch.Tensor) -> None:
     _require_numbers(name, images, KINDS["IMAGE"])
     if images.ndim != 4 or not images.numel() or images.shape[3] not in (1, 3, 4):
         raise ValueError(
-            f"{name} is {shown(images)}; it must be at least one image, (images, height, width, "
-            f"channels) with 1, 3 or 4 channels"
+            f"{name} is {describe_value(images)}; it must be at least one image, (images, height, "
+            f"width, channels) with 1, 3 or 4 channels"
         )
 
 

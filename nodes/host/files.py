@@ -56,13 +56,13 @@ def register_more_files() -> None:
     known[DIFFUSERS_CATEGORY] = (known["diffusers"][0], set(SAFETENSORS + PICKLED))
 
 
-def listed(category: str) -> list[str]:
+def list_files(category: str) -> list[str]:
     """The files for a category, its own first; of a set of shards only the first."""
-    names = dict.fromkeys(_portable(name) for name, _ in _categories_of(category))
-    return [name for name in names if not _later_shard(name)]
+    names = dict.fromkeys(_use_slashes(name) for name, _ in _categories_of(category))
+    return [name for name in names if not _is_later_shard(name)]
 
 
-def _portable(name: str) -> str:
+def _use_slashes(name: str) -> str:
     """A listed name as workflows of every system have it; Windows lists with backslashes."""
     return name.replace("\\", "/")
 
@@ -75,7 +75,7 @@ def check_listed(name: str, category: str, value: object) -> bool | str:
     """
     if value is None or (isinstance(value, str) and _find(category, value) is not None):
         return True
-    some = ", ".join(listed(category)[:5]) or "none, put one there"
+    some = ", ".join(list_files(category)[:5]) or "none, put one there"
     return f"{name} is {value!r}; it must be one of ComfyUI's {category} files: {some}"
 
 
@@ -83,9 +83,9 @@ def _find(category: str, name: str) -> tuple[str, str] | None:
     """The file's name as the host has it, and the host's category for it; None if not listed."""
     known = _categories_of(category)
     exact = next((entry for entry in known if entry[0] == name), None)
-    wanted = _portable(name)
+    wanted = _use_slashes(name)
     # Of equal names the first: what is in the category's own folder.
-    return exact or next((entry for entry in known if _portable(entry[0]) == wanted), None)
+    return exact or next((entry for entry in known if _use_slashes(entry[0]) == wanted), None)
 
 
 def _categories_of(category: str) -> list[tuple[str, str]]:
@@ -101,11 +101,11 @@ def _categories_of(category: str) -> list[tuple[str, str]]:
     for other in ("diffusion_models", DIFFUSERS_CATEGORY):
         if other in known and other != category:
             names = folder_paths.get_filename_list(other)
-            found += [(name, other) for name in names if part.search(_portable(name))]
+            found += [(name, other) for name in names if part.search(_use_slashes(name))]
     return found
 
 
-def _later_shard(name: str) -> bool:
+def _is_later_shard(name: str) -> bool:
     match = SHARD.match(name.rpartition("/")[2])
     return match is not None and int(match["index"]) > 1
 
@@ -118,11 +118,11 @@ def is_models_folder(folder: pathlib.Path) -> bool:
     }
 
 
-def located(category: str, name: str) -> pathlib.Path:
+def find_file(category: str, name: str) -> pathlib.Path:
     """The path of a listed file; ValueError if the host does not list it (any longer)."""
     found = _find(category, name)
     if found is None:
-        some = ", ".join(listed(category)[:5]) or "none"
+        some = ", ".join(list_files(category)[:5]) or "none"
         raise ValueError(f"it is not among ComfyUI's {category} files (there are: {some})")
     path = folder_paths.get_full_path(found[1], found[0])
     if path is None:
@@ -131,7 +131,7 @@ def located(category: str, name: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def naming(name: str, value: str) -> Iterator[None]:
+def name_errors(name: str, value: str) -> Iterator[None]:
     """Say of any error that a file can cause which input, with which value, it is about."""
     try:
         yield

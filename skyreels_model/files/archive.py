@@ -30,17 +30,17 @@ def check_archive(file: pathlib.Path) -> None:
             f"{file.name} ({file.stat().st_size} bytes) is not a whole PyTorch file: {error}"
         ) from error
     if len(members) > 2 * MOST_TENSORS:
-        raise _refused(file, f"it has {len(members)} members")
+        raise _refusal(file, f"it has {len(members)} members")
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-            raise _refused(
+            raise _refusal(
                 file, f"its member {member.filename} is packed, to {member.file_size} bytes"
             )
         is_data = pathlib.PurePosixPath(member.filename).parent.name == "data"
         if not is_data and member.file_size > _LARGEST_OTHER:
-            raise _refused(file, f"its member {member.filename} has {member.file_size} bytes")
+            raise _refusal(file, f"its member {member.filename} has {member.file_size} bytes")
     if sum(member.file_size for member in members) > file.stat().st_size:
-        raise _refused(file, "its members are larger than itself")
+        raise _refusal(file, "its members are larger than itself")
 
 
 def _check_list(file: pathlib.Path) -> None:
@@ -57,7 +57,7 @@ def _check_list(file: pathlib.Path) -> None:
         raise ValueError(f"its list of members has {length} bytes, many times that of any model")
 
 
-def _refused(file: pathlib.Path, why: str) -> ValueError:
+def _refusal(file: pathlib.Path, why: str) -> ValueError:
     return ValueError(
         f"{file.name} is no file that PyTorch writes and is refused: {why}; get the safetensors "
         f"version of it"

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import mapped
 from .formats import kind_of, read_tensors
 from .gguf import read_gguf
-from .keys import unwrapped
+from .keys import unwrap_keys
 from .quantized import NEEDED_WITH_WEIGHTS
 
 SHARD = re.compile(
@@ -35,7 +35,7 @@ class Checkpoint:
     mapped: frozenset[int] = frozenset()
     note: str = ""
 
-    def with_note(self, report: str) -> str:
+    def add_note(self, report: str) -> str:
         """A report on this file, with the note at its end."""
         return f"{report}; {self.note}" if self.note else report
 
@@ -60,7 +60,7 @@ def read(path: str | pathlib.Path) -> Checkpoint:
         raise FileNotFoundError(f"no such file: {path}")
     if kind_of(path) == "GGUF":
         packed, texts = read_gguf(path)
-        return Checkpoint(unwrapped(packed), texts)
+        return Checkpoint(unwrap_keys(packed), texts)
     return _read_shards(shard_files(path))
 
 
@@ -93,7 +93,7 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     dtypes: dict[str, tuple[torch.dtype | None, str]] = {}
     for file in files:
         read = read_tensors(file)
-        part = unwrapped(read.tensors)
+        part = unwrap_keys(read.tensors)
         twice = tensors.keys() & part.keys()
         if twice:
             raise ValueError(f"{file.name}: {min(twice)!r} is in another shard, too")

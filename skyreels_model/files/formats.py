@@ -126,9 +126,9 @@ def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, 
 def _read_larger_than_memory(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A safetensors file, whole as its library found it, in a mapping of ours."""
     try:
-        whole = mapped.without_reserve(file)
+        whole = mapped.map_without_reserve(file)
     except OSError as error:
-        raise too_large(file) from error
+        raise mapping_refusal(file) from error
     begin = _HEADER_AT + int.from_bytes(whole[:_HEADER_AT], "little")
     header = json.loads(whole[_HEADER_AT:begin])
     metadata = header.pop("__metadata__", {})
@@ -147,7 +147,7 @@ def _read_larger_than_memory(file: pathlib.Path) -> tuple[dict[str, Tensor], dic
     return tensors, metadata
 
 
-def too_large(file: pathlib.Path) -> ValueError:
+def mapping_refusal(file: pathlib.Path) -> ValueError:
     """The error for a file that the system does not map."""
     return ValueError(
         f"{file.name} ({file.stat().st_size / 1e9:.1f} GB) is larger than what this system lets a "
@@ -168,11 +168,11 @@ def _read_pickled(file: pathlib.Path, mappable: bool) -> tuple[dict[str, Tensor]
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError) as error:
         if _NO_MEMORY in str(error):
-            raise too_large(file) from error
+            raise mapping_refusal(file) from error
         raise ValueError(
             f"{file.name} ({file.stat().st_size} bytes) is not a whole PyTorch file: {error}"
         ) from error
-    sets = dict(_sets(loaded))
+    sets = dict(_find_sets(loaded))
     if not sets:
         raise ValueError(f"{file.name} is not a file of named tensors with numbers in them")
     taken = _choose(file, list(sets))
@@ -181,14 +181,16 @@ def _read_pickled(file: pathlib.Path, mappable: bool) -> tuple[dict[str, Tensor]
     return dict(sets[taken]), f"of its sets ({others}) {taken} was taken" if len(sets) > 1 else ""
 
 
-def _sets(loaded: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _find_sets(
+    loaded: Any, name: str = "", depth: int = 3
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Each set of named tensors in what a trainer saved, with the names that lead to it."""
-    if _named(loaded):
+    if _is_set(loaded):
         yield name, loaded
     elif isinstance(loaded, dict) and depth:
         for key, value in loaded.items():
             if isinstance(key, str):
-                yield from _sets(value, f"{name}.{key}".strip("."), depth - 1)
+                yield from _find_sets(value, f"{name}.{key}".strip("."), depth - 1)
 
 
 def _choose(file: pathlib.Path, names: list[str]) -> str:
@@ -205,7 +207,7 @@ def _choose(file: pathlib.Path, names: list[str]) -> str:
     )
 
 
-def _named(loaded: Any) -> bool:
+def _is_set(loaded: Any) -> bool:
     """Whether these are tensors by name, each with its numbers (PyTorch's meta device has none)."""
     return (
         isinstance(loaded, dict)

@@ -65,8 +65,8 @@ def read_gguf(
         ) from error
     _check_count(path)
     try:
-        reader = _reader(gguf, path)
-        weights = {tensor.name: _weight(gguf, reader, tensor) for tensor in reader.tensors}
+        reader = _open_reader(gguf, path)
+        weights = {tensor.name: _read_weight(gguf, reader, tensor) for tensor in reader.tensors}
     except (
         ValueError,
         IndexError,
@@ -98,7 +98,7 @@ def _check_count(path: pathlib.Path) -> None:
         refuse_too_many(path, int.from_bytes(begin[8:], "little"))
 
 
-def _reader(gguf: Any, path: pathlib.Path) -> Any:
+def _open_reader(gguf: Any, path: pathlib.Path) -> Any:
     try:
         # Copy on write: torch has no read-only tensors.
         return gguf.GGUFReader(path, "c")
@@ -109,7 +109,7 @@ def _reader(gguf: Any, path: pathlib.Path) -> Any:
         return gguf.GGUFReader(path, "r")
 
 
-def _weight(gguf: Any, reader: Any, tensor: Any) -> Tensor | QuantizedWeight:
+def _read_weight(gguf: Any, reader: Any, tensor: Any) -> Tensor | QuantizedWeight:
     """One of the reader's tensors; `gguf` is the package."""
     name, array = tensor.tensor_type.name, tensor.data
     if not array.flags.writeable and name in (*_PLAIN, "BF16"):

@@ -114,7 +114,7 @@ def _six_bit_scales(x: Tensor) -> tuple[Tensor, Tensor]:
     return scales.float(), minima.float()
 
 
-def _scaled_and_shifted(x: Tensor, steps: Tensor) -> Tensor:
+def _scale_and_shift(x: Tensor, steps: Tensor) -> Tensor:
     """Q4_K and Q5_K: 8 runs of 32 steps, each with a scale and a minimum. steps (N, 256)."""
     scales, minima = _six_bit_scales(x[:, 4:16])
     scale, lowest = _halves(x[:, :2]) * scales, _halves(x[:, 2:4]) * minima  # (N, 8)
@@ -123,13 +123,13 @@ def _scaled_and_shifted(x: Tensor, steps: Tensor) -> Tensor:
 
 
 def _q4_k(x: Tensor) -> Tensor:
-    return _scaled_and_shifted(x, _nibbles(x[:, 16:], 32))
+    return _scale_and_shift(x, _nibbles(x[:, 16:], 32))
 
 
 def _q5_k(x: Tensor) -> Tensor:
     shift = torch.arange(8, device=x.device, dtype=torch.uint8)
     high = (x[:, None, 16:48] >> shift[:, None] & 1).flatten(1)  # (N, 256)
-    return _scaled_and_shifted(x, _nibbles(x[:, 48:], 32) | high << 4)
+    return _scale_and_shift(x, _nibbles(x[:, 48:], 32) | high << 4)
 
 
 def _q6_k(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ Rules = tuple[tuple[str, str], ...]
 T = TypeVar("T")
 
 
-def renamed(weights: Mapping[str, T], rename: Callable[[str], str]) -> dict[str, T]:
+def rename_keys(weights: Mapping[str, T], rename: Callable[[str], str]) -> dict[str, T]:
     """With the names that `rename` gives, or their own where it knows none (and raises ValueError).
 
     Raises ValueError where two would have one name.
@@ -34,12 +34,12 @@ _WRAPPERS = re.compile(
 )
 
 
-def unwrapped(weights: Mapping[str, T]) -> dict[str, T]:
+def unwrap_keys(weights: Mapping[str, T]) -> dict[str, T]:
     """The weights without the wrappers that a trainer left in their names.
 
     Raises ValueError where two would have one name.
     """
-    return renamed(weights, lambda key: _WRAPPERS.sub("", key))
+    return rename_keys(weights, lambda key: _WRAPPERS.sub("", key))
 
 
 WAN22_VAE_MARK = "decoder.upsamples.0.upsamples.0.residual.2.weight"

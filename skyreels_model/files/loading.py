@@ -60,7 +60,7 @@ def load_weights(
             kept = keeps_quantized(key)
             ready.update(value.entries(key) if kept else {key: value.dequantize(want.dtype)})
             continue
-        ready[key] = _converted(key, value, want.dtype)
+        ready[key] = _convert(key, value, want.dtype)
         if ready[key] is not value:
             release(value)
     module.load_state_dict(ready, assign=True)
@@ -95,7 +95,7 @@ def _check(named: Weights, wanted: Mapping[str, Tensor]) -> None:
             )
 
 
-def _converted(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+def _convert(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight in another format; ValueError where its numbers are too large for that."""
     made = value.to(dtype)
     # bfloat16's largest number is a little below float32's, which no weight comes near.

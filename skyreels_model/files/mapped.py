@@ -15,7 +15,7 @@ from torch import Tensor
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
-def without_reserve(file: pathlib.Path) -> mmap.mmap:
+def map_without_reserve(file: pathlib.Path) -> mmap.mmap:
     """A private mapping of a file for which the system sets no memory aside.
 
     For files larger than memory and swap together, of which Linux makes no other private mapping:

@@ -91,7 +91,7 @@ class ScaledWeight:
                 f"weights in the format {self.settings['format']!r} are only read inside ComfyUI; "
                 f"use an fp8, bf16, fp16 or fp32 file"
             )
-        scale = _by_row("a layer", self.scales["weight_scale"], self.data)
+        scale = _shape_scale("a layer", self.scales["weight_scale"], self.data)
         return (self.data.float() * scale).to(dtype)
 
     def floats(self) -> list[Tensor]:
@@ -107,7 +107,7 @@ class ScaledWeight:
         }
 
 
-def gather_scaled(
+def gather_scales(
     tensors: Weights, metadata: Mapping[str, str], prefix: str = ""
 ) -> dict[str, Tensor | QuantizedWeight]:
     """A file's tensors with each scaled weight and its scales in one object.
@@ -116,8 +116,8 @@ def gather_scaled(
     stay as they are. Raises ValueError where scales have no weight, or where a layer's description
     cannot be read.
     """
-    tensors = _without_quanto(tensors)
-    described = _described_in(metadata).items()
+    tensors = _rename_quanto(tensors)
+    described = _read_metadata(metadata).items()
     layers = {k.removeprefix(prefix): v for k, v in described if k.startswith(prefix)}
     marker = tensors.get(_MARK)
     kept: dict[str, Tensor | QuantizedWeight] = {}
@@ -128,7 +128,7 @@ def gather_scaled(
         if not isinstance(value, Tensor):
             kept[key] = value
         elif leaf == _SETTINGS:
-            layers[layer] = _settings(layer, value)
+            layers[layer] = _read_settings(layer, value)
         elif leaf in _SCALES and layer:
             scales.setdefault(layer, {})[leaf] = value
         elif key != _MARK:
@@ -140,11 +140,11 @@ def gather_scaled(
         # The older convention's mark has two elements where fp8 products are too coarse.
         coarse = isinstance(marker, Tensor) and marker.numel() == 2
         found = scales.get(layer, {})
-        kept[f"{layer}.weight"] = _scaled(layer, weight, layers.get(layer), found, coarse)
+        kept[f"{layer}.weight"] = _attach_scales(layer, weight, layers.get(layer), found, coarse)
     return kept
 
 
-def _without_quanto(tensors: Weights) -> Weights:
+def _rename_quanto(tensors: Weights) -> Weights:
     """The tensors with ComfyUI's names for what quanto calls otherwise.
 
     Its scales of a layer's input and output are for calibrated products, which are not made here.
@@ -170,7 +170,7 @@ def _without_quanto(tensors: Weights) -> Weights:
     return named
 
 
-def _scaled(
+def _attach_scales(
     layer: str,
     weight: Tensor,
     settings: dict[str, Any] | None,
@@ -180,7 +180,7 @@ def _scaled(
     """The weight with its scales; plain if it only looks scaled."""
     if settings is None:
         if weight.dtype == torch.int8 and "weight_scale" in scales:
-            _by_row(layer, scales["weight_scale"], weight)
+            _shape_scale(layer, scales["weight_scale"], weight)
             return ScaledWeight(weight, {"format": INT8}, scales)
         if not weight.is_floating_point():
             raise ValueError(
@@ -189,7 +189,7 @@ def _scaled(
             )
         if weight.dtype not in FP8_FORMATS:
             # Some converters write scales beside the layers, too, that they left alone.
-            scale = _by_row(layer, scales.get("weight_scale", torch.ones(())), weight)
+            scale = _shape_scale(layer, scales.get("weight_scale", torch.ones(())), weight)
             return weight if (scale == 1).all() else (weight.float() * scale).to(weight.dtype)
         settings = {"format": FP8_FORMATS[weight.dtype]}
         if coarse:
@@ -201,11 +201,11 @@ def _scaled(
                 f"{settings['format']}; the file was converted wrongly: get another one"
             )
         scales = {"weight_scale": torch.ones(()), **scales}
-        _by_row(layer, scales["weight_scale"], weight)
+        _shape_scale(layer, scales["weight_scale"], weight)
     return ScaledWeight(weight, settings, scales)
 
 
-def _by_row(layer: str, scale: Tensor, weight: Tensor) -> Tensor:
+def _shape_scale(layer: str, scale: Tensor, weight: Tensor) -> Tensor:
     """One scale, or one for each row of a weight, in the shape that multiplies it."""
     rows = weight.shape[0] if weight.ndim else 1
     if scale.numel() == 1:
@@ -218,25 +218,25 @@ def _by_row(layer: str, scale: Tensor, weight: Tensor) -> Tensor:
     return scale.float().reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def _described_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _read_metadata(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     text = metadata.get(_METADATA)
     if text is None:
         return {}
     try:
         layers = json.loads(text)["layers"]
-        return {str(name): _checked(name, settings) for name, settings in layers.items()}
+        return {str(name): _check_settings(name, settings) for name, settings in layers.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the file's {_METADATA} cannot be read: {error}") from error
 
 
-def _settings(layer: str, value: Tensor) -> dict[str, Any]:
+def _read_settings(layer: str, value: Tensor) -> dict[str, Any]:
     try:
-        return _checked(layer, json.loads(bytes(value.tolist())))
+        return _check_settings(layer, json.loads(bytes(value.tolist())))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{layer}.{_SETTINGS} cannot be read: {error}") from error
 
 
-def _checked(layer: str, settings: Any) -> dict[str, Any]:
+def _check_settings(layer: str, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, dict) or not isinstance(settings.get("format"), str):
         raise ValueError(f"{layer} has no format, but {settings!r}")
     return settings

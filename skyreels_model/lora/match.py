@@ -74,9 +74,9 @@ class MatchedLora:
         text = f"{kind}, {_ranks(self.ranks)}: {self.matched} of {total} keys matched, "
         text += f"{self.layers} layers changed"
         if self.misfits:
-            text += f"; {len(self.misfits)} do not fit here: {_some(self.misfits)}"
+            text += f"; {len(self.misfits)} do not fit here: {_list_some(self.misfits)}"
         if self.unmatched:
-            text += f"; {len(self.unmatched)} did not match: {_some(self.unmatched)}"
+            text += f"; {len(self.unmatched)} did not match: {_list_some(self.unmatched)}"
         return text
 
 
@@ -107,9 +107,9 @@ def match_lora(
     ValueError when it is no LoRA, is broken (two ranks in one layer, half a pair, NaN), or fits
     no layer of the model.
     """
-    found, unmatched = _by_layer(file.tensors, _every_name(layers))
+    found, unmatched = _group_by_layer(file.tensors, _every_name(layers))
     if not found:
-        raise ValueError(_nothing_matched(list(file.tensors)))
+        raise ValueError(_explain_no_match(list(file.tensors)))
     changes: dict[str, Change] = {}
     misfits: list[str] = []
     for layer, parts in found.items():
@@ -126,13 +126,13 @@ def match_lora(
         if change.used:
             changes[layer] = change
     if not changes:
-        raise ValueError(_nothing_used(misfits, found, layers))
+        raise ValueError(_explain_no_use(misfits, found, layers))
     ranks = [change.rank for change in changes.values() if change.rank is not None]
     return MatchedLora(
         {f"{PREFIX}{n}.{part}": t for n, c in changes.items() for part, t in c.tensors.items()},
         sum(len(change.used) for change in changes.values()),
         len(changes),
-        _for_images(file.tensors),
+        _is_for_images(file.tensors),
         (min(ranks), max(ranks)) if ranks else None,
         misfits,
         unmatched,
@@ -140,7 +140,9 @@ def match_lora(
     )
 
 
-def _by_layer(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[_Found, list[str]]:
+def _group_by_layer(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str]
+) -> tuple[_Found, list[str]]:
     """The tensors by layer and part, and keys of no layer, or second ones for the same place."""
     found: _Found = {}
     unmatched = []
@@ -153,7 +155,7 @@ def _by_layer(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[
     return found, unmatched
 
 
-def _for_images(tensors: Mapping[str, Tensor]) -> bool:
+def _is_for_images(tensors: Mapping[str, Tensor]) -> bool:
     """Whether it changes what only an image-to-video model has."""
     return any(
         _OF_IMAGES.search(key)
@@ -223,7 +225,7 @@ def _split(key: str, names: Mapping[str, str]) -> tuple[str | None, str]:
     return names.get(base), part
 
 
-def _nothing_matched(keys: list[str]) -> str:
+def _explain_no_match(keys: list[str]) -> str:
     if not any(_PART.search(key) for key in keys):
         return f"this is not a LoRA: it looks like {looks_like(keys)} ({len(keys)} tensors)"
     return (
@@ -232,7 +234,7 @@ def _nothing_matched(keys: list[str]) -> str:
     )
 
 
-def _nothing_used(misfits: list[str], found: _Found, layers: Shapes) -> str:
+def _explain_no_use(misfits: list[str], found: _Found, layers: Shapes) -> str:
     if not misfits:
         layer, parts = next(iter(found.items()))
         return (
@@ -256,5 +258,5 @@ def _ranks(span: tuple[int, int] | None) -> str:
     return f"rank {span[0]}" if span[0] == span[1] else f"ranks {span[0]} to {span[1]}"
 
 
-def _some(keys: list[str]) -> str:
+def _list_some(keys: list[str]) -> str:
     return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")

@@ -88,11 +88,11 @@ def change_of(layer: str, parts: Parts, shape: Shape) -> Change:
     belong together, or numbers are none.
     """
     _check_numbers(layer, parts)
-    name = next((n for n, kind in _KINDS.items() if _own(kind) & parts.keys()), None)
+    name = next((n for n, kind in _KINDS.items() if _all_parts(kind) & parts.keys()), None)
     used, fits = frozenset({"diff_b"} & parts.keys()), True
     if name is not None:
         kind = _KINDS[name]
-        whole = _whole(layer, kind, parts)
+        whole = _find_whole(layer, kind, parts)
         used |= whole | (kind.beside & parts.keys())
         fits = not _CORES & parts.keys() and _FITS[name](layer, parts, shape)
     tensors = {part: tensor for part, tensor in parts.items() if part in used}
@@ -144,7 +144,7 @@ def magnitude_for_host(weight: Tensor, parts: Parts) -> Tensor:
     return magnitude * norms[0] / norms[1]
 
 
-def _own(kind: _Kind) -> frozenset[str]:
+def _all_parts(kind: _Kind) -> frozenset[str]:
     return frozenset().union(*kind.wholes)
 
 
@@ -169,13 +169,13 @@ def _check_numbers(layer: str, parts: Parts) -> None:
         raise ValueError(f"{layer} has {parts['alpha'].numel()} numbers as alpha; it has one")
 
 
-def _whole(layer: str, kind: _Kind, parts: Parts) -> frozenset[str]:
+def _find_whole(layer: str, kind: _Kind, parts: Parts) -> frozenset[str]:
     """Which of a kind's sets of parts a layer has; ValueError if none is whole."""
     nearest = min(kind.wholes, key=lambda whole: len(whole - parts.keys()))
     absent = sorted(nearest - parts.keys())
     if absent:
         raise ValueError(
-            f"{layer} has {' and '.join(sorted(_own(kind) & parts.keys()))}, but not "
+            f"{layer} has {' and '.join(sorted(_all_parts(kind) & parts.keys()))}, but not "
             f"{' and '.join(absent)}: the file is incomplete"
         )
     return nearest
@@ -197,17 +197,17 @@ def _product(layer: str, first: str, second: str, parts: Parts) -> Shape:
     return left.shape[0], right.shape[1:].numel()
 
 
-def _flat(shape: Shape) -> Shape:
+def _flatten(shape: Shape) -> Shape:
     return shape[0], math.prod(shape[1:])
 
 
 def _fits_lora(layer: str, parts: Parts, shape: Shape) -> bool:
-    return _product(layer, UP, DOWN, parts) == _flat(shape)
+    return _product(layer, UP, DOWN, parts) == _flatten(shape)
 
 
 def _fits_loha(layer: str, parts: Parts, shape: Shape) -> bool:
     products = [_product(layer, f"hada_w{i}_a", f"hada_w{i}_b", parts) for i in (1, 2)]
-    return products == [_flat(shape)] * 2
+    return products == [_flatten(shape)] * 2
 
 
 def _fits_lokr(layer: str, parts: Parts, shape: Shape) -> bool:
@@ -221,7 +221,7 @@ def _fits_lokr(layer: str, parts: Parts, shape: Shape) -> bool:
         else:
             return False  # ComfyUI's product of such is another one
     (a, b), (c, d) = made
-    return (a * c, b * d) == _flat(shape)
+    return (a * c, b * d) == _flatten(shape)
 
 
 def _fits_glora(layer: str, parts: Parts, shape: Shape) -> bool:

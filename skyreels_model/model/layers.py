@@ -178,7 +178,7 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (make.block_linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
 
-    def normed(
+    def apply_norm(
         self, x: Tensor, norm: nn.Module, overwrite: bool, rope: Tensor | None = None
     ) -> Tensor:
         """Norm and, with `rope`, rotation of x (B, L, D), in x where that may be written over."""
@@ -203,8 +203,8 @@ class SelfAttention(Attention):
         """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
         # Made here, since no one can free a tensor that a caller holds.
         y = modulate(x, shift, scale, self.eps, given.overwrite)
-        q = self.normed(self.q(y), self.norm_q, given.overwrite, given.rope)
-        k = self.normed(self.k(y), self.norm_k, given.overwrite, given.rope)
+        q = self.apply_norm(self.q(y), self.norm_q, given.overwrite, given.rope)
+        k = self.apply_norm(self.k(y), self.norm_k, given.overwrite, given.rope)
         v = self.v(y)
         del y
         out = given.attend_self(q, k, v, self.heads)
@@ -226,7 +226,7 @@ class CrossAttention(Attention):
         attend, overwrite = given.attend_context, given.overwrite
         image, text = given.context.tensor_split([given.image_tokens], dim=1)
         rows, text = text.shape[1], text[:, : given.distinct_rows]
-        q = self.normed(self.q(x), self.norm_q, overwrite)
+        q = self.apply_norm(self.q(x), self.norm_q, overwrite)
         k, v = repeat_last(self.norm_k(self.k(text)), rows), repeat_last(self.v(text), rows)
         out = attend(q, k, v, self.heads)
         del k, v

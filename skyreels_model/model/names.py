@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..files.gguf import require_architecture
-from ..files.keys import Rules, T, renamed
-from ..files.quantized import QuantizedWeight, Weights, gather_scaled
+from ..files.keys import Rules, T, rename_keys
+from ..files.quantized import QuantizedWeight, Weights, gather_scales
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 MARKER = "model_type."
@@ -34,7 +34,7 @@ def transformer_tensors(
         require_architecture(metadata or {}, "wan")
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.startswith(MARKER)}
-    return rename_diffusers_transformer(gather_scaled(own, metadata or {}, prefix))
+    return rename_diffusers_transformer(gather_scales(own, metadata or {}, prefix))
 
 
 def other_tensors(tensors: Weights) -> list[str]:
@@ -141,4 +141,4 @@ def rename_diffusers_transformer(weights: Mapping[str, T]) -> dict[str, T]:
     if not any(key.startswith("condition_embedder.") for key in weights):
         return dict(weights)
     used = {key: value for key, value in weights.items() if ".norm_added_q." not in key}
-    return renamed(used, transformer_key_to_original)
+    return rename_keys(used, transformer_key_to_original)

@@ -44,10 +44,10 @@ def draw_plan(plan: FilmPlan) -> Tensor:
     (noise); green where the frame is given, by another window or by a picture; rimmed where it is
     being moved; each window outlined.
     """
-    return _magnified(_sliding_cells(plan) if plan.sliding else _window_cells(plan))[None]
+    return _magnify(_sliding_cells(plan) if plan.sliding else _window_cells(plan))[None]
 
 
-def drawn_windows(plan: FilmPlan) -> int:
+def count_drawn(plan: FilmPlan) -> int:
     """How many windows the drawing shows, the last of them perhaps in part."""
     rows = 0
     for number, (window, _) in enumerate(_spans(plan)):
@@ -61,7 +61,7 @@ def _window_cells(plan: FilmPlan) -> Cells:
     spans = _spans(plan)
     first, last = min(span.start for _, span in spans), max(span.stop for _, span in spans)
     rows = sum(plan.rows(window).count for window, _ in spans)
-    cells = _empty(min(rows, MAX_ROWS), last - first)
+    cells = _make_cells(min(rows, MAX_ROWS), last - first)
     top = 0
     for window, span in spans:
         part = plan.rows(window).part(0, MAX_ROWS - top)
@@ -103,13 +103,13 @@ def _sliding_cells(plan: FilmPlan) -> Cells:
         update[place, row.start : row.stop] = row.update
     shown, begun = index >= 0, update.long().cumsum(dim=0) > 0
     given = (index > plan.steps) & ~begun
-    cells = _empty(*index.shape)
+    cells = _make_cells(*index.shape)
     cells.colours[shown] = _colours(table[index.clamp(min=0)], given)[shown]
     cells.rims[:] = update
     return cells
 
 
-def _empty(rows: int, columns: int) -> Cells:
+def _make_cells(rows: int, columns: int) -> Cells:
     colours = torch.tensor(BACKGROUND).repeat(rows, columns, 1)
     return Cells(colours, torch.zeros(rows, columns, dtype=torch.bool), [])
 
@@ -121,7 +121,7 @@ def _colours(timesteps: Tensor, given: Tensor) -> Tensor:
     return torch.where(given[..., None], torch.tensor(GIVEN), colour)
 
 
-def _magnified(cells: Cells) -> Tensor:
+def _magnify(cells: Cells) -> Tensor:
     """Cells to boxes of pixels with a gap between them, (H, W, 3); the outlines lie in the gaps."""
     rows, columns = cells.rims.shape
     width = min(max(round(rows * CELL_HEIGHT * ASPECT / columns), CELL_WIDTHS[0]), CELL_WIDTHS[1])

@@ -137,11 +137,11 @@ class FilmPlan:
                 "an end picture and a clip to lead into are both given; the film ends with one or "
                 "the other"
             )
-        if self.following > self.room_behind(self.start):
+        if self.following > self.room_after(self.start):
             raise ValueError(
                 f"{self.following} latents of a clip to lead into are given; beside {self.start} "
                 f"first ones and an overlap of {self.overlap} frames, a window of {self.window} "
-                f"has room for {self.room_behind(self.start)}"
+                f"has room for {self.room_after(self.start)}"
             )
         first = self.window_at(0)
         if self.start >= first.length:
@@ -163,7 +163,7 @@ class FilmPlan:
         given.require_source(self.num_frames, self.denoise)
         given.require_video(self.overlap)
         start = latent_length(self.overlap) if given.video else given.start
-        following = self.room_behind(start) if given.following_frames else given.following
+        following = self.room_after(start) if given.following_frames else given.following
         plan = replace(self, start=start, end=given.end, following=following, pictures=())
         if following:
             given.require_following(plan.following_start + frame_length(following + 1))
@@ -191,7 +191,7 @@ class FilmPlan:
         room = latent_length(self.window) - self.following >= 2
         return bool(self.following) and free and room
 
-    def room_behind(self, start: int) -> int:
+    def room_after(self, start: int) -> int:
         """How many latents of a film that follows the windows can show, at least 1.
 
         start: latents given at the film's start. At most those of `overlap` frames.

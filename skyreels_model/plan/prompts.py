@@ -10,7 +10,7 @@ from .film_plan import FilmPlan
 from .windows import Window
 
 
-def shown_prompts(
+def find_prompts(
     plan: FilmPlan, window: Window, begin: int, count: int
 ) -> list[tuple[int, Tensor | None]]:
     """The shots whose prompts the latents [begin, begin + count) of a window show.

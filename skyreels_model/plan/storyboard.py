@@ -40,7 +40,7 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     require_number("seconds", seconds, *BOUNDS["seconds"])
     if len(text) > MAX_LENGTH:
         raise refusal("length of text", len(text), f"at most {MAX_LENGTH} characters", MAX_LENGTH)
-    text = _single_spaced(text)
+    text = _squeeze_spaces(text)
     marks = list(_MARK.finditer(text))
     if not marks or text[: marks[0].start()].strip():
         raise ValueError(
@@ -74,7 +74,7 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     return shots
 
 
-def _single_spaced(text: str) -> str:
+def _squeeze_spaces(text: str) -> str:
     """No empty lines, no two spaces: what the expressions for marks would walk over again and again
     from every place in it.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .drawing import drawn_windows
+from .drawing import count_drawn
 from .film_plan import FilmPlan
 
 
@@ -15,16 +15,16 @@ def describe_plan(plan: FilmPlan) -> str:
     lines = [
         f"{plan.num_frames} frames = {plan.seconds:.2f} s at {plan.fps} fps, "
         f"{plan.width} x {plan.height}",
-        _windows(plan),
+        _describe_windows(plan),
         f"{mode}{blocks}, {plan.steps} steps, {noise}",
         f"{calls} model calls, or {2 * calls} with guidance (cfg above 1)",
-        *_given(plan),
-        *_drawn(plan),
+        *_describe_given(plan),
+        *_describe_drawn(plan),
     ]
     return "\n".join(lines)
 
 
-def _windows(plan: FilmPlan) -> str:
+def _describe_windows(plan: FilmPlan) -> str:
     seconds = plan.window / plan.fps
     if plan.sliding:
         return f"one sequence, in view at once: {plan.window} frames ({seconds:.2f} s)"
@@ -37,7 +37,7 @@ def _windows(plan: FilmPlan) -> str:
     return f"{size}, each sharing {plan.overlap} with the previous one {through}"
 
 
-def _given(plan: FilmPlan) -> list[str]:
+def _describe_given(plan: FilmPlan) -> list[str]:
     """What is given, in latent frames; each holds four frames, a start's first one."""
     given = [
         f"{plan.start} at the start" * bool(plan.start),
@@ -48,11 +48,11 @@ def _given(plan: FilmPlan) -> list[str]:
     return [f"given latent frames: {', '.join(filter(None, given))}"] if any(given) else []
 
 
-def _drawn(plan: FilmPlan) -> list[str]:
+def _describe_drawn(plan: FilmPlan) -> list[str]:
     """What the picture leaves out."""
     if plan.sliding:
         return []
-    drawn = drawn_windows(plan)
+    drawn = count_drawn(plan)
     if drawn == plan.num_windows:
         return []
     return [f"the picture shows the first {drawn} of {plan.num_windows} windows"]

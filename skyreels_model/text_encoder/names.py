@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import Tensor
 
 from ..files.gguf import require_architecture
-from ..files.keys import looks_like, renamed
-from ..files.quantized import QuantizedWeight, Weights, gather_scaled
+from ..files.keys import looks_like, rename_keys
+from ..files.quantized import QuantizedWeight, Weights, gather_scales
 
 _BLOCK_NAMES = {
     "layer.0.layer_norm": "norm1",
@@ -73,7 +73,7 @@ def to_original_names(
 ) -> dict[str, Tensor | QuantizedWeight]:
     """The encoder's weights under their original names, from every published layout.
 
-    Weights with scales are put together with them (`quantized.gather_scaled`). Left out: the
+    Weights with scales are put together with them (`quantized.gather_scales`). Left out: the
     embedded tokenizer `spiece_model` (give it to `tokenizer.Tokenizer`), a decoder and its head,
     repackagers' `model_type.*` markers. Any other unknown key stays under its own name, so that a
     strict load reports it. Raises ValueError for another kind of model.
@@ -84,8 +84,8 @@ def to_original_names(
     own = {k: v for k, v in state_dict.items() if not _NOT_OF_THE_ENCODER.match(k)}
     if "shared.weight" in own:
         own.pop("encoder.embed_tokens.weight", None)  # the same, tied
-    weights = gather_scaled(own, metadata or {})
-    return renamed(weights, lambda key: hf_to_original(key) or key)
+    weights = gather_scales(own, metadata or {})
+    return rename_keys(weights, lambda key: hf_to_original(key) or key)
 
 
 def refuse_other_files(keys: Collection[str]) -> None:

@@ -53,7 +53,7 @@ class T5LayerNorm(nn.Module):
         return normed.to(x.dtype) * self.weight.to(x)
 
 
-def _not_narrow(factory: dict[str, Any]) -> dict[str, Any]:
+def _avoid_8_bits(factory: dict[str, Any]) -> dict[str, Any]:
     """In 8 bits only the linear layers: files with them keep the rest in bf16, too."""
     dtype = factory["dtype"]
     narrow = dtype is not None and dtype.itemsize == 1
@@ -112,7 +112,7 @@ class Block(nn.Module):
 
     def __init__(self, config: UMT5Config, operations: Operations, **factory: Any) -> None:
         super().__init__()
-        fine = _not_narrow(factory)
+        fine = _avoid_8_bits(factory)
         self.norm1 = T5LayerNorm(config.dim, config.eps, **fine)
         self.attn = Attention(config, operations, **factory)
         self.pos_embedding = RelativePositionBias(config, operations, **fine)
@@ -144,7 +144,7 @@ class UMT5Encoder(nn.Module):
         super().__init__()
         self.config = config
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
-        fine = _not_narrow(factory)
+        fine = _avoid_8_bits(factory)
         self.token_embedding = make_embedding(operations, config.vocab, config.dim, **fine)
         self.blocks = nn.ModuleList(
             Block(config, operations, **factory) for _ in range(config.num_layers)

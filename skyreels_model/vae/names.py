@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..files.keys import Rename, T, renamed
+from ..files.keys import Rename, T, rename_keys
 
 
 def _middle(found: re.Match[str]) -> str:
@@ -68,7 +68,7 @@ def rename_diffusers_vae(weights: Mapping[str, T]) -> dict[str, T]:
     """A VAE's weights under the names of `Wan2.1_VAE.pth`, if they have diffusers'; else as is."""
     if "quant_conv.weight" not in weights:
         return dict(weights)
-    return renamed(weights, vae_key_to_original)
+    return rename_keys(weights, vae_key_to_original)
 
 
 _PREFIXES = ("first_stage_model.", "vae.", "model.")

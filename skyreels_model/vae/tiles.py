@@ -53,7 +53,7 @@ class Side:
         overlap = cls.of(math.ceil(length / count)).overlap if count > 1 else 0
         return cls(math.ceil((length + (count - 1) * overlap) / count), overlap)
 
-    def halved(self) -> Side:
+    def halve(self) -> Side:
         return Side.of(max(self.size // 2, SMALLEST))
 
     def spans(self, length: int) -> Spans:
@@ -80,11 +80,11 @@ class Tiling:
     def smallest(self) -> bool:
         return max(self.rows.size, self.columns.size) <= SMALLEST
 
-    def halved(self) -> Tiling:
+    def halve(self) -> Tiling:
         """Half the longer side."""
         if self.rows.size > self.columns.size:
-            return Tiling(self.rows.halved(), self.columns)
-        return Tiling(self.rows, self.columns.halved())
+            return Tiling(self.rows.halve(), self.columns)
+        return Tiling(self.rows, self.columns.halve())
 
 
 def tilings(height: int, width: int) -> list[Tiling]:
@@ -103,11 +103,11 @@ def tilings(height: int, width: int) -> list[Tiling]:
             ]
             if cut:
                 narrow = min(cut) < OVERLAP
-                ways.append((narrow, rows * columns, coded(tiling, height, width), tiling))
+                ways.append((narrow, rows * columns, count_coded(tiling, height, width), tiling))
     return [way[-1] for way in sorted(ways, key=lambda way: way[:3])]
 
 
-def coded(tiling: Tiling, height: int, width: int) -> int:
+def count_coded(tiling: Tiling, height: int, width: int) -> int:
     """Positions of height x width latents that are coded, those of overlaps twice or more."""
     down, across = (
         sum(stop - start for start, stop in side.spans(length))
@@ -252,7 +252,7 @@ class TiledStream:
             cache = []
         # Outside of the except block, which would keep the failed stream's tensors alive.
         if not cache:
-            self.tiling = self.tiling.halved()
+            self.tiling = self.tiling.halve()
             self.on_split(self.tiling)
             return False
         tile.cache = cache

@@ -217,13 +217,13 @@ def test_a_whole_repository_in_one_place(host, models_folder, category):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"")
     for kind, part in parts.items():
-        own = [one for one in files.listed(kind) if one.startswith(name)]
+        own = [one for one in files.list_files(kind) if one.startswith(name)]
         expected = {f"{name}/{part}"}
         if kind in originals:
             expected.add(f"{name}/{originals[kind]}")
         if kind != category:
             assert set(own) == expected
-        assert files.located(kind, f"{name}/{part}") == root / name / part
+        assert files.find_file(kind, f"{name}/{part}") == root / name / part
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])

@@ -113,10 +113,10 @@ def test_gguf_files_are_offered_and_others_are_not_shadowed(host, models_folder,
     packed("Q8_0")
     name = next(name for name in sys.modules if name.endswith("nodes.host.files"))
     files = sys.modules[name]
-    assert "SkyReels-V2-DF-14B-540P-Q8_0.gguf" in files.listed("diffusion_models")
-    assert not [one for one in files.listed("vae") if one.endswith(".gguf")]
+    assert "SkyReels-V2-DF-14B-540P-Q8_0.gguf" in files.list_files("diffusion_models")
+    assert not [one for one in files.list_files("vae") if one.endswith(".gguf")]
     with pytest.raises(ValueError, match="not among ComfyUI's diffusion_models files"):
-        files.located("diffusion_models", "../vae/x.gguf")
+        files.find_file("diffusion_models", "../vae/x.gguf")
 
 
 def test_merging_with_a_plain_model(packed, open_model, velocity, reference, models_folder, plain):

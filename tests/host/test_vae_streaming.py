@@ -270,7 +270,7 @@ def test_only_our_encode_node_has_a_bar_for_encoding(vae, part, film, monkeypatc
 def test_making_a_vae_silences_one_warning_and_no_other(part, caplog):
     host = part("sockets.vae")
     other = threading.Thread(target=lambda: logging.warning("No VAE weights of another thread"))
-    with caplog.at_level(logging.WARNING), host._without_warning("No VAE weights"):
+    with caplog.at_level(logging.WARNING), host._mute_warning("No VAE weights"):
         logging.warning("WARNING: No VAE weights detected")
         logging.warning("something else")
         other.start()
@@ -285,15 +285,15 @@ def test_the_largest_tiles_that_fit(vae, part, decode, monkeypatch):
     monkeypatch.setattr(vae, "device", torch.device("cuda"))
     streaming, size = part("sockets.vae_streams"), (60, 104)
     whole = streaming.step_bytes(vae, decode, size)
-    assert streaming.fitting_tiling(vae, decode, size, whole) is None
+    assert streaming.choose_tiling(vae, decode, size, whole) is None
     coded = []
     for free in (whole - 1, whole * 3 // 4, whole // 2, whole // 5, whole // 20):
-        tiling = streaming.fitting_tiling(vae, decode, size, free)
+        tiling = streaming.choose_tiling(vae, decode, size, free)
         assert streaming.tile_bytes(vae, decode, size, tiling) <= free
         coded.append(tiling.rows.size * tiling.columns.size)
     assert coded[0] > 0.5 * size[0] * size[1] and coded == sorted(coded, reverse=True)
-    smallest = streaming.fitting_tiling(vae, decode, size, 0)
-    assert smallest.smallest and streaming.in_pixels(smallest) == "64 x 64 px"
+    smallest = streaming.choose_tiling(vae, decode, size, 0)
+    assert smallest.smallest and streaming.describe_tiling(smallest) == "64 x 64 px"
 
 
 def test_the_host_is_told_of_one_step(vae):

@@ -7,7 +7,7 @@ import torch
 
 from skyreels_model.config import ModelConfig
 from skyreels_model.files import loading
-from skyreels_model.files.quantized import ScaledWeight, gather_scaled
+from skyreels_model.files.quantized import ScaledWeight, gather_scales
 from skyreels_model.model import SkyReelsModel, names
 from toy.random_weights import dit_shapes
 
@@ -90,7 +90,7 @@ def test_a_scale_for_each_row_and_scales_beside_plain_weights():
         "c.weight": weight,
         "c.scale_weight": torch.tensor(2.0),
     }
-    kept = gather_scaled(tensors, {})
+    kept = gather_scales(tensors, {})
     assert torch.equal(kept["a.weight"].dequantize(torch.float32), rows.float() * scale[:, None])
     assert kept["b.weight"] is weight and torch.equal(kept["c.weight"], 2 * weight)
 
@@ -118,14 +118,14 @@ def test_packed_formats_have_their_logical_shape_and_are_the_hosts():
 )
 def test_descriptions_that_cannot_be(change, metadata, says):
     with pytest.raises(ValueError, match=says):
-        gather_scaled({"y.weight": torch.ones(2, 2), **change}, metadata)
+        gather_scales({"y.weight": torch.ones(2, 2), **change}, metadata)
 
 
 def test_of_several_scales_without_a_weight_the_files_first_is_named():
     """A set's order would be one whichever way the file is."""
     for layers in (["x", "y", "z"], ["z", "y", "x"]):
         with pytest.raises(ValueError, match=f"scales for {layers[0]}, but"):
-            gather_scaled({f"{layer}.weight_scale": torch.ones(()) for layer in layers}, {})
+            gather_scales({f"{layer}.weight_scale": torch.ones(()) for layer in layers}, {})
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, E4M3])
@@ -161,4 +161,4 @@ def test_quantos_layers(dtype):
 )
 def test_other_quantisers_are_named(key, kind):
     with pytest.raises(ValueError, match=f"quantised by {kind}.*{key}.*use an fp8, bf16"):
-        gather_scaled({"x.weight": torch.ones(2, 2), key: torch.ones(2)}, {})
+        gather_scales({"x.weight": torch.ones(2, 2), key: torch.ones(2)}, {})

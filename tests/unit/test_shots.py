@@ -7,7 +7,7 @@ import torch
 
 from skyreels_model.grid import frame_length, frames_of_seconds, latent_length
 from skyreels_model.plan.film_plan import FilmPlan
-from skyreels_model.plan.prompts import shown_prompts
+from skyreels_model.plan.prompts import find_prompts
 from skyreels_model.plan.shots import Part, Shot, lay_out
 from skyreels_model.plan.summary import describe_plan
 from skyreels_model.plan.windows import picture_frame, picture_latent
@@ -205,16 +205,16 @@ def test_fade_is_in_the_first_frames_of_a_shot_that_continues():
     shots = (Shot(20), Shot(40, ease=16), Shot(20, cut=True, ease=16))
     plan = FilmPlan(num_frames=80, window=33, overlap=17, shots=shots, **SIZE)
     first = next(w for w in plan.windows() if w.shot == 1)
-    (before, none), (own, weights) = shown_prompts(plan, first, 0, first.length)
+    (before, none), (own, weights) = find_prompts(plan, first, 0, first.length)
     assert (before, own) == (0, 1) and none is None and weights.shape == (first.length,)
     # Latents 0 to 3 of the shot are its first 16 frames: taken at the middle of their four.
     expected = [0.0] * first.repeated + [0.125, 0.375, 0.625, 0.875]
     assert torch.equal(weights, torch.tensor(expected))
     others = [w for w in plan.windows() if w.index != first.index]
     assert {w.shot for w in others} == {0, 1, 2}
-    assert all(shown_prompts(plan, w, 0, w.length) == [(w.shot, None)] for w in others)
+    assert all(find_prompts(plan, w, 0, w.length) == [(w.shot, None)] for w in others)
     alone = FilmPlan(num_frames=80)
-    assert shown_prompts(alone, alone.window_at(0), 0, 21) == [(0, None)]
+    assert find_prompts(alone, alone.window_at(0), 0, 21) == [(0, None)]
 
 
 CONTRADICTIONS = [

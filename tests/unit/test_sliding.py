@@ -9,7 +9,7 @@ import torch
 from golden_data import models
 
 from skyreels_model.plan.film_plan import FilmPlan
-from skyreels_model.plan.prompts import shown_prompts
+from skyreels_model.plan.prompts import find_prompts
 from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout import Film, SeededNoise, film_frames, generate
 from skyreels_model.rollout.conditions import Conditions
@@ -322,12 +322,12 @@ def test_each_latent_in_view_has_its_own_shots_prompt():
     window = plan.window_at(0)
     begins = [part.begin for part in plan.parts]
     assert begins == [0, 3, 5, 7]
-    (first, none), (second, hard), (third, eased) = shown_prompts(plan, window, 1, 6)
+    (first, none), (second, hard), (third, eased) = find_prompts(plan, window, 1, 6)
     assert (first, second, third) == (0, 1, 2) and none is None
     assert hard.tolist() == [0, 0, 1, 1, 1, 1] and eased.tolist() == [0, 0, 0, 0, 0.25, 0.75]
     # While a prompt fades in, the one before it is still there.
-    assert [shot for shot, _ in shown_prompts(plan, window, 5, 2)] == [1, 2]
-    assert shown_prompts(plan, window, 8, 4) == [(3, None)]
+    assert [shot for shot, _ in find_prompts(plan, window, 5, 2)] == [1, 2]
+    assert find_prompts(plan, window, 8, 4) == [(3, None)]
     assert [plan.shot_at(latent) for latent in (0, 2, 3, 6, 7, 40)] == [0, 0, 1, 2, 3, 3]
 
 

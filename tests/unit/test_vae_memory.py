@@ -9,7 +9,7 @@ from devtools.live_bytes import LiveBytes
 from skyreels_model.budget import GB, vae_bytes
 from skyreels_model.vae import VideoVAE
 from skyreels_model.vae.memory import decode_memory, encode_memory, lacks_memory
-from skyreels_model.vae.tiles import TiledDecodeStream, coded, tilings
+from skyreels_model.vae.tiles import TiledDecodeStream, count_coded, tilings
 
 ESTIMATES = {"decode": decode_memory, "encode": encode_memory}
 OTHER = {"dim": 32, "temporal_downsample": (True, True, False)}
@@ -110,7 +110,7 @@ def test_the_help_pages_numbers_are_computed(size):
         rows, columns = tiling.rows.spans(latents[0]), tiling.columns.spans(latents[1])
         if decode_memory(vae, 8 * rows[0][1], 8 * columns[0][1], 2).needed <= 2 * GB:
             break
-    more = coded(tiling, *latents) / latents[0] / latents[1] - 1
+    more = count_coded(tiling, *latents) / latents[0] / latents[1] - 1
     row = (
         f"| {width} × {height} | {vae_bytes(*size) / GB:.1f} GB | {len(rows) * len(columns)} of "
         f"{8 * columns[0][1]} × {8 * rows[0][1]} px | {100 * more:.0f} % |"

@@ -13,7 +13,7 @@ from skyreels_model.vae.tiles import (
     TiledDecodeStream,
     TiledEncodeStream,
     Tiling,
-    coded,
+    count_coded,
     ramps,
     tilings,
 )
@@ -57,7 +57,7 @@ def test_tiles_cover_a_side_and_their_shares_add_up(length, side):
 def test_ways_to_cut_begin_with_few_tiles_that_overlap_fully():
     ways = tilings(60, 104)
     assert (ways[0].rows.size, ways[0].columns.size) == (60, 56)
-    assert coded(ways[0], 60, 104) == 60 * 112
+    assert count_coded(ways[0], 60, 104) == 60 * 112
     counts = [len(way.rows.spans(60)) * len(way.columns.spans(104)) for way in ways]
     full = [way.columns.overlap == 8 or way.rows.overlap == 8 for way in ways]
     wide = full.index(False)

@@ -28,7 +28,7 @@ def led(frames, window, overlap, start=0, **changes):
     """A film that leads up to another, which is shown as far as there is room."""
     plan = FilmPlan(num_frames=frames, window=window, overlap=overlap, start=start, steps=2,
                     **SIZE, **changes)  # fmt: skip
-    return dataclasses.replace(plan, following=plan.room_behind(start))
+    return dataclasses.replace(plan, following=plan.room_after(start))
 
 
 @pytest.mark.parametrize(("window", "overlap"), WINDOWS)

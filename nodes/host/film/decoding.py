@@ -23,7 +23,7 @@ from ....skyreels_model.vae.tiles import Tiling
 from ..sockets.latent import check_latent, film_parts, make_latent
 from ..sockets.memory import explain_lack, require_ram
 from ..sockets.vae import OTHER_VAE, HostVAE, check_wan_vae
-from ..sockets.vae_streams import decode_latents, tiling_of
+from ..sockets.vae_streams import decode_latents, make_tiling
 from .given import FilmImages
 
 
@@ -43,7 +43,7 @@ def film_latent(
 
 def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> Tensor:
     """All frames of a LATENT, (batch * frames, H, W, 3) in 0..1; tile_size px, 0 for automatic."""
-    tiling = tiling_of(tile_size)
+    tiling = make_tiling(tile_size)
     check_wan_vae(vae)
     samples = check_latent(latent)
     parts = film_parts(latent, samples)

@@ -17,7 +17,7 @@ from ..sockets import vae_streams
 from ..sockets.latent import make_latent
 from ..sockets.memory import explain_lack
 from ..sockets.vae import OTHER_VAE, HostVAE, check_wan_vae
-from ..sockets.vae_streams import tiling_of
+from ..sockets.vae_streams import make_tiling
 from .images import open_images
 
 
@@ -69,7 +69,7 @@ def encode_film(vae: comfy.sd.VAE, pixels: Tensor, tile_size: int = 0) -> dict[s
     tile_size in px, 0 for automatic. Raises ValueError for another model's VAE, and for frames
     that the model cannot take.
     """
-    tiling = tiling_of(tile_size)
+    tiling = make_tiling(tile_size)
     check_wan_vae(vae)
     check_size(pixels)
     pixels = open_images("pixels", pixels)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....skyreels_model.plan.guidance import GuidanceCurve
-from ....skyreels_model.plan.prompts import shown_prompts
+from ....skyreels_model.plan.prompts import find_prompts
 from ....skyreels_model.rollout.film import Film, RowDone
 from ....skyreels_model.rollout.loop import denoise
 from ....skyreels_model.rollout.noise import NoiseSource
@@ -148,7 +148,7 @@ class GuidedVelocity:
         film = self.film
         self.sigma = min(self.sigma, film.sigma)
         options = {**self.model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
-        options[PROMPT_SHARES] = shown_prompts(film.plan, self.window, film.begin, x.shape[2])
+        options[PROMPT_SHARES] = find_prompts(film.plan, self.window, film.begin, x.shape[2])
         # At 1 the host leaves the negative prompt's forward out.
         self.model_wrap.set_cfg(self.cfg.at(film.sigma))
         denoised = self.model_wrap(

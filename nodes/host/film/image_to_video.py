@@ -15,7 +15,7 @@ from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.model.config import CLIP_DIM
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.rollout.parts import one_window
-from ..sockets.clip_vision import ImageEncoder, squashed_features
+from ..sockets.clip_vision import ImageEncoder, encode_squashed
 from ..sockets.latent import make_latent
 from ..sockets.memory import require_ram
 from ..sockets.vae import check_wan_vae
@@ -50,7 +50,7 @@ def image_to_video(
     image = fit_image(given, size.width, size.height, fit)  # (H, W, 3)
     values: dict[str, Any] = {}
     if clip_vision is not None:
-        values["clip_vision_output"] = squashed_features(clip_vision, image)
+        values["clip_vision_output"] = encode_squashed(clip_vision, image)
         check_features(values["clip_vision_output"].penultimate_hidden_states)
     frames = torch.full((count, *image.shape), GREY)
     frames[0] = image

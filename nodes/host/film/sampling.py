@@ -18,7 +18,7 @@ from ....skyreels_model.grid import CHANNELS
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.given import Given
 from ....skyreels_model.plan.guidance import FilmGuidance
-from ....skyreels_model.plan.prompts import shown_prompts
+from ....skyreels_model.plan.prompts import find_prompts
 from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.rollout.conditions import Conditions
 from ....skyreels_model.rollout.film import Film
@@ -101,7 +101,7 @@ class FilmMaker:
     def _guide_window(self, window: Window) -> FilmGuider:
         """The host's guidance with the model and the prompts that a window shows."""
         guider = FilmGuider(self._prepare_model(self.shots[window.shot].model or self.model))
-        shown = [shot for shot, _ in shown_prompts(self.plan, window, 0, window.length)]
+        shown = [shot for shot, _ in find_prompts(self.plan, window, 0, window.length)]
         prompts = {shot: set_fps(self.shots[shot].positive, self.plan.fps) for shot in shown}
         guider.set_prompts(prompts, set_fps(self.negative, self.plan.fps))
         return guider

@@ -29,7 +29,7 @@ class FilmShot:
     model: comfy.model_patcher.ModelPatcher | None
 
 
-def with_shot(
+def add_shot(
     previous: tuple[FilmShot, ...],
     clip: comfy.sd.CLIP,
     prompt: str,
@@ -46,11 +46,11 @@ def with_shot(
     return (*previous, FilmShot(positive, seconds, cut, ease, seed, model))
 
 
-def text_shots(clip: comfy.sd.CLIP, text: str, seconds: float, ease: int) -> tuple[FilmShot, ...]:
+def parse_shots(clip: comfy.sd.CLIP, text: str, seconds: float, ease: int) -> tuple[FilmShot, ...]:
     """The shots of a text such as `0s: a prompt / 6s: another`."""
     shots: tuple[FilmShot, ...] = ()
     for timed in parse_storyboard(text, seconds):
-        shots = with_shot(shots, clip, timed.prompt, timed.seconds, timed.cut, ease, None, None)
+        shots = add_shot(shots, clip, timed.prompt, timed.seconds, timed.cut, ease, None, None)
     return shots
 
 

@@ -132,7 +132,7 @@ def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.
     """A text encoder file as the host's CLIP, and one line that says what it is."""
     file = checkpoint.read(path)
     original = to_original_names(file.tensors, file.metadata)
-    weights, note = quantized.readable(original)
+    weights, note = quantized.make_readable(original)
     config, stored = UMT5Config.from_state_dict(weights), loading.stored_dtype(weights)
     packed, linear = quantized.is_gguf(weights), None
     if packed:
@@ -158,7 +158,7 @@ def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.
     if linear is not None:
         hook_on_the_fly(clip.patcher)
     clip.patcher.cached_patcher_init = (load_patcher, (path,))
-    return clip, file.with_note(
+    return clip, file.add_note(
         f"UMT5 of width {config.dim}, {config.num_layers} layers, stored {str(stored)[6:]}, "
         f"quantised {loading.quantization(original)}{note}; {clip.cond_stage_model.report}"
     )

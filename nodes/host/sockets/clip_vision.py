@@ -94,7 +94,7 @@ def load_clip_vision(
         f"CLIP image encoder of width {config.dim}, {config.num_layers} layers, "
         f"{config.num_positions} tokens an image, stored {str(dtype)[6:]}; {report}"
     )
-    return clip_vision, file.with_note(summary)
+    return clip_vision, file.add_note(summary)
 
 
 def load_patcher(
@@ -104,7 +104,7 @@ def load_patcher(
     return load_clip_vision(path, disable_dynamic)[0].patcher
 
 
-def squashed_features(clip_vision: ImageEncoder, image: Tensor) -> comfy.clip_vision.Output:
+def encode_squashed(clip_vision: ImageEncoder, image: Tensor) -> comfy.clip_vision.Output:
     """Features of a picture (H, W, 3) in 0..1 as the I2V models were trained to see it.
 
     Squashed here, so that the host's own encoder neither crops nor antialiases it.

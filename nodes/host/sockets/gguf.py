@@ -121,13 +121,13 @@ class GGUFPatcher(HooksOnTheFly):
     def patch_weight_to_device(
         self, key: str, device_to: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        layer, patched = self._packed(key), key in self.patches
+        layer, patched = self._packed_layer(key), key in self.patches
         if layer is not None and kwargs.get("return_weight") and not patched:
             return layer.numbers(layer.weight, layer.dtype)
         if layer is None or kwargs.get("return_weight") or not patched:
             return super().patch_weight_to_device(key, device_to, *args, **kwargs)
         layer.weight_function.append(comfy.model_patcher.LowVramPatch(key, self.patches))
-        _patched_once(layer)
+        _drop_older_patches(layer)
         return None
 
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
@@ -140,14 +140,14 @@ class GGUFPatcher(HooksOnTheFly):
         freed = super().partially_unload(*args, **kwargs)
         for layer in self._layers():
             # The host adds a patch to what it unloads, which here was patched already.
-            _patched_once(layer)
+            _drop_older_patches(layer)
         return freed
 
     def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> dict[str, Any]:
         """Numbers in the dtype that is computed in, made one weight at a time as they are saved."""
         state = super().model_state_dict_for_saving(model, prefix)
         for key in state:
-            layer = self._packed(prefix + key)
+            layer = self._packed_layer(prefix + key)
             if layer is not None:
                 shape = (layer.out_features, layer.in_features)
                 like = torch.empty(shape, dtype=layer.dtype, device="meta")
@@ -156,7 +156,7 @@ class GGUFPatcher(HooksOnTheFly):
 
     def add_weight_wrapper(self, name: str, function: Any) -> None:
         """The host's for training, which wants a gradient through each layer's own numbers."""
-        if isinstance(self._of_quantized(name), GGUFLinear):
+        if isinstance(self._layer_of(name), GGUFLinear):
             raise ValueError(
                 "model is a GGUF one, whose weights are packed; for training it must be a bf16, "
                 "fp16, fp32 or fp8 file's"
@@ -166,7 +166,7 @@ class GGUFPatcher(HooksOnTheFly):
     def _layers(self) -> list[GGUFLinear]:
         return [m for m in self.model.modules() if isinstance(m, GGUFLinear)]
 
-    def _packed(self, key: str) -> GGUFLinear | None:
+    def _packed_layer(self, key: str) -> GGUFLinear | None:
         """The layer whose packed weight has this key, if it is one."""
         name, _, leaf = key.rpartition(".")
         layer = comfy.utils.get_attr(self.model, name) if leaf == "weight" and name else None
@@ -174,7 +174,7 @@ class GGUFPatcher(HooksOnTheFly):
         return layer if packed else None
 
 
-def _patched_once(layer: GGUFLinear) -> None:
+def _drop_older_patches(layer: GGUFLinear) -> None:
     """Keep of the patches on a layer the last, which has all of a patcher's, before the rest."""
     functions, kind = layer.weight_function, comfy.model_patcher.LowVramPatch
     patches = [f for f in functions if isinstance(f, kind)]

@@ -38,7 +38,7 @@ def apply_lora(
         report += f"; the model has no {', '.join(dropped)}"
     if matched.for_images and getattr(model.model, "image_to_video", None) is False:
         report += ". Caution: an I2V LoRA on a model without image layers; it may do harm"
-    return patched, file.with_note(report)
+    return patched, file.add_note(report)
 
 
 def layer_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

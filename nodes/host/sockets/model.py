@@ -102,7 +102,7 @@ def load_model(
     file = checkpoint.read(path)
     stored = names.transformer_tensors(file.tensors, file.metadata)
     skyreels = ModelConfig.from_state_dict(stored)
-    weights, note = quantized.readable(stored)
+    weights, note = quantized.make_readable(stored)
     config = _host_config(skyreels, weights, weight_dtype, attention)
     dtype = config.unet_config["dtype"]
     model = config.get_model(device="meta")
@@ -126,7 +126,7 @@ def load_model(
     unused = [*report.unexpected, *names.other_tensors(file.tensors)]
     report = loading.LoadReport(report.matched, unused)
     summary = identity.transformer(skyreels, stored, path, found, dtype, report, note)
-    return patcher, file.with_note(summary)
+    return patcher, file.add_note(summary)
 
 
 def _host_config(

@@ -70,14 +70,14 @@ class HooksOnTheFly(comfy.model_patcher.ModelPatcher):
         self._drop_hook_patches()
         super().patch_hooks(hooks)
         for key, patches in self.get_combined_hook_patches(hooks).items():
-            layer = self._quantized(key)
+            layer = self._quantized_layer(key)
             if layer is not None:
                 layer.weight_function.append(HookPatch(self, key, patches))
 
     def patch_hook_weight_to_device(
         self, hooks: Any, combined_patches: Any, key: str, *args: Any, **kwargs: Any
     ) -> None:
-        if self._quantized(key) is None:
+        if self._quantized_layer(key) is None:
             super().patch_hook_weight_to_device(hooks, combined_patches, key, *args, **kwargs)
 
     def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
@@ -89,7 +89,7 @@ class HooksOnTheFly(comfy.model_patcher.ModelPatcher):
         """The host's, without scales and marks, which no layer holds under these names."""
         state = super().model_state_dict(filter_prefix)
         own = (".weight", ".bias")
-        return {k: v for k, v in state.items() if k.endswith(own) or not self._of_quantized(k)}
+        return {k: v for k, v in state.items() if k.endswith(own) or not self._layer_of(k)}
 
     def _drop_hook_patches(self) -> None:
         for layer in self.model.modules():
@@ -97,11 +97,11 @@ class HooksOnTheFly(comfy.model_patcher.ModelPatcher):
                 functions = layer.weight_function
                 layer.weight_function = [f for f in functions if not isinstance(f, HookPatch)]
 
-    def _quantized(self, key: str) -> Any:
+    def _quantized_layer(self, key: str) -> Any:
         """The layer that takes a quantised weight under this key, None if there is none."""
-        return self._of_quantized(key) if key.endswith(".weight") else None
+        return self._layer_of(key) if key.endswith(".weight") else None
 
-    def _of_quantized(self, key: str) -> Any:
+    def _layer_of(self, key: str) -> Any:
         """The layer that takes quantised weights and has this key, None if it is another's."""
         name = key.rpartition(".")[0]
         layer = comfy.utils.get_attr(self.model, name) if name else None

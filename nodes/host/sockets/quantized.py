@@ -73,7 +73,7 @@ def keeps_quantized(module: nn.Module) -> Callable[[str], bool]:
     return lambda key: isinstance(module.get_submodule(key.rpartition(".")[0]), KeepsQuantized)
 
 
-def readable(weights: Weights) -> tuple[dict[str, Tensor | QuantizedWeight], str]:
+def make_readable(weights: Weights) -> tuple[dict[str, Tensor | QuantizedWeight], str]:
     """The weights, with plain numbers for those that no layer of this host could hold.
 
     With a note for the report: how many these are, and why; empty if none. Raises ValueError for a
@@ -83,14 +83,14 @@ def readable(weights: Weights) -> tuple[dict[str, Tensor | QuantizedWeight], str
     reasons: dict[str, int] = {}
     for key, weight in weights.items():
         kept[key] = weight
-        if isinstance(weight, ScaledWeight) and (why := _not_held(key, weight)):
+        if isinstance(weight, ScaledWeight) and (why := _explain_not_held(key, weight)):
             kept[key] = _numbers(weight)
             reasons[why] = reasons.get(why, 0) + 1
     note = "; ".join(f"{count} of them made plain numbers: {why}" for why, count in reasons.items())
     return kept, f" ({note})" if note else ""
 
 
-def _not_held(key: str, weight: ScaledWeight) -> str:
+def _explain_not_held(key: str, weight: ScaledWeight) -> str:
     """Why no layer here can hold a weight as it is; empty if one can."""
     name = weight.settings["format"]
     if name == INT8:

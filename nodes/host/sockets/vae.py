@@ -42,7 +42,7 @@ WAN_VAE = (
 
 
 @contextlib.contextmanager
-def _without_warning(words: str) -> Iterator[None]:
+def _mute_warning(words: str) -> Iterator[None]:
     """Keep one warning of the host's log, in this thread alone, from being shown."""
     thread = threading.get_ident()
 
@@ -76,7 +76,7 @@ class HostVAE(comfy.sd.VAE):
 
     def __init__(self, model: VideoVAE, dtype: torch.dtype, disable_dynamic: bool) -> None:
         # Without weights the host's constructor sets its version's defaults, warns and stops.
-        with _without_warning("No VAE weights detected"):
+        with _mute_warning("No VAE weights detected"):
             super().__init__(sd={})
         management = comfy.model_management
         self.first_stage_model = model
@@ -122,7 +122,7 @@ class HostVAE(comfy.sd.VAE):
         overlap_t: int | None = None,
     ) -> Tensor:
         """As `decode`, in tiles of so many latents; time is a stream and needs no tiles."""
-        return self._decode(samples, _tiling(tile_x, tile_y, overlap, 1))
+        return self._decode(samples, _convert_tiling(tile_x, tile_y, overlap, 1))
 
     def _decode(self, samples: Tensor, asked: Tiling | None) -> Tensor:
         frames: Tensor | None = None
@@ -151,7 +151,7 @@ class HostVAE(comfy.sd.VAE):
         overlap_t: int | None = None,
     ) -> Tensor:
         """As `encode`, in tiles of so many px; time is a stream and needs no tiles."""
-        return self._encode(pixel_samples, _tiling(tile_x, tile_y, overlap, 8))
+        return self._encode(pixel_samples, _convert_tiling(tile_x, tile_y, overlap, 8))
 
     def _encode(self, pixels: Tensor, asked: Tiling | None) -> Tensor:
         pixels = self.vae_encode_crop_pixels(pixels)
@@ -160,7 +160,7 @@ class HostVAE(comfy.sd.VAE):
         return torch.cat(coded).to(self.output_device, self.vae_output_dtype())
 
 
-def _tiling(
+def _convert_tiling(
     tile_x: int | None, tile_y: int | None, overlap: int | None, scale: int
 ) -> Tiling | None:
     """The host's tiles as ours; `scale` of its units are a latent."""

@@ -53,7 +53,7 @@ class StreamedVAE(Protocol):
     process_output: Callable[[Tensor], Tensor]
 
 
-def tiling_of(tile_size: int) -> Tiling | None:
+def make_tiling(tile_size: int) -> Tiling | None:
     """Tiles of so many px; None for 0. Raises ValueError for any other than 0, 64, 96, 128, …"""
     smallest, step = SMALLEST * SPATIAL_STRIDE, STEP * SPATIAL_STRIDE
     if not tile_size:
@@ -89,7 +89,7 @@ def tile_bytes(vae: StreamedVAE, decode: bool, size: tuple[int, int], tiling: Ti
     return need
 
 
-def fitting_tiling(
+def choose_tiling(
     vae: StreamedVAE, decode: bool, size: tuple[int, int], free: int
 ) -> Tiling | None:
     """None where a step of height x width latents fits into free bytes, else the fewest tiles.
@@ -104,7 +104,7 @@ def fitting_tiling(
     return Tiling.square(SMALLEST)
 
 
-def in_pixels(tiling: Tiling) -> str:
+def describe_tiling(tiling: Tiling) -> str:
     return f"{tiling.columns.size * SPATIAL_STRIDE} x {tiling.rows.size * SPATIAL_STRIDE} px"
 
 
@@ -143,7 +143,7 @@ class Passage:
             except Exception as error:
                 if not lacks_memory(error):
                     raise
-                tiling = Tiling(Side.of(self.size[0]), Side.of(self.size[1])).halved()
+                tiling = Tiling(Side.of(self.size[0]), Side.of(self.size[1])).halve()
             # Outside of the except block, which would keep the failed stream's tensors alive.
             _say_split(tiling)
         with explain_lack(str(self), WITHOUT_ROOM):
@@ -160,9 +160,9 @@ class Passage:
             whole = asked.rows.size >= size[0] and asked.columns.size >= size[1]
             return None if whole else asked
         free = self.vae.patcher.get_free_memory(self.vae.device)
-        tiling = fitting_tiling(self.vae, self.decode, size, free)
+        tiling = choose_tiling(self.vae, self.decode, size, free)
         if tiling is not None:
-            tiles, numbers = in_pixels(tiling), (need / GB, free / GB)
+            tiles, numbers = describe_tiling(tiling), (need / GB, free / GB)
             LOG.info(
                 "%s needs %.1f GB and %.1f GB are free: in tiles of %s.", self, *numbers, tiles
             )
@@ -194,7 +194,7 @@ class Passage:
 
 
 def _say_split(tiling: Tiling) -> None:
-    LOG.warning("VAE: out of memory; going on in tiles of %s.", in_pixels(tiling))
+    LOG.warning("VAE: out of memory; going on in tiles of %s.", describe_tiling(tiling))
     comfy.model_management.soft_empty_cache()
 
 
