@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..files.keys import looks_like
+from ..rules import refusal
 
 # ViT-H's width per head; files do not tell the number of heads.
 HEAD_DIM = 80
@@ -59,17 +60,15 @@ class CLIPVisionConfig:
             )
         dim, _, _, patch_size = state_dict["visual.patch_embedding.weight"].shape
         if dim % head_dim:
-            raise ValueError(
-                f"width {dim} is not a multiple of the head width {head_dim}; the "
-                f"I2V models were trained with CLIP ViT-H, width 1280"
+            rule = f"a multiple of the head width {head_dim} (CLIP ViT-H, for I2V models: 1280)"
+            raise refusal(
+                "the encoder's width", dim, rule, max(1, round(dim / head_dim)) * head_dim
             )
         positions = state_dict["visual.pos_embedding"].shape[1]
         grid = math.isqrt(positions - 1)
         if grid**2 != positions - 1:
-            raise ValueError(
-                f"{positions} positions are not a square of patches and a class "
-                f"token; nearest: {grid**2 + 1}"
-            )
+            rule = "a square of patches and one of the class token"
+            raise refusal("the number of positions", positions, rule, grid**2 + 1)
         return cls(
             dim=dim,
             dim_mlp=state_dict["visual.transformer.0.mlp.0.weight"].shape[0],

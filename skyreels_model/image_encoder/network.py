@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..attention import sdpa
 from ..operations import Operations
+from ..rules import refusal
 from .config import CLIPVisionConfig
 
 
@@ -101,10 +102,8 @@ class CLIPVision(nn.Module):
         """
         size = self.config.image_size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"pixels has shape {tuple(pixels.shape)}; this encoder takes (B, 3, {size}, "
-                f"{size}), which `preprocess` makes"
-            )
+            rule = f"(B, 3, {size}, {size}), which `preprocess` makes"
+            raise refusal("the shape of pixels", tuple(pixels.shape), rule)
         x = self.visual.embed(pixels)
         for block in self.visual.transformer[:-1]:
             x = block(x)

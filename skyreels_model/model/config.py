@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..files.keys import looks_like
 from ..files.quantized import Weights
+from ..rules import refusal
 
 HEAD_DIM = 128
 CLIP_DIM = 1280
@@ -50,14 +51,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.model_type not in ("t2v", "i2v"):
-            raise ValueError(f"model_type is {self.model_type!r}; legal are 't2v' and 'i2v'")
+            raise refusal("model_type", self.model_type, "'t2v' or 'i2v'")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            raise ValueError(
-                f"dim {self.dim} with num_heads {self.num_heads}: dim must be a multiple of "
-                f"num_heads with an even width per head"
-            )
+            rule = f"a multiple of twice num_heads ({self.num_heads}): an even width per head"
+            step = 2 * self.num_heads
+            raise refusal("dim", self.dim, rule, max(1, round(self.dim / step)) * step)
         if self.freq_dim % 2:
-            raise ValueError(f"freq_dim is {self.freq_dim}; it must be even")
+            raise refusal("freq_dim", self.freq_dim, "even", self.freq_dim + 1)
 
     @property
     def head_dim(self) -> int:
@@ -74,10 +74,12 @@ class ModelConfig:
         patch = state_dict["patch_embedding.weight"]  # (D, C, pt, ph, pw)
         dim, in_dim = int(patch.shape[0]), int(patch.shape[1])
         if dim % head_dim:
-            raise ValueError(
-                f"checkpoint width {dim} is not a multiple of the head width {head_dim}; "
-                f"every published SkyReels-V2 and Wan 2.1 file has heads of {HEAD_DIM}"
+            rule = (
+                f"a multiple of the head width {head_dim} (every published SkyReels-V2 and Wan 2.1 "
+                f"file has heads of {HEAD_DIM})"
             )
+            nearest = max(1, round(dim / head_dim)) * head_dim
+            raise refusal("the checkpoint's width", dim, rule, nearest)
         patch_size = (int(patch.shape[2]), int(patch.shape[3]), int(patch.shape[4]))
         patch_volume = patch_size[0] * patch_size[1] * patch_size[2]
         model_type = "i2v" if "blocks.0.cross_attn.k_img.weight" in state_dict else "t2v"
@@ -117,7 +119,7 @@ def require_transformer(state_dict: Weights) -> None:
         )
     shape = tuple(state_dict["patch_embedding.weight"].shape)
     if len(shape) != 5:
-        raise ValueError(f"patch_embedding.weight has shape {shape}; expected five dimensions")
+        raise refusal("the shape of patch_embedding.weight", shape, "of five dimensions")
 
 
 def _require_kind(state_dict: Weights, model_type: str, in_dim: int) -> None:

@@ -112,7 +112,7 @@ def transformer_key_to_original(diffusers_key: str) -> str:
         if rest.startswith(old):
             return place + new + rest[len(old) :]
     raise ValueError(
-        f"diffusers_key: {diffusers_key!r} is not a tensor of SkyReelsV2Transformer3DModel"
+        f"diffusers_key is {diffusers_key!r}; it must be a tensor of SkyReelsV2Transformer3DModel"
     )
 
 
@@ -129,7 +129,9 @@ def transformer_key_to_diffusers(original_key: str) -> str:
     for new, old in rules:
         if rest.startswith(old):
             return place + new + rest[len(old) :]
-    raise ValueError(f"original_key: {original_key!r} is not a tensor of SkyReels-V2's transformer")
+    raise ValueError(
+        f"original_key is {original_key!r}; it must be a tensor of SkyReels-V2's transformer"
+    )
 
 
 def rename_diffusers_transformer(weights: Mapping[str, T]) -> dict[str, T]:

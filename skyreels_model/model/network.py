@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..attention import Attend, block_causal, sdpa
 from ..operations import Operations
+from ..rules import refusal
 from .config import CLIP_DIM, ModelConfig
 from .layers import (
     Block,
@@ -167,36 +168,27 @@ class SkyReelsModel(nn.Module):
     ) -> None:
         config = self.config
         if x.ndim != 5 or x.shape[1] != config.in_dim:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; this model takes (B, {config.in_dim}, F, H, W)"
-            )
+            raise refusal("the shape of x", tuple(x.shape), f"(B, {config.in_dim}, F, H, W)")
         for name, size, patch in zip("FHW", x.shape[2:], config.patch_size, strict=True):
             if size % patch:
-                raise ValueError(
-                    f"x has {name} = {size}, which must be a multiple of {patch}; "
-                    f"nearest: {max(patch, size // patch * patch)}"
-                )
+                nearest = max(patch, size // patch * patch)
+                raise refusal(f"{name} of x", size, f"a multiple of {patch}", nearest)
         frames = x.shape[2]
         if timestep.shape not in ((x.shape[0],), (x.shape[0], frames)):
-            raise ValueError(
-                f"timestep has shape {tuple(timestep.shape)}; it must be ({x.shape[0]},) or "
-                f"({x.shape[0]}, {frames})"
-            )
+            rule = f"({x.shape[0]},) or ({x.shape[0]}, {frames})"
+            raise refusal("the shape of timestep", tuple(timestep.shape), rule)
         if context.ndim != 3 or context.shape[2] != config.text_dim:
-            raise ValueError(
-                f"context has shape {tuple(context.shape)}; this model takes text of width "
-                f"{config.text_dim} (is this the text encoder that belongs to it?)"
-            )
+            rule = f"(B, N, {config.text_dim}) (is this the text encoder that belongs to it?)"
+            raise refusal("the shape of context", tuple(context.shape), rule)
         if clip_fea is not None and config.model_type != "i2v":
             raise ValueError(
                 f"clip_fea is given; only I2V models take it, and this is a "
                 f"{config.model_type} model"
             )
         if causal_block_size is not None and frames % causal_block_size:
-            raise ValueError(
-                f"causal_block_size {causal_block_size} does not divide the {frames} latent "
-                f"frames; nearest length: {max(1, frames // causal_block_size) * causal_block_size}"
-            )
+            nearest = max(1, frames // causal_block_size) * causal_block_size
+            rule = f"a multiple of causal_block_size ({causal_block_size})"
+            raise refusal("the number of latent frames", frames, rule, nearest)
 
 
 def _accept_original_names(

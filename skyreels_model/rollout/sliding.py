@@ -18,7 +18,7 @@ from ..schedule.matrix import levels
 from ..solvers import SOLVERS
 from .film import Film, RowDone, Velocity
 from .noise import NoiseSource
-from .window import lay_over_source, noise_given
+from .window import lay_over_source, noise_given, send_row
 
 
 def slide(
@@ -51,13 +51,12 @@ def slide(
         timesteps[:first] = timesteps[len(timesteps) - last :] = plan.prefix_noise
         x = film.latents
         shown = noise_given(film, first, last, plan.prefix_noise, noise)
-        v = velocity(shown, timesteps[None].to(device))
+        t, step, moves = send_row(device, timesteps, step, row.update)
+        v = velocity(shown, t[None])
         drawn = None
         if solver.stochastic:
             drawn = noise.renoise(film.window, film.row, tuple(x.shape)).to(x)
-        film.latents = solver.step(
-            film.solver_state, x, v, step.to(device), row.update.to(device), drawn
-        )
+        film.latents = solver.step(film.solver_state, x, v, step, moves.bool(), drawn)
         film.row += 1
         one = slice(frame, frame + 1)
         denoised = x[:, :, one] - float(sigmas[frame]) * v[:, :, one]

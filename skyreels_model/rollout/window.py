@@ -41,6 +41,13 @@ def noise_given(film: Film, first: int, last: int, level: int, noise: NoiseSourc
     return torch.cat([given[:, :, :first], x[:, :, first:made], given[:, :, first:]], dim=2)
 
 
+def send_row(device: torch.device | str, *numbers: Tensor) -> tuple[Tensor, ...]:
+    """What a row has for each latent, (F,) each, as int64 on the device, in one transfer."""
+    row = torch.stack([each.long() for each in numbers])
+    # CUDA has read ordinary memory before the call returns, and is not waited for.
+    return row.to(device, non_blocking=torch.device(device).type == "cuda").unbind()
+
+
 def denoise_window(
     film: Film, velocity: Velocity, noise: NoiseSource, device: torch.device | str = "cpu"
 ) -> Iterator[RowDone]:
@@ -66,11 +73,10 @@ def denoise_window(
         timesteps[:, : window.prefix] = plan.prefix_noise
         timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
         shown = noise_given(film, window.prefix, last, plan.prefix_noise, noise)
-        v = velocity(shown, timesteps.to(device))
+        t, step, moves = send_row(device, timesteps[0], step, one.update[0])
+        v = velocity(shown, t[None])
         drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
-        film.latents = solver.step(
-            film.solver_state, x, v, step.to(device), one.update[0].to(device), drawn
-        )
+        film.latents = solver.step(film.solver_state, x, v, step, moves.bool(), drawn)
         film.row += 1
         moving = slice(frame, frame + 1)
         denoised = x[:, :, moving] - float(sigmas[frame]) * v[:, :, moving]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..files.quantized import Weights
+from ..rules import refusal
 from .names import count_blocks, refuse_incomplete, refuse_other_files
 
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
@@ -29,10 +30,8 @@ class UMT5Config:
     def __post_init__(self) -> None:
         if self.dim_attn % self.num_heads:
             nearest = max(1, round(self.dim_attn / self.num_heads)) * self.num_heads
-            raise ValueError(
-                f"dim_attn is {self.dim_attn}; it must be a multiple of num_heads "
-                f"({self.num_heads}); nearest: {nearest}"
-            )
+            rule = f"a multiple of num_heads ({self.num_heads})"
+            raise refusal("dim_attn", self.dim_attn, rule, nearest)
 
     @classmethod
     def from_state_dict(cls, state_dict: Weights) -> UMT5Config:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..operations import Operations, make_embedding
+from ..rules import refusal
 from .config import COMPUTE_DTYPES, UMT5Config
 
 
@@ -183,38 +184,35 @@ class UMT5Encoder(nn.Module):
             stored = self.token_embedding.weight.dtype
             dtype = stored if stored in COMPUTE_DTYPES else torch.float32
         if dtype not in COMPUTE_DTYPES:
-            raise ValueError(
-                f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16 (T5 overflows "
-                "float16); nearest: torch.float32"
-            )
+            rule = "torch.float32 or torch.bfloat16 (T5 overflows float16)"
+            raise refusal("dtype", dtype, rule, torch.float32)
         for name, layer in self.named_modules():
             if type(layer) is nn.Linear and layer.weight.dtype != dtype:
-                raise ValueError(
-                    f"dtype is {dtype}, but {name} stores {layer.weight.dtype} and torch.nn "
-                    f"layers do not cast; call encoder.to({dtype}) first, or build the encoder "
-                    "from operations that cast"
+                rule = (
+                    f"{dtype}, since torch.nn layers do not cast; call encoder.to({dtype}) first, "
+                    f"or build the encoder from operations that cast"
                 )
+                raise refusal(f"the dtype of {name}", layer.weight.dtype, rule)
         return dtype
 
 
 def _check_text(ids: Tensor, mask: Tensor, vocab: int) -> list[int]:
     """The length of each text; ValueError unless each is a run of known ids, then padding."""
     if ids.ndim != 2 or ids.numel() == 0 or mask.shape != ids.shape:
-        raise ValueError(
-            f"ids and mask have shapes {tuple(ids.shape)} and {tuple(mask.shape)}; both must be "
-            "the same (batch, length), neither of them 0"
-        )
+        shapes = tuple(ids.shape), tuple(mask.shape)
+        rule = "(batch, length), 1 or more each, and the same"
+        raise refusal("the shapes of ids and mask", shapes, rule)
     lengths = mask.bool().sum(dim=1)  # (B,)
     runs = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
     if not torch.equal(runs, mask.bool()) or int(lengths.min()) == 0:
-        raise ValueError(
-            f"mask has {lengths.tolist()} tokens a row; each row must be true on one run of at "
-            "least 1 token from position 0 (the end token counts), then false"
+        rule = (
+            "a run of 1 or more from position 0 in each row (the end token counts), true in it and "
+            "false after it"
         )
+        raise refusal("the number of tokens that mask shows", lengths.tolist(), rule)
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or highest >= vocab:
-        raise ValueError(
-            f"ids are {lowest}...{highest}; this encoder's vocabulary is 0...{vocab - 1}: "
-            "the tokenizer belongs to another model"
-        )
+        given = lowest if lowest < 0 else highest
+        rule = f"0 to {vocab - 1}, this encoder's vocabulary (is this its tokenizer?)"
+        raise refusal("a token of ids", given, rule, min(max(given, 0), vocab - 1))
     return lengths.tolist()

@@ -59,8 +59,8 @@ def vae_key_to_original(diffusers_key: str) -> str:
             layer, dot, leaf = diffusers_key[found.end() :].partition(".")
             return place + _LAYERS.get(layer, layer) + dot + leaf
     raise ValueError(
-        f"diffusers_key: {diffusers_key!r} is not a tensor of AutoencoderKLWan; its names begin "
-        "with 'encoder.', 'decoder.', 'quant_conv.' or 'post_quant_conv.'"
+        f"diffusers_key is {diffusers_key!r}; it must be a tensor of AutoencoderKLWan, whose names "
+        "begin with 'encoder.', 'decoder.', 'quant_conv.' or 'post_quant_conv.'"
     )
 
 

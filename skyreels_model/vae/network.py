@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..rules import refusal
 from .config import vae_config_from_state_dict
 from .layers import Decoder, Encoder, Factory, Past
 
@@ -71,10 +72,11 @@ class VideoVAE(nn.Module):
     ) -> None:
         super().__init__()
         if len(temporal_downsample) != len(dim_mult) - 1:
-            raise ValueError(
-                f"temporal_downsample: {len(temporal_downsample)} flags given for "
-                f"{len(dim_mult)} levels; one is needed between each two levels: "
-                f"{len(dim_mult) - 1}"
+            raise refusal(
+                "the number of temporal_downsample",
+                len(temporal_downsample),
+                f"one less than that of dim_mult, {len(dim_mult)}",
+                len(dim_mult) - 1,
             )
         make = Factory(operations, dtype, device)
         shape = (tuple(dim_mult), num_res_blocks, tuple(temporal_downsample))
@@ -201,29 +203,26 @@ class DecodeStream:
 
 def _check_layout(name: str, x: Tensor, channels: int) -> None:
     if x.ndim != 5:
-        raise ValueError(
-            f"{name}: {x.ndim} dimensions given, shape {tuple(x.shape)}; the layout is "
-            "(batch, channels, frames, height, width): 5 dimensions"
-        )
+        layout = f"(batch, {channels}, frames, height, width)"
+        raise refusal(f"the shape of {name}", tuple(x.shape), layout)
     _check_equal(name, "number of channels", x.shape[1], str(channels), channels)
     if 0 in x.shape:
-        raise ValueError(f"{name}: shape {tuple(x.shape)} is empty; every size must be 1 or more")
+        nearest = tuple(max(size, 1) for size in x.shape)
+        raise refusal(f"the shape of {name}", tuple(x.shape), "1 or more in every size", nearest)
 
 
 def _check_continues(name: str, x: Tensor, past: Tensor) -> None:
     """The first cache slot holds the stream's last inputs, hence its batch and frame size."""
-    given, begun = (tuple(t.shape[:1] + t.shape[3:]) for t in (x, past))
-    if given != begun:
-        raise ValueError(
-            f"{name}: (batch, height, width) is {given}; a stream keeps those of its first "
-            f"push: {begun}"
-        )
+    given, first = (tuple(t.shape[:1] + t.shape[3:]) for t in (x, past))
+    if given != first:
+        what = f"the (batch, height, width) of {name}"
+        raise refusal(what, given, "that of the stream's first push", first)
 
 
 def _check_equal(name: str, what: str, given: int, rule: str, nearest: int) -> None:
     """Raise unless the given number is the nearest one that keeps the rule."""
     if given != nearest:
-        raise ValueError(f"{name}: {what} is {given}; it must be {rule}; nearest: {nearest}")
+        raise refusal(f"the {what} of {name}", given, rule, nearest)
 
 
 def _nearest(value: int, step: int, minimum: int = 1) -> int:

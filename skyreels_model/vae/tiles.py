@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..rules import refusal
 from .memory import lacks_memory
 from .network import FRAME_CHANNELS, DecodeStream, EncodeStream, VideoVAE
 
@@ -37,10 +38,8 @@ class Side:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.size:
             nearest = min(max(self.overlap, 0), max(self.size - 1, 0))
-            raise ValueError(
-                f"overlap: {self.overlap} latents given for tiles of {self.size}; it must be 0 or "
-                f"more and less than the tile; nearest: {nearest}"
-            )
+            rule = f"0 or more latents, and fewer than a tile's {self.size}"
+            raise refusal("overlap", self.overlap, rule, nearest)
 
     @classmethod
     def of(cls, size: int) -> Side:
@@ -221,7 +220,7 @@ class TiledStream:
         before, behind = self.scales()
         given, whole = tuple(x.shape[3:]), tuple(side * before for side in self.size)
         if given != whole:
-            raise ValueError(f"(height, width) is {given}; the tiles are cut for {whole}")
+            raise refusal("(height, width)", given, "what the tiles are cut for", whole)
         first = self.tiles[0]
         self.stream(first.cache).check(first.cut(x, before))
         shape = (x.shape[0], *self.result_shape(x), *(side * behind for side in self.size))

@@ -157,10 +157,10 @@ def test_other_files_are_named():
 def test_sizes_that_do_not_fit_are_refused():
     state = dict(golden_data.weights("weights_clip.safetensors"))
     text = refused(lambda: CLIPVisionConfig.from_state_dict(state))
-    assert "width 32" in text and "80" in text
+    assert "width is 32" in text and "nearest: 80" in text
     state["visual.pos_embedding"] = torch.zeros(1, 256, 32)
     text = refused(lambda: CLIPVisionConfig.from_state_dict(state, head_dim=16))
-    assert "256 positions" in text and "226" in text
+    assert "positions is 256" in text and "nearest: 226" in text
     text = refused(lambda: golden_encoder()(torch.zeros(1, 3, 112, 112)))
     assert "(1, 3, 112, 112)" in text and "224" in text
 

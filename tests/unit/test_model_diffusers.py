@@ -67,5 +67,5 @@ def test_velocity_is_diffusers(image, batch, per_frame, fps):
 
 def test_unknown_names_are_refused():
     for key in ("blocks.0.attn3.to_q.weight", "decoder.conv_in.weight", "blocks.0.norm9.weight"):
-        with pytest.raises(ValueError, match="not a tensor of SkyReelsV2Transformer3DModel"):
+        with pytest.raises(ValueError, match="must be a tensor of SkyReelsV2Transformer3DModel"):
             transformer_key_to_original(key)

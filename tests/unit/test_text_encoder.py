@@ -256,14 +256,14 @@ def test_incomplete_and_unrenamed_files():
 @pytest.mark.parametrize(
     ("ids", "mask", "said"),
     [
-        ([3, 1], [[1, 1]], r"have shapes \(2,\) and \(1, 2\)"),
-        ([[3, 1]], [[1, 1, 0]], r"have shapes \(1, 2\) and \(1, 3\)"),
-        ([[]], [[]], r"have shapes \(1, 0\)"),
-        ([[3, 4, 1]], [[1, 0, 1]], r"mask has \[2\] tokens a row"),
-        ([[0, 3, 1]], [[0, 1, 1]], r"mask has \[2\] tokens a row"),
-        ([[3, 1], [0, 0]], [[1, 1], [0, 0]], r"mask has \[2, 0\] tokens a row"),
-        ([[50, 1]], [[1, 1]], r"ids are 1\.\.\.50; .* 0\.\.\.49"),
-        ([[-1, 1]], [[1, 1]], r"ids are -1\.\.\.1"),
+        ([3, 1], [[1, 1]], r"shapes of ids and mask is \(\(2,\), \(1, 2\)\)"),
+        ([[3, 1]], [[1, 1, 0]], r"is \(\(1, 2\), \(1, 3\)\); it must be"),
+        ([[]], [[]], r"is \(\(1, 0\), \(1, 0\)\); it must be"),
+        ([[3, 4, 1]], [[1, 0, 1]], r"tokens that mask shows is \[2\]; it must be a run"),
+        ([[0, 3, 1]], [[0, 1, 1]], r"tokens that mask shows is \[2\]; it must be a run"),
+        ([[3, 1], [0, 0]], [[1, 1], [0, 0]], r"tokens that mask shows is \[2, 0\]"),
+        ([[50, 1]], [[1, 1]], r"a token of ids is 50; it must be 0 to 49.*nearest: 49"),
+        ([[-1, 1]], [[1, 1]], r"a token of ids is -1; .*nearest: 0"),
     ],
 )
 def test_bad_text(ids, mask, said):
@@ -275,5 +275,7 @@ def test_bad_dtype():
     ids, mask = random_text([3], 4)
     with pytest.raises(ValueError, match=r"is torch\.float16.*nearest: torch\.float32"):
         random_encoder()(ids, mask, dtype=torch.float16)
-    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.q stores torch\.float16"):
+    with pytest.raises(
+        ValueError, match=r"of blocks\.0\.attn\.q is torch\.float16; it must be torch\.float32"
+    ):
         random_encoder().half()(ids, mask)

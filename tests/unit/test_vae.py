@@ -272,12 +272,18 @@ def test_other_sizes_are_read_back_and_run(config):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((3, 5, 16, 16), r"frames: 4 dimensions given.*5 dimensions"),
-        ((1, 4, 5, 16, 16), r"frames: number of channels is 4; it must be 3"),
-        ((1, 3, 0, 16, 16), r"frames: shape \(1, 3, 0, 16, 16\) is empty"),
-        ((1, 3, 3, 16, 16), r"frames: number of frames is 3; it must be 1 \+ 4k; nearest: 5"),
-        ((1, 3, 5, 20, 16), r"frames: height is 20; it must be a multiple of 8; nearest: 24"),
-        ((1, 3, 5, 16, 3), r"frames: width is 3; it must be a multiple of 8; nearest: 8"),
+        (
+            (3, 5, 16, 16),
+            r"shape of frames is \(3, 5, 16, 16\); it must be \(batch, 3, frames, ",
+        ),
+        ((1, 4, 5, 16, 16), r"the number of channels of frames is 4; it must be 3; nearest: 3"),
+        (
+            (1, 3, 0, 16, 16),
+            r"frames is \(1, 3, 0, 16, 16\); it must be 1 or more.*: \(1, 3, 1, 16, 16\)",
+        ),
+        ((1, 3, 3, 16, 16), r"number of frames of frames is 3; it must be 1 \+ 4k; nearest: 5"),
+        ((1, 3, 5, 20, 16), r"height of frames is 20; it must be a multiple of 8; nearest: 24"),
+        ((1, 3, 5, 16, 3), r"width of frames is 3; it must be a multiple of 8; nearest: 8"),
     ],
 )
 def test_encode_refuses(shape, message):
@@ -288,9 +294,9 @@ def test_encode_refuses(shape, message):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((16, 5, 2, 2), r"latents: 4 dimensions given"),
-        ((1, 48, 5, 2, 2), r"latents: number of channels is 48; it must be 16; nearest: 16"),
-        ((1, 16, 0, 2, 2), r"latents: shape \(1, 16, 0, 2, 2\) is empty"),
+        ((16, 5, 2, 2), r"the shape of latents is \(16, 5, 2, 2\); it must be \(batch, 16, "),
+        ((1, 48, 5, 2, 2), r"channels of latents is 48; it must be 16; nearest: 16"),
+        ((1, 16, 0, 2, 2), r"latents is \(1, 16, 0, 2, 2\); it must be 1 or more"),
     ],
 )
 def test_decode_refuses(shape, message):
@@ -304,24 +310,28 @@ def test_a_stream_refuses_what_does_not_continue_it():
     decode.push(random_latents(1))
     encode.push(random_frames(1))
     before = list(encode.cache)
-    with pytest.raises(ValueError, match=r"latents:.*\(1, 4, 3\).*first push: \(1, 2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"latents is \(1, 4, 3\).*first push; nearest: \(1, 2, 3\)"
+    ):
         decode.push(random_latents(1, height=4))
-    with pytest.raises(ValueError, match=r"frames:.*\(2, 16, 24\).*first push: \(1, 16, 24\)"):
+    with pytest.raises(
+        ValueError, match=r"frames is \(2, 16, 24\).*first push; nearest: \(1, 16, 24\)"
+    ):
         encode.push(random_frames(4, batch=2))
-    with pytest.raises(ValueError, match=r"number of frames is 5; it must be 4k.*nearest: 4"):
+    with pytest.raises(ValueError, match=r"frames of frames is 5; it must be 4k.*nearest: 4"):
         encode.push(random_frames(5))
     assert all(a is b for a, b in zip(encode.cache, before, strict=True))
 
 
 def test_normalize_refuses_other_channels():
-    with pytest.raises(ValueError, match="mu: number of channels is 4; it must be 16"):
+    with pytest.raises(ValueError, match="channels of mu is 4; it must be 16; nearest: 16"):
         normalize_latents(torch.zeros(1, 4, 1, 2, 2))
-    with pytest.raises(ValueError, match="z: 4 dimensions"):
+    with pytest.raises(ValueError, match="the shape of z is"):
         denormalize_latents(torch.zeros(16, 1, 2, 2))
 
 
 def test_config_refuses_unequal_levels():
-    with pytest.raises(ValueError, match="2 flags given for 4 levels.*: 3"):
+    with pytest.raises(ValueError, match="temporal_downsample is 2; it must be one less.*: 3"):
         VideoVAE(dim=4, temporal_downsample=(True, True), device="meta")
 
 

@@ -53,5 +53,5 @@ def test_key_map_covers_the_full_size_one_to_one():
 
 @pytest.mark.parametrize("key", ["", "conv1.weight", "decoder.mid_block.resnets.2.conv1.weight"])
 def test_key_map_refuses_other_names(key):
-    with pytest.raises(ValueError, match="not a tensor of AutoencoderKLWan"):
+    with pytest.raises(ValueError, match="must be a tensor of AutoencoderKLWan"):
         vae_key_to_original(key)
