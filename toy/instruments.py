@@ -85,7 +85,7 @@ def find_figures(frames: np.ndarray) -> Figures:
         raise ValueError(f"frames have shape {frames.shape}; the toy world is square, H = W")
     # A bar and its blur reach over half of a row, which moves the row's median a little; the
     # columns far from the first guess of the centre do not know of it.
-    weight, _ = _stand_out(frames, np.median(frames, axis=2))
+    weight, _ = _stand_out(frames, _rows_in_line(np.median(frames, axis=2)))
     ground = _beside(frames, _centroid(weight)[0])
     weight, core = _stand_out(frames, ground)
     centre, concentration = _centroid(weight)
@@ -98,6 +98,24 @@ def find_figures(frames: np.ndarray) -> Figures:
     # Unlike contrast, opacity is not stronger where a graded background differs more.
     centre, _ = _centroid(np.clip((opacity - 0.1) / 0.8, 0, 1))
     return Figures(frames, ground, colour, opacity, np.where(found[:, None], centre, np.nan))
+
+
+def _rows_in_line(rows: np.ndarray) -> np.ndarray:
+    """Rows' colours (T, H, 3), those of a figure that fills most of its row taken from the ground.
+
+    Grounds are plain or graded, so that most rows lie on a straight line; a figure's rows do not.
+    """
+    height = rows.shape[1]
+    places = np.arange(height)
+    most, line = np.full(len(rows), -1), rows
+    for low, high in itertools.combinations(range(0, height, height // 8), 2):
+        slope = (rows[:, high] - rows[:, low]) / (high - low)  # (T, 3)
+        tried = rows[:, low, None] + slope[:, None] * (places - low)[:, None]  # (T, H, 3)
+        count = (np.abs(rows - tried).max(axis=2) < LEAST_CONTRAST / 2).sum(axis=1)
+        line = np.where((count > most)[:, None, None], tried, line)
+        most = np.maximum(most, count)
+    off = np.abs(rows - line).max(axis=2, keepdims=True) > LEAST_CONTRAST
+    return np.where(off, line, rows)
 
 
 def _stand_out(frames: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -110,6 +110,16 @@ def test_track_goes_on_behind_frames_without_a_figure():
     assert ins.motion(track) == ("none", 0.0)
 
 
+@pytest.mark.parametrize("ground", BACKGROUNDS)
+def test_bars_wider_than_half_a_row_are_not_taken_for_the_ground(monkeypatch, ground):
+    """Strong guidance widens them; the rest of their rows would move the other way."""
+    monkeypatch.setattr("toy.world.BAR", (8.5, 4.0))
+    scene = Scene("red", "bar", ground, "right")
+    frames = blurred(render(scene, 33))
+    monkeypatch.undo()
+    assert shown(frames) == scene
+
+
 def test_still_and_slanting_figures_have_no_direction():
     still = render(RED, 17, fps=360)
     assert ins.motion(ins.centroid_track(ins.find_figures(still)))[0] == "none"
