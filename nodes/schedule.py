@@ -12,9 +12,10 @@ from ..skyreels_model.grid import frames_of_seconds
 from ..skyreels_model.plan.bounds import BOUNDS
 from ..skyreels_model.plan.drawing import draw_plan
 from ..skyreels_model.plan.film_plan import HISTORIES, FilmPlan
-from ..skyreels_model.plan.presets import CUSTOM, PRESETS, describe_preset
+from ..skyreels_model.plan.presets import CUSTOM, PRESETS, describe_preset, describe_sliding
 from ..skyreels_model.plan.summary import describe_plan
 from ..skyreels_model.schedule.flow import custom_schedule
+from .host import notice
 from .host.checked import checked
 from .host.sockets.memory import card, machine_ram
 from .inputs import Schedule
@@ -74,11 +75,7 @@ class SkyReelsV2Schedule(io.ComfyNode):
         fps_float: float | None = None,
         **numbers: Any,
     ) -> io.NodeOutput:
-        lines = []
-        if preset in PRESETS:
-            set_numbers = PRESETS[preset].numbers(numbers["height"] > numbers["width"])
-            numbers |= set_numbers
-            lines.append(describe_preset(preset, set_numbers))
+        lines: list[str] = []
         if fps_float is not None:
             numbers["fps"] = math.floor(fps_float + 0.5)
             if fps_float != numbers["fps"]:
@@ -87,6 +84,8 @@ class SkyReelsV2Schedule(io.ComfyNode):
             frames = frames_of_seconds(seconds, numbers["fps"])
         if sigmas is not None:
             numbers["sigmas"] = tuple(custom_schedule(sigmas).sigmas.tolist())
+        if preset in PRESETS:
+            lines = [*_take_preset(preset, numbers), *lines]
         plan = FilmPlan(num_frames=frames, **numbers)
         shown = plan.shown_latents(plan.window_at(0))
         size = (plan.width, plan.height)
@@ -99,6 +98,21 @@ class SkyReelsV2Schedule(io.ComfyNode):
         return io.NodeOutput(
             plan, draw_plan(plan), summary, plan.num_frames, float(plan.fps), *size
         )
+
+
+def _take_preset(name: str, numbers: dict[str, Any]) -> list[str]:
+    """Set a preset's numbers, with an ar_step that slides where asked to; what to say of it."""
+    preset = PRESETS[name]
+    taken = preset.numbers(numbers["height"] > numbers["width"])
+    said = []
+    if numbers.get("sliding"):
+        steps = len(numbers["sigmas"]) - 1 if "sigmas" in numbers else preset.steps
+        taken["ar_step"] = preset.sliding_ar_step(steps)
+        if taken["ar_step"] != preset.ar_step:
+            said = [describe_sliding(name, int(taken["ar_step"]), steps)]
+            notice.warn(said[0])
+    numbers |= taken
+    return [describe_preset(name, taken), *said]
 
 
 def _span(name: str) -> dict[str, Any]:
@@ -249,7 +263,7 @@ def _sigma_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="On: no windows and no seams. A view as long as the window slides over one "
             "asynchronous sequence, without the VAE. Needs ar_step of at least steps / blocks in "
-            "the window.",
+            "the window. A preset takes care of that.",
         ),
         io.Float.Input(
             "anchor",

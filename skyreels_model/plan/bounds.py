@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..grid import latent_length
 from ..schedule.flow import MAX_STEPS
 
 SHORTEST = 0.001  # s: of a shot; less than a frame of any film
@@ -22,3 +23,14 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "ease": (0, 1000),
     "denoise": (0.05, 1.0),
 }
+
+
+def least_sliding_ar_step(steps: int, window: int, block_size: int) -> int:
+    """The least ar_step of a sliding film: whatever leaves the view, `window` frames, is done.
+
+    From a block's first model call to its last, the view moves on by as many blocks as start in
+    between, one every ar_step calls. It holds latent_length(window) // block_size of them, at
+    least one.
+    """
+    blocks = latent_length(window) // block_size
+    return -(-steps // blocks)

@@ -17,7 +17,7 @@ from ..rules import (
 from ..schedule.flow import FlowSchedule, custom_schedule, partial_schedule
 from ..schedule.matrix import TimestepMatrix, WindowRows, window_rows
 from ..schedule.staircase import Staircase
-from .bounds import BOUNDS
+from .bounds import BOUNDS, least_sliding_ar_step
 from .given import Given, too_near
 from .layouts import Backwards, Forwards, Layout, OneSequence
 from .shots import Part, Shot, lay_out
@@ -113,22 +113,23 @@ class FilmPlan:
             raise refusal("frames", self.num_frames, "what the shots have in total", frames)
 
     def _require_sliding(self) -> None:
-        """A staircase that slides must have left each block done behind it."""
+        """A staircase that slides must have each block done before it leaves the view."""
         if not self.sliding:
             return
-        base = latent_length(self.window) // self.block_size
-        if base < 1:
-            raise ValueError(
-                f"block_size is {self.block_size} and window {self.window} frames, that is "
-                f"{latent_length(self.window)} latent frames; a sliding film shows at least one "
-                f"block: at most {latent_length(self.window)}"
+        shown = latent_length(self.window)
+        if self.block_size > shown:
+            rule = (
+                f"at most {shown} in a sliding film, whose window of {self.window} frames shows "
+                f"that many latent frames"
             )
-        least = -(-self.steps // base)
+            raise refusal("block_size", self.block_size, rule, shown)
+        least = least_sliding_ar_step(self.steps, self.window, self.block_size)
         if self.ar_step < least:
-            raise ValueError(
-                f"ar_step is {self.ar_step}; a sliding film of {self.steps} steps with {base} "
-                f"blocks in its window needs at least {least}"
+            rule = (
+                f"at least {least} in a sliding film of {self.steps} steps with "
+                f"{shown // self.block_size} blocks in its window"
             )
+            raise refusal("ar_step", self.ar_step, rule, least)
 
     def _require_given(self) -> None:
         """What is given must leave something to make, and be inside the film."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from .bounds import least_sliding_ar_step
+
 CUSTOM = "custom"
 
 
@@ -27,6 +29,10 @@ class Preset:
         if upright:
             numbers["width"], numbers["height"] = self.height, self.width
         return numbers
+
+    def sliding_ar_step(self, steps: int) -> int:
+        """The nearest ar_step to the authors' with which a film of so many steps can slide."""
+        return max(self.ar_step, least_sliding_ar_step(steps, self.window, self.block_size))
 
 
 # SkyworkAI/SkyReels-V2 at abed76f. README: windows of 97 frames at 540P and 121 at 720P, an overlap
@@ -56,3 +62,13 @@ def describe_preset(name: str, preset: dict[str, int | float]) -> str:
     numbers = dict(preset)
     size = f"{numbers.pop('width')} x {numbers.pop('height')}"
     return f"Preset {name}: {size}, " + ", ".join(f"{k} {v:g}" for k, v in numbers.items())
+
+
+def describe_sliding(name: str, ar_step: int, steps: int) -> str:
+    """Why a sliding film by this preset has another ar_step than the authors'."""
+    preset = PRESETS[name]
+    return (
+        f"Preset {name} has ar_step {preset.ar_step}, which is for films in windows. Sliding at "
+        f"{steps} steps needs at least {ar_step}, so that each block is done before it leaves the "
+        f"view: ar_step is {ar_step}."
+    )

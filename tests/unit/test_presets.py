@@ -3,7 +3,7 @@
 import pytest
 
 from skyreels_model.plan.film_plan import FilmPlan
-from skyreels_model.plan.presets import PRESETS, describe_preset
+from skyreels_model.plan.presets import PRESETS, describe_preset, describe_sliding
 
 # SkyworkAI/SkyReels-V2, README and `generate_video_df.py`.
 PUBLISHED = {
@@ -29,6 +29,26 @@ def test_one_for_each_model_source_and_way():
 def test_each_makes_a_film(name, upright):
     plan = FilmPlan(num_frames=257, **PRESETS[name].numbers(upright))
     assert (plan.height > plan.width) == upright
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("steps", [7, 30, 50])
+def test_each_can_slide_by_the_least_change(name, steps):
+    numbers = PRESETS[name].numbers(upright=False) | {"steps": steps}
+    raised = PRESETS[name].sliding_ar_step(steps)
+    FilmPlan(num_frames=257, **numbers | {"ar_step": raised}, sliding=True)
+    if raised > numbers["ar_step"]:
+        rule = rf"ar_step is {raised - 1}; it must be at least {raised} .*; nearest: {raised}$"
+        with pytest.raises(ValueError, match=rule):
+            FilmPlan(num_frames=257, **numbers | {"ar_step": raised - 1}, sliding=True)
+
+
+def test_a_sliding_presets_other_ar_step_is_explained():
+    assert describe_sliding("1.3B 540P, text, asynchronous", 6, 30) == (
+        "Preset 1.3B 540P, text, asynchronous has ar_step 5, which is for films in windows. "
+        "Sliding at 30 steps needs at least 6, so that each block is done before it leaves the "
+        "view: ar_step is 6."
+    )
 
 
 def test_what_was_set_is_told_in_a_line():

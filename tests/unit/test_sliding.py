@@ -221,7 +221,7 @@ def test_decoding_is_one_stream():
     [
         ({"ar_step": 1}, ("ar_step is 1", "6 steps", "5 blocks", "at least 2")),
         ({"ar_step": 0}, ("ar_step is 0", "at least 2")),
-        ({"block_size": 6}, ("block_size is 6", "5 latent frames")),
+        ({"block_size": 6}, ("block_size is 6; it must be at most 5", "nearest: 5")),
     ],
 )
 def test_what_cannot_slide_is_told(change, parts):
