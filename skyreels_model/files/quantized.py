@@ -206,16 +206,34 @@ def _attach_scales(
 
 
 def _shape_scale(layer: str, scale: Tensor, weight: Tensor) -> Tensor:
-    """One scale, or one for each row of a weight, in the shape that multiplies it."""
+    """One scale, or one for each row of a weight, in the shape that multiplies it.
+
+    Raises ValueError for any other shape, and for scales that no quantiser writes: they would turn
+    a weight round, or make it nothing.
+    """
     rows = weight.shape[0] if weight.ndim else 1
     if scale.numel() == 1:
+        _require_positive(layer, scale.float().reshape(1), weight.reshape(1, -1))
         return scale.float().reshape(())
     if scale.numel() != rows or scale.shape[0] != rows:
         raise ValueError(
             f"{layer} has scales of shape {tuple(scale.shape)} for a weight of "
             f"{tuple(weight.shape)}; read are one scale, or one for each of its {rows} rows"
         )
+    _require_positive(layer, scale.float().reshape(-1), weight)
     return scale.float().reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _require_positive(layer: str, scale: Tensor, weight: Tensor) -> None:
+    """Raise ValueError for scales (R,) of rows that are negative, or 0 where the row is not."""
+    if scale.is_meta:
+        return
+    lost = scale == 0
+    if bool((scale < 0).any()) or (bool(lost.any()) and bool(weight[lost].float().any())):
+        raise ValueError(
+            f"{layer} has a scale of {float(scale.min()):g}; it must be above 0 (the file was "
+            f"converted wrongly: get another one)"
+        )
 
 
 def _read_metadata(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -171,6 +171,8 @@ def test_scales_that_are_not_read(refused, models_folder):
         (whole, {}, "is stored as int16"),
         (eight, {"weight_scale": torch.ones(1, columns)}, f"one for each of its {rows} rows"),
         (eight, {"weight_scale": torch.ones(3)}, f"scales of shape (3,) for a weight of ({rows}"),
+        (eight, {"weight_scale": torch.tensor(-0.5)}, "a scale of -0.5; it must be above 0"),
+        (eight, {"weight_scale": torch.tensor(0.0)}, "a scale of 0; it must be above 0"),
         (eight, {"weight_scale_inv": torch.ones(1, 1)}, "scales that are not read for this kind"),
     ]
     for weight, scales, says in cases:

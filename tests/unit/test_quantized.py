@@ -162,3 +162,10 @@ def test_quantos_layers(dtype):
 def test_other_quantisers_are_named(key, kind):
     with pytest.raises(ValueError, match=f"quantised by {kind}.*{key}.*use an fp8, bf16"):
         gather_scales({"x.weight": torch.ones(2, 2), key: torch.ones(2)}, {})
+
+
+def test_a_weight_of_zeros_may_have_a_scale_of_zero():
+    """Quantisers take the largest magnitude for the scale, and some layers begin as zeros."""
+    data, scale = torch.zeros(4, 8).to(E4M3), torch.zeros(())
+    made = gather_scales({"x.weight": data, "x.weight_scale": scale}, {})["x.weight"]
+    assert torch.equal(made.dequantize(torch.float32), torch.zeros(4, 8))
