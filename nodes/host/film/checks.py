@@ -23,6 +23,7 @@ Warn = Callable[[str], None]
 EXTRAS = (
     ("concat_latent_image", "an image", None),
     ("clip_vision_output", "an image as CLIP sees it", "img_emb"),
+    ("unclip_conditioning", "an image as CLIP sees it", None),
     ("vace_frames", "a control video for VACE models", "vace_patch_embedding"),
     ("camera_conditions", "a camera path", "control_adapter"),
     ("reference_latents", "a reference image", "ref_conv"),
