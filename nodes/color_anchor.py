@@ -16,6 +16,7 @@ class SkyReelsV2ColorAnchor(io.ComfyNode):
             node_id="SkyReelsV2ColorAnchor",
             display_name="SkyReels-V2 Color Anchor",
             category="SkyReels-V2/latent",
+            search_aliases=["color drift", "color match", "color correction"],
             description=(
                 "Measures how a film's colours drift from window to window, draws it, and brings "
                 "them back to those of its first window or of a reference. Cuts start afresh. To "

@@ -15,6 +15,7 @@ class SkyReelsV2Decode(io.ComfyNode):
             node_id="SkyReelsV2Decode",
             display_name="SkyReels-V2 Decode",
             category="SkyReels-V2/latent",
+            search_aliases=["vae decode", "latent to video"],
             description=(
                 "Decodes a film's latents a few frames at a time, so the VAE's memory does not "
                 "grow with the film. Overlaps are left out: you get exactly the frames that you "

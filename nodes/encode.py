@@ -15,6 +15,7 @@ class SkyReelsV2Encode(io.ComfyNode):
             node_id="SkyReelsV2Encode",
             display_name="SkyReels-V2 Encode",
             category="SkyReels-V2/latent",
+            search_aliases=["vae encode", "video to latent"],
             description=(
                 "Encodes frames a few at a time, so the VAE's memory does not grow with the film. "
                 "SkyReels-V2 Decode gives back exactly as many."

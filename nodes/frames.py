@@ -20,6 +20,7 @@ class SkyReelsV2Frames(io.ComfyNode):
             node_id="SkyReelsV2Frames",
             display_name="SkyReels-V2 Frames",
             category="SkyReels-V2/conditioning",
+            search_aliases=["start image", "end image", "key frames", "extend video"],
             description=(
                 "Images and clips that guide a film, in any combination: a start image or a clip "
                 "to extend, an end image or a clip to lead into, and key images at any second. "

@@ -17,6 +17,7 @@ class SkyReelsV2ImageToVideo(io.ComfyNode):
             node_id="SkyReelsV2ImageToVideo",
             display_name="SkyReels-V2 Image to Video",
             category="SkyReels-V2/conditioning",
+            search_aliases=["i2v", "wan image to video", "start image"],
             description=(
                 "Adds a start image to the conditioning of an I2V model, prepared as in training: "
                 "cropped, resized, encoded with grey frames after it, and seen by CLIP."

@@ -25,6 +25,7 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
             node_id="SkyReelsV2ModelLoader",
             display_name="SkyReels-V2 Model Loader",
             category=CATEGORY,
+            search_aliases=["load diffusion model", "unet loader", "checkpoint", "wan"],
             description=(
                 "Loads a SkyReels-V2 (or any Wan 2.1) diffusion model and reports what it found. "
                 "Keeps the fps embedding of DF-1.3B, which ComfyUI's own loader drops."
@@ -95,6 +96,7 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
             node_id="SkyReelsV2TextEncoderLoader",
             display_name="SkyReels-V2 Text Encoder Loader",
             category=CATEGORY,
+            search_aliases=["load clip", "umt5", "t5"],
             description=(
                 "Loads the UMT5 text encoder from its original file, from one repackaged for "
                 "ComfyUI (scaled fp8 as well), or from a -Diffusers folder."
@@ -138,6 +140,7 @@ class SkyReelsV2VAELoader(io.ComfyNode):
             node_id="SkyReelsV2VAELoader",
             display_name="SkyReels-V2 VAE Loader",
             category=CATEGORY,
+            search_aliases=["load vae", "wan vae"],
             description="Loads the Wan 2.1 video VAE. Frames stream through it, so its memory "
             "does not grow with the film.",
             inputs=[
@@ -175,6 +178,7 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
             node_id="SkyReelsV2ImageEncoderLoader",
             display_name="SkyReels-V2 Image Encoder Loader",
             category=CATEGORY,
+            search_aliases=["load clip vision", "clip vision"],
             description=(
                 "Loads the CLIP image encoder of the I2V models, from its original file or from "
                 "the one repackaged for ComfyUI."

@@ -21,6 +21,7 @@ class SkyReelsV2LoraLoader(io.ComfyNode):
             node_id="SkyReelsV2LoraLoader",
             display_name="SkyReels-V2 LoRA Loader",
             category=CATEGORY,
+            search_aliases=["load lora", "lora"],
             description=(
                 "Puts a LoRA on a SkyReels-V2 or Wan 2.1 model, whatever names its trainer used, "
                 "and reports how much of it matched. ComfyUI's own LoRA nodes silently skip names "

@@ -24,6 +24,7 @@ class SkyReelsV2PromptEncode(io.ComfyNode):
             node_id="SkyReelsV2PromptEncode",
             display_name="SkyReels-V2 Prompt",
             category="SkyReels-V2/conditioning",
+            search_aliases=["clip text encode", "prompt", "negative prompt"],
             description=(
                 "Encodes a prompt and a negative prompt the way the model was trained to read "
                 "them: cleaned, at most 512 tokens. Brackets are plain text here, not weights."

@@ -36,7 +36,7 @@ class FilmPlan:
     synchronous; above 0 each block starts that many rows after the one before. `prefix_noise` is
     the timestep (of 1000) to which a window's given first frames are noised in the model's eyes; 0
     shows them clean. `start`: how many latents are given at the film's start. `pictures`: latents
-    of the film that are given as pictures; `end`: a picture is given for the moment behind the last
+    of the film that are given as pictures; `end`: a picture is given for the moment after the last
     frame. `following`: latents of a film that this one leads up to. `shots` replaces `num_frames`
     by several lengths with borders between them. `sigmas`:
     noise levels, falling to 0, that replace `shift` and `steps`, which then is their number less 1.
@@ -253,7 +253,7 @@ class FilmPlan:
         return (self.window_at(i) for i in range(self.num_windows))
 
     def window_at(self, index: int) -> Window:
-        """The window with this number; raises IndexError behind the last."""
+        """The window with this number; raises IndexError after the last."""
         return self.layout.window_at(index)
 
     def new_frames(self, window: Window) -> tuple[int, int]:
@@ -261,7 +261,7 @@ class FilmPlan:
         return self.layout.new_frames(window)
 
     def continues(self, window: Window) -> bool:
-        """Whether a window goes on from, or leads up to, the one that is made before it."""
+        """Whether a window extends, or leads into, the one that is made before it."""
         return bool(window.repeated) or (self.backwards and window.index > 0)
 
     def schedule(self) -> FlowSchedule:

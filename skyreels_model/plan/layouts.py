@@ -1,7 +1,7 @@
 """Where the windows of a film lie, in the order in which they are made.
 
-Three ways: forwards, each window continuing the one before; backwards from a film that is to be led
-up to; and in one sequence, where a single window is as long as the film and a view slides over it.
+Three ways: forwards, each window continuing the one before; backwards from a film to lead into;
+and in one sequence, where a single window is as long as the film and a view slides over it.
 A layout knows all of its windows in closed form: a film of hours costs nothing up front.
 """
 
@@ -100,7 +100,20 @@ class Sequences:
 
 
 class Forwards(Sequences):
-    """Windows that each continue the last latents of the one before, until a cut."""
+    """Windows that each continue the last latents of the one before, until a cut.
+
+    With a view of 5 latents and an overlap of 2, a film of 10 (r repeats, n is new):
+
+        latent         0  1  2  3  4  5  6  7  8  9
+        window 0       n  n  n  n  n
+        window 1                r  r  n  n  n
+        window 2                         r  r  n  n
+
+    A window starts view - overlap = 3 latents after the one before it, and the last one ends with
+    the film: so there are 1 + ceil((10 - 5) / 3) = 3. A shot that continues the one before it
+    begins `overlap` latents earlier, with those as its prefix; after a cut the prefix is shorter
+    or empty. In what follows, a *place* is a window's number within its shot.
+    """
 
     @property
     def count(self) -> int:
@@ -134,8 +147,9 @@ class Forwards(Sequences):
         for shot, part in enumerate(self.parts):
             sequence = part.begin if part.fresh else sequence
             prefix = min(self.overlap, part.begin - sequence)
-            behind = part.latents + prefix + self._inside(shot) - self.view
-            yield shot, part, 1 + max(0, -(-behind // (self.view - self.overlap))), prefix
+            # What the first window does not hold; each further one adds view - overlap of it.
+            more = part.latents + prefix + self._inside(shot) - self.view
+            yield shot, part, 1 + max(0, -(-more // (self.view - self.overlap))), prefix
 
     def _inside(self, shot: int) -> int:
         """Latents of what follows that take room in the view of a shot's last window."""
@@ -178,8 +192,8 @@ class Forwards(Sequences):
     def _places(self, part: Part, count: int, prefix: int) -> Iterator[int]:
         """The windows of a shot that make a latent which is given as a picture."""
         for latent in _within(self.pictures, part.begin, part.begin + part.latents, 0):
-            behind = latent - (part.begin - prefix) - self.view
-            place = max(0, behind // (self.view - self.overlap) + 1)
+            beyond = latent - (part.begin - prefix) - self.view  # of the first window
+            place = max(0, beyond // (self.view - self.overlap) + 1)
             yield from {min(place, count - 1), min(place + 1, count - 1)}
 
 
@@ -212,7 +226,19 @@ class OneSequence(Sequences):
 
 @dataclass(frozen=True)
 class Backwards:
-    """Windows from the last to the first, each leading up to the beginning of the one after it.
+    """Windows from the last to the first, each leading into the beginning of the one after it.
+
+    With a view of 5 latents and 2 that follow, a window has view - end = 3 of its own (n), which
+    are 1 + 4 + 4 frames, of which the last is left out: 8 new frames. A film of 20 frames takes
+    ceil(20 / 8) = 3 windows (f is what follows):
+
+        latent         0  1  2  3  4  5  6  7
+        window 0                      n  n  n  f  f
+        window 1             n  n  n  f  f
+        window 2       n  n  f  f
+
+    Window 2 has the rest, 20 - 2 * 8 = 4 frames and the one left out: 2 latents.
+
 
     A window's last latent reaches the first frame of what follows, which is left out of it: so
     the latents that are shown after it are those that follow in the same rhythm, and each window

@@ -60,7 +60,7 @@ def timestep_matrix(
     update = (index >= 1) & (index <= steps)
     fresh = torch.zeros_like(update)
     fresh[0, num_ready:] = True
-    # The view ends behind the newest block that moves; given ones beyond it hold it where it is.
+    # The view ends after the newest block that moves; given ones beyond it hold it where it is.
     newest = [ready + int(row) // lag if lag else blocks - 1 for row in time]
     ends = [base if ready > base else min(max(block + 1, base), blocks) for block in newest]
     windows = [(max(end - base, 0) * block_size, end * block_size) for end in ends]

@@ -48,11 +48,11 @@ class Staircase:
 
     frames: latents of the film. base: blocks in view at once. lag: rows that a block starts behind
     the one before it. given: latents given at the start. pictures: latents given as pictures; they
-    are made anew, while all else waits, once their neighbours are done. end: latents shown, clean,
-    behind the film's last; `within` of them take room in the view. What lies ahead and is given is
-    shown as early as half of the room that the moving blocks leave allows, so that they can move
-    towards it. Without pictures and end, equal to `timestep_matrix` with `base_num_frames`, without
-    its memory.
+    are regenerated, while all else waits, once their neighbours are done. end: latents shown,
+    clean, after the film's last; `within` of them take room in the view. What lies ahead and is
+    given is shown as early as half of the room that the moving blocks leave allows, so that they
+    can move towards it. Without pictures and end, equal to `timestep_matrix` with
+    `base_num_frames`, without its memory.
     """
 
     frames: int
@@ -96,14 +96,14 @@ class Staircase:
 
     @cached_property
     def _pauses(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Rows of the staircase before which pictures are made anew, and those pictures."""
+        """Rows of the staircase before which pictures are regenerated, and those pictures."""
         found: dict[int, tuple[int, ...]] = {}
         pictures = set(self.pictures)
         for latent in sorted(pictures):
-            behind = next(i for i in range(latent + 1, self.frames + 1) if i not in pictures)
+            later = next(i for i in range(latent + 1, self.frames + 1) if i not in pictures)
             row = self._stair_rows
-            if behind < self.frames:
-                row = self.lag * self._stair(behind // self.block_size) + self.steps
+            if later < self.frames:
+                row = self.lag * self._stair(later // self.block_size) + self.steps
             found[row] = (*found.get(row, ()), latent)
         return sorted(found.items())
 
@@ -133,11 +133,11 @@ class Staircase:
         """The most latents in view at once."""
         last = max(self._stair_rows - 1, 0)
         looked = {(0, 0), (last, len(self._pauses))}
-        # The view grows while a picture waits in it, until it is made anew.
+        # The view grows while a picture waits in it, until it is regenerated.
         for past, (row, latents) in enumerate(self._pauses):
             first = row - 2 * self.steps - self.lag * (len(latents) + 2)
             looked |= {(waiting, past) for waiting in self._turns(max(first, 0), row)}
-        # And where what lies behind the film is shown with all of the view before it.
+        # And where what lies after the film is shown with all of the view before it.
         first = last - self.steps - self.lag * (self.base + self.within)
         looked |= {(row, len(self._pauses)) for row in self._turns(max(first, 0), last)}
         views = (self._view(row, past) for row, past in looked)
@@ -156,7 +156,7 @@ class Staircase:
         return map(self.row, range(self.rows))
 
     def _climb(self, stair_row: int, past: int) -> StairRow:
-        """A row in which the staircase moves, `past` pauses behind it."""
+        """A row in which the staircase moves, after `past` pauses."""
         start, stop = self._view(stair_row, past)
         index = self._index(stair_row, start, stop)
         update = (index >= 1) & (index <= self.steps)
@@ -173,7 +173,7 @@ class Staircase:
         return StairRow(start, stop, index, update, update & (step == 0))
 
     def _view(self, stair_row: int, past: int) -> tuple[int, int]:
-        """The latents shown before a row of the staircase, `past` pauses behind it."""
+        """The latents shown before a row of the staircase, after `past` pauses."""
         if not self._stairs:
             return 0, self.frames + self.end
         newest = min(stair_row // self.lag, self._stairs - 1)
@@ -193,7 +193,7 @@ class Staircase:
         if self.end and (entered or self.frames + self.within <= limit * self.block_size):
             stop, shown = self.blocks, self.end
             start = max(start, self.frames + self.within - self.base * self.block_size)
-        # What still moves, or waits to be made anew between its neighbours, stays in view.
+        # What still moves, or waits to be regenerated between its neighbours, stays in view.
         start = min(start, self._block(oldest) * self.block_size)
         if past < len(self._pauses):
             start = min(start, self._pauses[past][1][0] - 1)

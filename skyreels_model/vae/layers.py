@@ -327,7 +327,7 @@ class Decoder(nn.Module):
         self.conv1 = make.conv3d(z_dim, width)
         self.middle = middle(width, make)
         self.upsamples = nn.ModuleList()
-        self.joint = 0  # blocks behind it take a step in pieces
+        self.joint = 0  # blocks after it take a step in pieces
         temporal_upsample = temporal_downsample[::-1]
         for level, mult in enumerate(reversed(dim_mult)):
             for _ in range(num_res_blocks + 1):
@@ -348,7 +348,7 @@ class Decoder(nn.Module):
         return in_pieces(self._fine, x, past)
 
     def _fine(self, x: Tensor, past: Past) -> Tensor:
-        """The levels behind the last doubling of time: (B, C, T, H', W') -> (B, 3, T, H, W)."""
+        """The levels after the last doubling of time: (B, C, T, H', W') -> (B, 3, T, H, W)."""
         for block in self.upsamples[self.joint :]:
             x = block(x, past)
         return norm_silu_conv(self.head["0"], self.head["2"], x, past)

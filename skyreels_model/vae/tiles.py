@@ -217,20 +217,20 @@ class TiledStream:
 
     def push(self, x: Tensor) -> Tensor:
         """The next part of the film, as the untiled stream's `push`, in float32."""
-        before, behind = self.scales()
+        before, after = self.scales()
         given, whole = tuple(x.shape[3:]), tuple(side * before for side in self.size)
         if given != whole:
             raise refusal("(height, width)", given, "what the tiles are cut for", whole)
         first = self.tiles[0]
         self.stream(first.cache).check(first.cut(x, before))
-        shape = (x.shape[0], *self.result_shape(x), *(side * behind for side in self.size))
+        shape = (x.shape[0], *self.result_shape(x), *(side * after for side in self.size))
         result = torch.zeros(shape, device=x.device)
         done: list[Tile] = []
         waiting = list(self.tiles)
         while waiting:
             tile = waiting.pop(0)
             if self._too_large(tile) or not self._run(tile, x, result):
-                waiting[:0] = tile.split(self.tiling, behind)
+                waiting[:0] = tile.split(self.tiling, after)
             else:
                 done.append(tile)
         self.tiles = done
@@ -242,7 +242,7 @@ class TiledStream:
 
     def _run(self, tile: Tile, x: Tensor, result: Tensor) -> bool:
         """Add the tile's share to the result; False where it is too large, all left as it was."""
-        before, behind = self.scales()
+        before, after = self.scales()
         try:
             part, cache = self._code(tile.cache, tile.cut(x, before))
         except Exception as error:
@@ -255,11 +255,11 @@ class TiledStream:
             self.on_split(self.tiling)
             return False
         tile.cache = cache
-        tile.cut(result, behind).addcmul_(part, tile.shares.to(part))
+        tile.cut(result, after).addcmul_(part, tile.shares.to(part))
         return True
 
     def _code(self, cache: list[Tensor], x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A tile's part of x -> its part of the result, and its cache behind it, where x is."""
+        """A tile's part of x -> its part of the result, and its cache after it, where x is."""
         device = self.device or x.device
         stream = self.stream([past.to(device) for past in cache])
         parts = [

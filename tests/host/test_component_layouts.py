@@ -124,6 +124,14 @@ def test_vae_files_of_others(decoded, models_folder):
     assert torch.equal(decoded("nested.pth")[0], expected)
 
 
+def test_of_two_vaes_in_a_file_the_averaged_one_is_taken_and_named(decoded, models_folder):
+    original = torch.load(VAE, weights_only=True)
+    other = {key: torch.zeros_like(value) for key, value in original.items()}
+    torch.save({"model": other, "ema": original}, models_folder / "vae" / "averaged.pt")
+    frames, report = decoded("averaged.pt")
+    assert torch.equal(frames, decoded(graphs.TOY["vae"])[0]) and "ema" in report
+
+
 def test_image_encoder_as_transformers_saves_it(look, models_folder):
     torch.manual_seed(0)
     config = transformers.CLIPVisionConfig(

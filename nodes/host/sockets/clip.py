@@ -1,4 +1,4 @@
-"""Our UMT5 as the host's CLIP: CLIPTextEncode and every node behind it work with it."""
+"""Our UMT5 as the host's CLIP: CLIPTextEncode and every node after it work with it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class HostTokenizer:
 
 
 class HostTextEncoder(nn.Module):
-    """What the host's CLIP calls: weighted tokens to (1, 512, dim), zero rows behind the text."""
+    """What the host's CLIP calls: weighted tokens to (1, 512, dim), zero rows after the text."""
 
     def __init__(
         self, config: UMT5Config, dtype: torch.dtype, linear: type[nn.Module] | None

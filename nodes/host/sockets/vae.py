@@ -191,7 +191,8 @@ def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE
     vae = HostVAE(model, dtype, disable_dynamic)
     vae.patcher.cached_patcher_init = (load_patcher, (path,))
     stored = loading.stored_dtype(tensors)
-    return vae, (f"Wan 2.1 video VAE, stored {str(stored)[6:]}, used {str(dtype)[6:]}; {report}")
+    summary = f"Wan 2.1 video VAE, stored {str(stored)[6:]}, used {str(dtype)[6:]}; {report}"
+    return vae, file.add_note(summary)
 
 
 def load_patcher(
