@@ -57,19 +57,22 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
             )
     starts = [float(mark[1]) for mark in marks]
     if starts[0] != 0:
-        raise ValueError(f"the first shot begins at {marks[0][1]}s; it must begin at 0s")
+        raise refusal("text's first second", starts[0], "0: a film begins with its first shot", 0)
     ends = [*starts[1:], seconds]
     shots = []
     for number, (mark, start, end) in enumerate(zip(marks, starts, ends, strict=True), 1):
         if end <= start:
-            what = f"shot {number + 1} begins" if number < len(marks) else "the film ends"
+            next_one = f"shot {number + 1}" if number < len(marks) else "the film's end"
             raise ValueError(
-                f"{what} at {end:g}s, but shot {number} begins at {start:g}s; times must go forward"
+                f"text has shot {number} at {start:g}s, and {next_one} is at {end:g}s; "
+                f"each shot must begin before what follows it"
             )
         stop = marks[number].start() if number < len(marks) else len(text)
         prompt = " ".join(text[mark.end() : stop].split())
         if not prompt:
-            raise ValueError(f"shot {number}, at {start:g}s, has no prompt")
+            raise ValueError(
+                f"text has no prompt for shot {number}, at {start:g}s; write it after the :"
+            )
         shots.append(TimedPrompt(prompt, end - start, bool(mark[2])))
     return shots
 
@@ -92,10 +95,8 @@ def shot_lengths(seconds: Sequence[float], fps: int) -> list[int]:
     for index, (length, end) in enumerate(zip(seconds, accumulate(seconds), strict=True)):
         frames = round(end * fps) - done
         if frames < 1:
-            raise ValueError(
-                f"shot {index + 1} lasts {length:g} s, and at {fps} fps no frame begins in it; "
-                f"nearest: {1 / fps:.3g} s, a frame"
-            )
+            rule = f"long enough for a frame to begin in it, {1 / fps:.3g} s at {fps} fps"
+            raise refusal(f"seconds of shot {index + 1}", length, rule, f"{1 / fps:.3g}")
         lengths.append(frames)
         done += frames
     return lengths

@@ -70,9 +70,9 @@ def texts():
         "surrogate": "\ud800",
         "zero byte": "a\0b",
         "path": "../../../etc/passwd",
-        "unicode": "猫が走る 🐈‍⬛ ٣ 0٫5 \u202e",
+        "unicode": "\u732b\u304c\u8d70\u308b \U0001f408\u200d\u2b1b \u0663 0\u066b5 \u202e",
         "entities": "&amp;" * 2000,
-        "other digits": "٣",
+        "other digits": "\u0663",
     }
 
 
@@ -238,12 +238,46 @@ PLANS = {
 }
 
 
-def graph_of_objects(lora_name):
-    """A graph that makes odd things for sockets of the host, and {name: (type, link)}."""
+# {name: (type, link)} of odd things for sockets of the host.
+OBJECTS = {
+    "T2V model": ("MODEL", ["t2v", 0]),
+    "I2V model": ("MODEL", ["i2v", 0]),
+    "core model": ("MODEL", ["core", 0]),
+    "shifted model": ("MODEL", ["shifted", 0]),
+    "cached model": ("MODEL", ["cached", 0]),
+    "strong LoRA": ("MODEL", ["lora", 0]),
+    "core VAE": ("VAE", ["core vae", 0]),
+    "our model": ("MODEL", ["1", 0]),
+    "our VAE": ("VAE", ["3", 0]),
+    "our CLIP": ("CLIP", ["2", 0]),
+    "our CLIP vision": ("CLIP_VISION", ["8", 0]),
+    "short shot": ("SKYREELS_V2_STORYBOARD", ["short shot", 0]),
+    "a cut": ("SKYREELS_V2_STORYBOARD", ["no shot", 0]),
+    "two shots": ("SKYREELS_V2_STORYBOARD", ["shots", 0]),
+    "prompt with image": ("CONDITIONING", ["in video", 0]),
+    "a film": ("LATENT", ["6", 0]),
+}
+PLAN = {
+    "width": 32,
+    "height": 32,
+    "frames": 9,
+    "window": 17,
+    "overlap": 9,
+    "steps": 2,
+    "shift": 5.0,
+    "ar_step": 0,
+    "block_size": 1,
+    "prefix_noise": 20,
+    "fps": 24,
+}
+
+
+def _loaded_and_made(lora_name):
+    """The nodes that load models and make shots and conditioning of odd kinds."""
     t2v, i2v = (f"toy/SkyReels-V2-{kind}-Toy-32P/model.safetensors" for kind in ("T2V", "I2V"))
     loader = {"weight_dtype": "default", "attention": "auto", "variant": "auto"}
     shot = {"clip": ["2", 0], "prompt": "a"}
-    prompt = {
+    return {
         "t2v": graphs.node("SkyReelsV2ModelLoader", model_name=t2v, **loader),
         "i2v": graphs.node("SkyReelsV2ModelLoader", model_name=i2v, **loader),
         "core": graphs.node("UNETLoader", unet_name=graphs.TOY["model"], weight_dtype="default"),
@@ -284,39 +318,13 @@ def graph_of_objects(lora_name):
             fit="pad",
         ),
     }
-    found = {
-        "T2V model": ("MODEL", ["t2v", 0]),
-        "I2V model": ("MODEL", ["i2v", 0]),
-        "core model": ("MODEL", ["core", 0]),
-        "shifted model": ("MODEL", ["shifted", 0]),
-        "cached model": ("MODEL", ["cached", 0]),
-        "strong LoRA": ("MODEL", ["lora", 0]),
-        "core VAE": ("VAE", ["core vae", 0]),
-        "our model": ("MODEL", ["1", 0]),
-        "our VAE": ("VAE", ["3", 0]),
-        "our CLIP": ("CLIP", ["2", 0]),
-        "our CLIP vision": ("CLIP_VISION", ["8", 0]),
-        "short shot": ("SKYREELS_V2_STORYBOARD", ["short shot", 0]),
-        "a cut": ("SKYREELS_V2_STORYBOARD", ["no shot", 0]),
-        "two shots": ("SKYREELS_V2_STORYBOARD", ["shots", 0]),
-        "prompt with image": ("CONDITIONING", ["in video", 0]),
-        "a film": ("LATENT", ["6", 0]),
-    }
-    plan = {
-        "width": 32,
-        "height": 32,
-        "frames": 9,
-        "window": 17,
-        "overlap": 9,
-        "steps": 2,
-        "shift": 5.0,
-        "ar_step": 0,
-        "block_size": 1,
-        "prefix_noise": 20,
-        "fps": 24,
-    }
+
+
+def graph_of_objects(lora_name):
+    """A graph that makes odd things for sockets of the host, and {name: (type, link)}."""
+    prompt, found = _loaded_and_made(lora_name), dict(OBJECTS)
     for name, changes in PLANS.items():
-        prompt[name] = graphs.node("SkyReelsV2Schedule", **{**plan, **changes})
+        prompt[name] = graphs.node("SkyReelsV2Schedule", **{**PLAN, **changes})
         found[name] = ("SKYREELS_V2_SCHEDULE", [name, 0])
     for role in ("start_image", "end_image", "video", "prepend_to", "source"):
         images = ["20" if role.endswith("image") else "pictures", 0]

@@ -45,8 +45,8 @@ def refusal(run_prompt, monkeypatch):
 def still_usable(look):
     """Whatever a test does to the host, a film can be made after it."""
     yield
-    (frames,) = look(graphs.film(steps=1), frames=["7", 0])
-    assert len(frames) == 17
+    (frames,) = look(graphs.film(frames=5, steps=1), fresh=True, frames=["7", 0])
+    assert len(frames) == 5
 
 
 SCHEDULES = [
@@ -349,10 +349,10 @@ def test_pictures_of_another_film_than_the_storyboards(refusal):
 
 TEXTS = [
     ("a red circle", ("text begins with 'a red circle'", "0s: a street")),
-    ("2s: a red circle", ("first shot begins at 2s",)),
-    ("0s: one\n0.8s: two\n0.5s: three", ("shot 3 begins at 0.5s", "forward")),
-    ("0s: one\n1s: two", ("the film ends at 1s", "forward")),
-    ("0s: one / 0.5s cut: ", ("shot 2, at 0.5s, has no prompt",)),
+    ("2s: a red circle", ("text's first second is 2; it must be 0",)),
+    ("0s: one\n0.8s: two\n0.5s: three", ("text has shot 2 at 0.8s, and shot 3 is at 0.5s",)),
+    ("0s: one\n1s: two", ("text has shot 2 at 1s", "the film's end is at 1s")),
+    ("0s: one / 0.5s cut: ", ("text has no prompt for shot 2, at 0.5s",)),
 ]
 
 

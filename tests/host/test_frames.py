@@ -1,6 +1,7 @@
 """Films from pictures and from other films, in the host: start, end, keys, video, loop."""
 
 import dataclasses
+import functools
 import logging
 
 import graphs
@@ -67,13 +68,20 @@ WAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def without(look):
+    """`without(**numbers)` -> the frames of the film without pictures, made once."""
+    return functools.cache(lambda **numbers: look(graphs.film(**numbers), frames=["7", 0])[0])
+
+
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("frames", [17, 30])
-def test_film_has_exactly_its_frames_and_is_not_the_one_without_pictures(look, way, frames):
+@pytest.mark.parametrize(("frames", "fps"), [(17, 16), (30, 24)])
+def test_film_has_exactly_its_frames_and_is_not_the_one_without_pictures(
+    look, without, way, frames, fps
+):
     inputs, count = WAYS[way]
-    fps = {"fps": 24 if frames == 30 else 16}
-    (plain,) = look(graphs.film(frames=frames, **fps), frames=["7", 0])
-    prompt = with_frames(graphs.film(frames=frames, **fps), **inputs)
+    plain = without(frames=frames, fps=fps)
+    prompt = with_frames(graphs.film(frames=frames, fps=fps), **inputs)
     film, latent, preview = look(prompt, frames=["7", 0], latent=["6", 0], preview=["13", 1])
     assert film.shape == plain.shape == (frames, 32, 32, 3)
     assert latent["samples"].shape[2] == latent_length(frames)
@@ -287,10 +295,10 @@ def test_a_film_to_lead_up_to_that_is_too_short_is_refused(run_prompt):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("frames", [46])
-def test_one_sequence_with_pictures(look, way, frames):
+def test_one_sequence_with_pictures(look, without, way, frames):
     inputs, _ = WAYS[way]
     numbers = {"frames": frames, "fps": 24, "sliding": True, "ar_step": 2, "window": 25}
-    (plain,) = look(graphs.film(**numbers), frames=["7", 0])
+    plain = without(**numbers)
     film, through = look(
         prompt := with_frames(graphs.film(**numbers), **{**inputs, **(
             {"key_seconds": "0.4, 0.6"} if "key_images" in inputs else {})}),

@@ -1,6 +1,7 @@
 """Storyboards in the host: shots with prompts, lengths, seeds and models of their own."""
 
 import copy
+import functools
 
 import graphs
 import pytest
@@ -40,6 +41,29 @@ def make(look):
     return run
 
 
+@pytest.fixture
+def sample(look):
+    """`sample(*shots)` -> the latents alone."""
+
+    def run(*shots, **changes):
+        return look(with_shots(*shots, **changes), latent=["6", 0])[0]["samples"]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(look):
+    """`alone(history)` -> the first shot as a film of its own, latents and frames, made once."""
+
+    @functools.cache
+    def run(history):
+        prompt = graphs.film(frames=30, history=history, ar_step=1)
+        latent, frames = look(prompt, latent=["6", 0], frames=["7", 0])
+        return latent["samples"], frames
+
+    return run
+
+
 FIRST = {"seconds": seconds(30)}
 SECOND = {"seconds": seconds(22), "prompt": OTHER}
 VARIANTS = {
@@ -52,42 +76,41 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
-def test_first_shot_is_the_film_of_its_prompt_alone(look, make, variant, history):
+def test_first_shot_is_the_film_of_its_prompt_alone(alone, make, variant, history):
     change, latents = VARIANTS[variant]
-    alone = graphs.film(frames=30, history=history, ar_step=1)
-    single, film = look(alone, latent=["6", 0], frames=["7", 0])
+    single, film = alone(history)
     samples, frames = make(FIRST, {**SECOND, **change}, history=history, ar_step=1)
     assert samples.shape[2] == latents and frames.shape == (52, 32, 32, 3)
-    assert torch.equal(samples[:, :, : latent_length(30)], single["samples"])
+    assert torch.equal(samples[:, :, : latent_length(30)], single)
     assert torch.equal(frames[:30], film)
 
 
-def test_each_setting_of_a_shot_changes_that_shot_alone(make):
-    plain, _ = make(FIRST, SECOND)
+def test_each_setting_of_a_shot_changes_that_shot_alone(sample):
+    plain = sample(FIRST, SECOND)
     border = latent_length(30)
     for change in ({"prompt": graphs.PROMPT}, {"seed": 7}, {"ease": 12}):
-        samples, _ = make(FIRST, {**SECOND, **change})
+        samples = sample(FIRST, {**SECOND, **change})
         assert torch.equal(samples[:, :, :border], plain[:, :, :border])
         assert not torch.equal(samples[:, :, border:], plain[:, :, border:])
     # The sampler's own seed, by name.
-    same, _ = make(FIRST, {**SECOND, "seed": 1})
+    same = sample(FIRST, {**SECOND, "seed": 1})
     assert torch.equal(same, plain)
 
 
-def test_a_shot_that_continues_is_given_what_was_before_and_a_cut_is_not(make):
+def test_a_shot_that_continues_is_given_what_was_before_and_a_cut_is_not(sample):
     for transition, felt in (("continue", True), ("cut", False)):
         second = {**SECOND, "transition": transition}
-        made = [make({**FIRST, "seed": seed}, {**second, "seed": 1})[0] for seed in (1, 2)]
+        made = [sample({**FIRST, "seed": seed}, {**second, "seed": 1}) for seed in (1, 2)]
         begin = made[0].shape[2] - (latent_length(22) if transition == "cut" else 5)
         assert not torch.equal(made[0][:, :, :begin], made[1][:, :, :begin])
         assert torch.equal(made[0][:, :, begin:], made[1][:, :, begin:]) != felt
 
 
-def test_ease_goes_from_the_prompt_before_to_its_own(make):
+def test_ease_goes_from_the_prompt_before_to_its_own(sample):
     border = latent_length(30)
 
     def shot(prompt, ease):
-        return make(FIRST, {**SECOND, "prompt": prompt, "ease": ease})[0][:, :, border:]
+        return sample(FIRST, {**SECOND, "prompt": prompt, "ease": ease})[:, :, border:]
 
     same, other = shot(graphs.PROMPT, 0), shot(OTHER, 0)
     # Between a prompt and itself there is nothing to fade; but alone it is computed in a batch of
@@ -187,22 +210,22 @@ def test_core_vae_decode_shows_one_shot_as_ours(look):
 SLIDING = {"sliding": True, "ar_step": 2, "window": 17, "steps": 4}
 
 
-def test_one_sequence_gives_each_shot_its_prompt_and_seed(make):
+def test_one_sequence_gives_each_shot_its_prompt_and_seed(make, sample):
     """What is long before a shot does not know of it; a cut begins a sequence of its own."""
     third = {**FIRST, "transition": "cut"}
     base, frames = make(FIRST, SECOND, third, **SLIDING)
     assert len(frames) == 82 and base.shape[2] == latent_length(52) + latent_length(30)
     begin, cut = latent_length(30), latent_length(52)
     for change in ({"prompt": graphs.PROMPT}, {"seed": 7}, {"ease": 12}):
-        other, _ = make(FIRST, {**SECOND, **change}, third, **SLIDING)
+        other = sample(FIRST, {**SECOND, **change}, third, **SLIDING)
         apart = (other - base).abs().amax(dim=(0, 1, 3, 4))
         assert apart[: begin - 4].max() == 0 and apart[cut:].max() == 0
         assert apart[begin:cut].min() > 0, change
 
 
-def test_one_sequence_of_equal_shots_is_the_sequence_of_their_prompt(look, make):
+def test_one_sequence_of_equal_shots_is_the_sequence_of_their_prompt(look, sample):
     (single,) = look(graphs.film(frames=52, **SLIDING), latent=["6", 0])
-    samples, _ = make(FIRST, {**SECOND, "prompt": graphs.PROMPT, "ease": 20}, **SLIDING)
+    samples = sample(FIRST, {**SECOND, "prompt": graphs.PROMPT, "ease": 20}, **SLIDING)
     difference = (samples - single["samples"]).norm() / samples.norm()
     assert float(difference) < 1e-4
 
@@ -218,7 +241,7 @@ def test_models_of_shots_are_refused_in_one_sequence(run_prompt, random_model):
     assert not result.success and "turn sliding off" in result.describe()
 
 
-def test_a_fade_costs_one_forward_more_and_not_a_whole_guided_one(make, monkeypatch):
+def test_a_fade_costs_one_forward_more_and_not_a_whole_guided_one(sample, monkeypatch):
     import comfy.samplers
 
     calls = []
@@ -229,5 +252,5 @@ def test_a_fade_costs_one_forward_more_and_not_a_whole_guided_one(make, monkeypa
         return whole(model, conds, *args)
 
     monkeypatch.setattr(comfy.samplers, "calc_cond_batch", counted)
-    make({"seconds": seconds(5)}, {"seconds": seconds(12), "ease": 12, "prompt": OTHER})
+    sample({"seconds": seconds(5)}, {"seconds": seconds(12), "ease": 12, "prompt": OTHER})
     assert sorted(set(calls)) == [1, 2] and calls.count(1) == calls.count(2) / 2

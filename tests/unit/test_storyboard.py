@@ -53,14 +53,17 @@ def test_times_may_be_fractions_and_the_last_shot_ends_with_the_film():
         ("a street\n0s: at dawn", ("text begins with 'a street", "0s: a street")),
         ("0: a street", ("text begins with '0: a street'", "0s: a street")),
         ("-1s: a street", ("text begins with '-1s", "0s: a street")),
-        ("2s: a street", ("first shot begins at 2s", "0s")),
-        ("0s: one\n4s: two\n3s: three", ("shot 3 begins at 3s", "shot 2 begins at 4s", "forward")),
-        ("0s: one\n4s: two\n4s: three", ("shot 3 begins at 4s", "shot 2 begins at 4s", "forward")),
-        ("0s: one\n0s: two", ("shot 2 begins at 0s", "shot 1 begins at 0s", "forward")),
-        ("0s: one\n10s: two", ("the film ends at 10s", "shot 2 begins at 10s", "forward")),
-        ("0s: one\n12.5s: two", ("the film ends at 10s", "shot 2 begins at 12.5s", "forward")),
-        ("0s: one\n4s:  \n6s: three", ("shot 2, at 4s, has no prompt",)),
-        ("0s:", ("shot 1, at 0s, has no prompt",)),
+        ("2s: a street", ("text's first second is 2", "nearest: 0")),
+        (
+            "0s: one\n4s: two\n3s: three",
+            ("text has shot 2 at 4s", "shot 3 is at 3s", "must begin before"),
+        ),
+        ("0s: one\n4s: two\n4s: three", ("text has shot 2 at 4s", "shot 3 is at 4s")),
+        ("0s: one\n0s: two", ("text has shot 1 at 0s", "shot 2 is at 0s")),
+        ("0s: one\n10s: two", ("text has shot 2 at 10s", "the film's end is at 10s")),
+        ("0s: one\n12.5s: two", ("text has shot 2 at 12.5s", "the film's end is at 10s")),
+        ("0s: one\n4s:  \n6s: three", ("text has no prompt for shot 2, at 4s",)),
+        ("0s:", ("text has no prompt for shot 1, at 0s",)),
         ("0s: one / 6,5s: two", ("text has '/ 6,5s:'", "point", "0s: a street")),
         ("0s: one / 6: two", ("text has '/ 6:'", "an s")),
         ("0s: one\n6 cut: two", ("text has '6 cut:'", "an s")),
@@ -83,8 +86,8 @@ def test_shots_begin_at_the_frame_nearest_to_their_second():
 @pytest.mark.parametrize(
     ("seconds", "fps", "parts"),
     [
-        ([0.99, 0.01], 24, ("shot 2 lasts 0.01 s", "24 fps", "nearest: 0.0417 s")),
-        ([0.1, 0.1, 0.1], 8, ("shot 3 lasts 0.1 s", "8 fps", "nearest: 0.125 s")),
+        ([0.99, 0.01], 24, ("seconds of shot 2 is 0.01", "24 fps", "nearest: 0.0417")),
+        ([0.1, 0.1, 0.1], 8, ("seconds of shot 3 is 0.1", "8 fps", "nearest: 0.125")),
     ],
 )
 def test_a_shot_without_a_frame_is_refused(seconds, fps, parts):
