@@ -1,17 +1,11 @@
-"""What a forward of the transformer needs: memory against the estimate, and on a GPU its seconds.
+"""What a forward of the transformer needs: the estimate against three other instruments.
 
-    python benchmarks/memory.py [--reference FOLDER] [--models 1.3B 14B] [--sizes 540P 720P]
+    python benchmarks/memory.py
 
-With a CUDA device: DF models of full depth with random weights in bf16, 97 frames at 540P and 121
-at 720P, asynchronous; each figure in a fresh process, ours and the reference's in turn (FOLDER, or
-SKYREELS_V2_REFERENCE: a source tree of SkyworkAI/SkyReels-V2). A row is a step of the film's loop:
-the forwards of the positive and the negative prompt, which the reference runs one after the other
-and ours also together (batch 2, as ComfyUI does where memory allows).
-
-Everywhere: the estimate against what is alive in tensors at full size (computed on no device), and,
-for small forwards that really run, against what PyTorch's CPU allocator hands out and by how much
-the process's resident memory peaks (Linux only; with the workspaces of the libraries in it).
-Without a CUDA device it says so and shows these alone.
+Against what is alive in tensors at full size (computed on no device), and, for small forwards that
+really run, against what PyTorch's CPU allocator hands out and by how much the process's resident
+memory peaks (Linux only; with the workspaces of the libraries in it). On a card the same figures,
+and seconds a row, are from `benchmarks/gpu.py --only 1.3B 14B`.
 """
 
 from __future__ import annotations
@@ -24,8 +18,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
-from typing import Any
 
 import torch
 
@@ -38,63 +30,8 @@ from devtools.live_bytes import allocated_peak, forward_peak  # noqa: E402
 from skyreels_model.model.memory import forward_bytes, weights_bytes
 from toy.random_weights import PUBLISHED  # noqa: E402
 
-MODELS = {"1.3B": "DF-1.3B-540P", "14B": "DF-14B-540P"}
 SIZES = {"540P": (25, 68, 120), "720P": (31, 90, 160)}  # latents of 97 and of 121 frames
 SMALL = ((1, 16, 30), (3, 30, 52), (7, 34, 60))
-WAYS = (("ours", 1), ("ours", 2), ("reference", 1))
-GIB = 2**30
-
-
-@torch.inference_mode()
-def measure(
-    rival: str, model: str, size: tuple[int, int, int], batch: int, folder: pathlib.Path | None
-) -> dict[str, Any]:
-    """Figures of forwards on the GPU, in this process."""
-    device, config = torch.device("cuda"), PUBLISHED[MODELS[model]]
-    forward = rivals.build(rival, config, torch.bfloat16, device, folder)
-    x = torch.randn(batch, 16, *size, device=device, dtype=torch.bfloat16)
-    timesteps = torch.linspace(999, 100, size[0], device=device).expand(batch, -1)
-    text = torch.randn(batch, 512, config.text_dim, device=device, dtype=torch.bfloat16)
-    forward(x[:, :, :2, :8, :8].contiguous(), timesteps[:, :2], text)
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before, seconds = torch.cuda.memory_allocated(), []
-    for _ in range(3):
-        start = time.perf_counter()
-        forward(x, timesteps, text)
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return {
-        "activations": torch.cuda.max_memory_allocated() - before,
-        "reserved": torch.cuda.max_memory_reserved(),
-        "row": min(seconds) * 2 / batch,
-    }
-
-
-def on_gpu(models: list[str], sizes: list[str], folder: pathlib.Path | None) -> None:
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16\n")
-    print("| model | size | way | beyond weights | of the estimate | VRAM reserved | s a row |")
-    print("|---|---|---|---|---|---|---|")
-    for model, size, (rival, batch) in itertools.product(models, sizes, WAYS):
-        if rival == "reference" and folder is None:
-            continue
-        job = json.dumps([rival, model, SIZES[size], batch, str(folder) if folder else None])
-        done = subprocess.run(
-            [sys.executable, __file__, "--child", job], capture_output=True, text=True
-        )
-        label = f"| {model} | {size} | {rival}, batch {batch} |"
-        if done.returncode:
-            print(f"{label} failed: {done.stderr.strip().splitlines()[-1][:160]} | | | |")
-            continue
-        figures = json.loads(done.stdout.splitlines()[-1])
-        estimate = forward_bytes(PUBLISHED[MODELS[model]], batch, *SIZES[size], itemsize=2)
-        share = f"{figures['activations'] / estimate:.3f}" if rival == "ours" else ""
-        print(
-            f"{label} {figures['activations'] / GIB:.2f} GiB | {share} "
-            f"| {figures['reserved'] / GIB:.2f} GiB | {figures['row']:.2f} |",
-            flush=True,
-        )
 
 
 def full_size() -> None:
@@ -158,27 +95,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    given = os.environ.get("SKYREELS_V2_REFERENCE")
-    parser.add_argument("--reference", type=pathlib.Path, default=given)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--small", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        rival, model, size, batch, folder = json.loads(options.child)
-        figures = measure(rival, model, tuple(size), batch, folder and pathlib.Path(folder))
-        print(json.dumps(figures))
-        return
     if options.small:
         dtype, size, batch = json.loads(options.small)
         print(json.dumps(measure_small(getattr(torch, dtype), tuple(size), batch)))
         return
-    if torch.cuda.is_available():
-        on_gpu(options.models, options.sizes, options.reference)
-    else:
-        print(f"No CUDA device here (torch {torch.__version__}): no VRAM, no seconds a row.")
-    print()
     full_size()
     small_sizes()
 

@@ -9,6 +9,7 @@ no model: the matrix products and the attention of the blocks, and nothing else.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pathlib
 import sys
 import types
@@ -64,7 +65,9 @@ def build(
         return lambda x, _t, text: _products(config, state, x, text)
     if rival == "reference":
         # It holds all in one dtype, and computes the time embedding in float32 nonetheless.
-        return _reference(config, {k: v.to(dtype) for k, v in state.items()}, reference)
+        model = reference_model(config, {k: v.to(dtype) for k, v in state.items()}, reference)
+        fps = {"fps": [1]} if config.fps_embedding else {}
+        return lambda x, t, text: model(x, t, text, **fps)
     model = SkyReelsModel(config, dtype=dtype, device="meta").requires_grad_(False)
     model.load_state_dict(state, assign=True)
     return model
@@ -92,9 +95,13 @@ def _diffusers(config: ModelConfig, state: dict[str, Tensor]) -> Forward:
     )[0]
 
 
-def _reference(
+def reference_model(
     config: ModelConfig, state: dict[str, Tensor], folder: pathlib.Path | None
-) -> Forward:
+) -> torch.nn.Module:
+    """The reference's transformer with these weights, from its source tree in `folder`.
+
+    Raises ValueError where that is no such tree.
+    """
     if folder is None or not (folder / "skyreels_v2_infer").is_dir():
         raise ValueError(f"--reference is {folder}; it must be a source tree of SkyReels-V2")
     # Its packages import a whole pipeline each; the transformer needs none of it.
@@ -102,6 +109,8 @@ def _reference(
         package = types.ModuleType(name)
         package.__path__ = [str(folder / name.replace(".", "/"))]
         sys.modules[name] = package
+    if "diffusers" not in sys.modules and importlib.util.find_spec("diffusers") is None:
+        _stand_in_for_diffusers()
     module = importlib.import_module("skyreels_v2_infer.modules.transformer")
     attention = importlib.import_module("skyreels_v2_infer.modules.attention")
     if not (attention.FLASH_ATTN_2_AVAILABLE or attention.FLASH_ATTN_3_AVAILABLE):
@@ -120,9 +129,25 @@ def _reference(
     widths = (config.head_dim - 4 * half, 2 * half, 2 * half)
     model.freqs = torch.cat([module.rope_params(1024, width) for width in widths], dim=1)
     model.freqs = model.freqs.to(first.device)
-    model.eval().requires_grad_(False)
-    fps = {"fps": [1]} if config.fps_embedding else {}
-    return lambda x, t, text: model(x, t, text, **fps)
+    return model.eval().requires_grad_(False)
+
+
+def _stand_in_for_diffusers() -> None:
+    """What the reference's transformer takes from diffusers: bases that load and save files."""
+    made = {
+        "configuration_utils": {
+            "ConfigMixin": type("ConfigMixin", (), {}),
+            "register_to_config": lambda init: init,
+        },
+        "loaders": {"PeftAdapterMixin": type("PeftAdapterMixin", (), {})},
+        "models": {},
+        "models.modeling_utils": {"ModelMixin": torch.nn.Module},
+    }
+    sys.modules["diffusers"] = types.ModuleType("diffusers")
+    for name, attributes in made.items():
+        module = types.ModuleType(f"diffusers.{name}")
+        vars(module).update(attributes)
+        sys.modules[module.__name__] = module
 
 
 def _products(config: ModelConfig, state: dict[str, Tensor], x: Tensor, text: Tensor) -> Tensor:

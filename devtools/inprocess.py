@@ -63,7 +63,7 @@ def boot_host(host: Path, workdir: Path, cpu: bool = True) -> None:
     for name in ("custom_nodes", "models", "input", "output", "temp", "user"):
         (workdir / name).mkdir(parents=True, exist_ok=True)
     arguments = ["--base-directory", str(workdir), "--database-url", "sqlite:///:memory:"]
-    _parse_host_arguments(arguments + (["--cpu"] if cpu else []))
+    parse_host_arguments(arguments + (["--cpu"] if cpu else []))
     import nodes
 
     async def load_nodes() -> None:
@@ -73,7 +73,7 @@ def boot_host(host: Path, workdir: Path, cpu: bool = True) -> None:
     asyncio.run(load_nodes())
 
 
-def _parse_host_arguments(arguments: list[str]) -> None:
+def parse_host_arguments(arguments: list[str]) -> None:
     """Let the host read `arguments` as its command line, which it does once, at import."""
     before, sys.argv = sys.argv, ["main.py", *arguments]
     try:

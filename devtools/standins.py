@@ -61,7 +61,15 @@ class _Finder:
 
 def install() -> list[str]:
     """Put stand-ins in front of the modules of `NAMES` that do not import; returns their names."""
-    missing = [name for name in NAMES if not _imports(name)]
+    return _put_in_front([name for name in NAMES if not _imports(name)])
+
+
+def install_absent(names: Sequence[str]) -> list[str]:
+    """The same for those of `names` that are not there at all, without starting a process."""
+    return _put_in_front([name for name in names if importlib.util.find_spec(name) is None])
+
+
+def _put_in_front(missing: list[str]) -> list[str]:
     if missing and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         _let_transformers_look_first()
         sys.meta_path.insert(0, _Finder(missing))  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ register("toy", ROOT / "toy")
 register("golden_data", ROOT / "tests" / "golden_data")
 register("devtools", ROOT / "devtools")
 register("graphs", ROOT / "tests" / "graphs")
+register("gpu", ROOT / "benchmarks" / "gpu")
 
 
 def pytest_collection_modifyitems(items):

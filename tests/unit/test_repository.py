@@ -21,11 +21,12 @@ def text(path):
 
 
 def sources():
-    """The pack's own Python files."""
+    """The pack's own Python files, without what `benchmarks/pack_for_gpu.py` packs of others."""
     return [
         file
         for file in sorted(ROOT.rglob("*.py"))
         if not any(part.startswith(".") for part in file.relative_to(ROOT).parts)
+        and not file.is_relative_to(ROOT / "for_gpu")
     ]
 
 
