@@ -1,6 +1,5 @@
 """A real ComfyUI for the tests: in this process, and as a server in a process of its own."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -54,27 +53,14 @@ def server(tmp_path_factory):
         yield running
 
 
-def _loaded_once(node):
-    """A loader of one of the toy set's files, which no test changes, as a node that keeps it."""
-    values = node["inputs"].values()
-    loads = node["class_type"].startswith("SkyReelsV2") and node["class_type"].endswith("Loader")
-    linked = any(isinstance(value, list) for value in values)
-    if linked or not loads or not any(str(value).startswith("toy/") for value in values):
-        return node
-    return graphs.node("SkyReelsV2TestLoaded", node=json.dumps(node, sort_keys=True))
-
-
 @pytest.fixture(scope="session")
 def look(host):
-    """`look(prompt, name=[node, output], …)` runs a graph and returns what reached those links.
-
-    The toy set is loaded once, as in a session of a person; `fresh`: once more.
-    """
+    """`look(prompt, name=[node, output], …)` runs a graph and returns what reached those links."""
     inprocess.load_pack(ROOT / "tests" / "host" / "probe")
     seen = next(module.SEEN for name, module in sys.modules.items() if name.endswith("/host/probe"))
 
-    def run(prompt, on_event=lambda event, data: None, fresh=False, **links):
-        graph = dict(prompt) if fresh else {k: _loaded_once(node) for k, node in prompt.items()}
+    def run(prompt, on_event=lambda event, data: None, **links):
+        graph = dict(prompt)
         for name, link in links.items():
             inputs = {"value": link, "name": name}
             graph[f"probe {name}"] = {"class_type": "SkyReelsV2TestProbe", "inputs": inputs}

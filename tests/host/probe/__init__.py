@@ -1,12 +1,9 @@
 """A pack of nodes for the host tests: eyes for a link, any value for one, a model that fails."""
 
-import json
-
 import torch
 
 SEEN = {}
 GIVEN = {}
-LOADED = {}
 
 
 class SkyReelsV2TestProbe:
@@ -43,27 +40,6 @@ class SkyReelsV2TestGiver:
         return (GIVEN[name],)
 
 
-class SkyReelsV2TestLoaded:
-    """What a loader gives for these inputs, loaded once."""
-
-    RETURN_TYPES = ("*", "*")
-    FUNCTION = "load"
-    CATEGORY = "testing"
-
-    @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
-        return {"required": {"node": ("STRING",)}}
-
-    def load(self, node):
-        import nodes
-
-        if node not in LOADED:
-            loader = json.loads(node)
-            made = nodes.NODE_CLASS_MAPPINGS[loader["class_type"]].execute(**loader["inputs"])
-            LOADED[node] = (*made.result, None)[:2]
-        return LOADED[node]
-
-
 class SkyReelsV2TestFailure:
     """The model, which fails after its forward number `call`."""
 
@@ -96,6 +72,5 @@ class SkyReelsV2TestFailure:
 NODE_CLASS_MAPPINGS = {
     "SkyReelsV2TestProbe": SkyReelsV2TestProbe,
     "SkyReelsV2TestGiver": SkyReelsV2TestGiver,
-    "SkyReelsV2TestLoaded": SkyReelsV2TestLoaded,
     "SkyReelsV2TestFailure": SkyReelsV2TestFailure,
 }
