@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 from comfy_api.latest import io
 
@@ -16,6 +18,17 @@ from .host.sockets.transformer import ATTENTION
 from .inputs import CATEGORY
 
 LOG = logging.getLogger("skyreels_v2")
+ENCODER_REPORT = "Width, layers, number format, tensors matched."
+
+
+def _load(
+    input_name: str, category: str, name: str, load: Callable[[Path], tuple[object, str]]
+) -> io.NodeOutput:
+    """What `load` makes of a listed file, and its report; errors begin with the input."""
+    with files.name_errors(input_name, name):
+        loaded, report = load(files.find_file(category, name))
+    LOG.info("%s: %s", name, report)
+    return io.NodeOutput(loaded, report)
 
 
 class SkyReelsV2ModelLoader(io.ComfyNode):
@@ -82,11 +95,12 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
     def execute(
         cls, model_name: str, weight_dtype: str, attention: str, variant: str
     ) -> io.NodeOutput:
-        with files.name_errors("model_name", model_name):
-            path = files.find_file("diffusion_models", model_name)
-            model, report = host_model.load_model(path, weight_dtype, attention, variant)
-        LOG.info("%s: %s", model_name, report)
-        return io.NodeOutput(model, report)
+        return _load(
+            "model_name",
+            "diffusion_models",
+            model_name,
+            lambda path: host_model.load_model(path, weight_dtype, attention, variant),
+        )
 
 
 class SkyReelsV2TextEncoderLoader(io.ComfyNode):
@@ -113,9 +127,7 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
             ],
             outputs=[
                 io.Clip.Output(tooltip="Works with SkyReels-V2 Prompt and CLIP Text Encode."),
-                io.String.Output(
-                    display_name="report", tooltip="Width, layers, number format, tensors matched."
-                ),
+                io.String.Output(display_name="report", tooltip=ENCODER_REPORT),
             ],
         )
 
@@ -126,11 +138,7 @@ class SkyReelsV2TextEncoderLoader(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
-        with files.name_errors("text_encoder_name", text_encoder_name):
-            path = files.find_file("text_encoders", text_encoder_name)
-            clip, report = host_clip.load_clip(path)
-        LOG.info("%s: %s", text_encoder_name, report)
-        return io.NodeOutput(clip, report)
+        return _load("text_encoder_name", "text_encoders", text_encoder_name, host_clip.load_clip)
 
 
 class SkyReelsV2VAELoader(io.ComfyNode):
@@ -164,11 +172,7 @@ class SkyReelsV2VAELoader(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, vae_name: str) -> io.NodeOutput:
-        with files.name_errors("vae_name", vae_name):
-            path = files.find_file("vae", vae_name)
-            vae, report = host_vae.load_vae(path)
-        LOG.info("%s: %s", vae_name, report)
-        return io.NodeOutput(vae, report)
+        return _load("vae_name", "vae", vae_name, host_vae.load_vae)
 
 
 class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
@@ -195,9 +199,7 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
                 io.ClipVision.Output(
                     display_name="clip_vision", tooltip="Works with CLIP Vision Encode as well."
                 ),
-                io.String.Output(
-                    display_name="report", tooltip="Width, layers, number format, tensors matched."
-                ),
+                io.String.Output(display_name="report", tooltip=ENCODER_REPORT),
             ],
         )
 
@@ -208,8 +210,9 @@ class SkyReelsV2ImageEncoderLoader(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, image_encoder_name: str) -> io.NodeOutput:
-        with files.name_errors("image_encoder_name", image_encoder_name):
-            path = files.find_file("clip_vision", image_encoder_name)
-            clip_vision, report = host_clip_vision.load_clip_vision(path)
-        LOG.info("%s: %s", image_encoder_name, report)
-        return io.NodeOutput(clip_vision, report)
+        return _load(
+            "image_encoder_name",
+            "clip_vision",
+            image_encoder_name,
+            host_clip_vision.load_clip_vision,
+        )
