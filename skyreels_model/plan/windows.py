@@ -17,6 +17,12 @@ class Window:
     as single pictures and regenerated at its end. end: latents that are shown after it: the picture
     of the moment after the film's last frame, or the beginning of what follows. skip: frames at
     its beginning that do not belong to the film.
+
+    Of a film of 8 latents, the second of two windows of 5 with an overlap of 2 and an end picture:
+
+        film's latents      0 1 2 3 4 5 6 7
+        first window        0 1 2 3 4               start 0, length 5
+        second window             3 4 5 6 7 e       start 3, length 5, prefix 2, repeated 2, end 1
     """
 
     index: int
@@ -35,6 +41,11 @@ class Run:
     """Latents [start, start + latents) that are decoded as one, and the frames that they hold.
 
     The first latent holds one frame, each further one four. frame: its first frame in the film.
+    A picture in a latent's place stands for the first of its frames:
+
+        latent      0   1           2           3
+        frames      0   1 2 3 4     5 6 7 8     9 10 11 12
+        picture's   0   1           5           9
     """
 
     start: int
