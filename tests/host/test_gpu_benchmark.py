@@ -63,7 +63,7 @@ def python(tmp_path_factory):
 
 def call(python, *command, **options):
     """Run it far from the repository, without what points there."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONPATH", "SKYREELS"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SKYREELS"))}
     options = {"capture_output": True, "text": True, "env": kept, **options}
     return subprocess.run([str(python), *map(str, command)], **options)
 
