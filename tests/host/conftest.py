@@ -64,6 +64,7 @@ def look(host):
         for name, link in links.items():
             inputs = {"value": link, "name": name}
             graph[f"probe {name}"] = {"class_type": "SkyReelsV2TestProbe", "inputs": inputs}
+        seen.clear()
         result = inprocess.execute(graph, on_event)
         assert result.success, result.describe()
         return [seen.pop(name) for name in links]
