@@ -240,6 +240,7 @@ def test_a_set_for_any_colours_is_trained_on_from_the_shipped_one(tmp_path, monk
         "MEASURED_CLIPS",
     ):
         monkeypatch.setattr(recolour, name, 16 if "CLIPS" in name else 2)
+    monkeypatch.setattr(recolour.train, "DF_TOKENS", 60)
     arguments = ["recolour.py", str(tmp_path / "made"), "--state", str(tmp_path / "state")]
     monkeypatch.setattr(sys, "argv", arguments)
     recolour.main()
