@@ -6,10 +6,12 @@ allocator keeps in reserve.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -17,9 +19,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from skyreels_model.attention import Attend
 from skyreels_model.config import CLIP_DIM, ModelConfig
-from skyreels_model.model import SkyReelsModel
+from skyreels_model.model import SkyReelsModel, layers
 from skyreels_model.model.memory import CLIP_TOKENS
+from skyreels_model.model.positions import Rotate, apply_rope
 
 
 class LiveBytes(TorchDispatchMode):
@@ -102,6 +106,29 @@ def flash(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return out
 
 
+def sage(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention that makes what SageAttention makes at most: 8 bits of all, copies of k and v."""
+    del heads
+    smooth = torch.empty_like(k)
+    narrow = [torch.empty_like(t, dtype=torch.int8) for t in (q, k)]
+    turned = torch.empty_like(v)
+    narrow.append(torch.empty_like(turned, dtype=torch.int8))
+    del smooth, turned
+    return torch.empty_like(q)
+
+
+@contextlib.contextmanager
+def gpu_kernels() -> Iterator[None]:
+    """Within it, the RMS norms of a model on the meta device are one kernel, as on CUDA."""
+
+    def norm(x: Tensor, _shape: Any, weight: Tensor | None = None, eps: float = 0.0) -> Tensor:
+        return x * (eps if weight is None else weight.to(x.dtype))
+
+    fused = mock.patch.object(layers, "norms_are_fused", lambda _device: True)
+    with fused, mock.patch("torch.nn.functional.rms_norm", norm):
+        yield
+
+
 def flash_sdpa(q: Tensor, k: Tensor, v: Tensor, **_options: Any) -> Tensor:
     """`flash` with the call of PyTorch's own: q, k and v (B, heads, L, d)."""
     sums = torch.empty(q.shape[:-1], device=q.device)
@@ -116,6 +143,8 @@ def forward_peak(
     size: tuple[int, int, int],
     dtype: torch.dtype,
     text_rows: int = 512,
+    attend: Attend = flash,
+    rotate: Rotate = apply_rope,
 ) -> int:
     """Bytes alive at the peak of a forward that is not computed, beyond weights and inputs.
 
@@ -127,5 +156,5 @@ def forward_peak(
     text = made(batch, text_rows, config.text_dim)
     image = made(batch, CLIP_TOKENS, CLIP_DIM) if config.model_type == "i2v" else None
     with torch.no_grad(), LiveBytes() as live:
-        model(x, timesteps, text, clip_fea=image, attend=flash)
+        model(x, timesteps, text, clip_fea=image, attend=attend, rotate=rotate)
     return live.peak

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .grid import CHANNELS, latent_length
 from .model.config import ModelConfig
-from .model.memory import forward_bytes, weights_bytes
+from .model.memory import Execution, forward_bytes, weights_bytes
 from .text_encoder.tokenizer import MAX_LENGTH
 from .vae.memory import decode_memory
 from .vae.network import VideoVAE
@@ -44,14 +44,11 @@ def sampling_bytes(
     height: int,
     width: int,
     itemsize: int,
-    casts: bool,
+    execution: Execution,
     text_rows: int = MAX_LENGTH,
 ) -> int:
-    """Bytes beside the weights while a window is sampled; sizes as in `forward_bytes`.
-
-    casts: whether weights are held in another format than is computed in.
-    """
-    needed = forward_bytes(config, batch, frames, height, width, itemsize, text_rows, casts)
+    """Bytes beside the weights while a window is sampled; all as in `forward_bytes`."""
+    needed = forward_bytes(config, batch, frames, height, width, itemsize, text_rows, execution)
     latent = CHANNELS * frames * height * width * 4
     return needed + (FILM_LATENTS + PROMPT_LATENTS * batch) * latent
 
@@ -81,9 +78,10 @@ class Need:
 def need(config: ModelConfig, latents: int, width: int, height: int, itemsize: int) -> Need:
     """What a window of so many latents of (height, width) pixels needs, computed in bfloat16."""
     casts, layer = itemsize != COMPUTE, config.dim * config.ffn_dim
+    execution = Execution(casts=casts)
     return Need(
         weights_bytes(config, itemsize),
-        sampling_bytes(config, 1, latents, height // 8, width // 8, COMPUTE, casts),
+        sampling_bytes(config, 1, latents, height // 8, width // 8, COMPUTE, execution),
         STREAMED_LAYERS * layer * itemsize + casts * layer * COMPUTE,
     )
 

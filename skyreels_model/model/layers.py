@@ -3,6 +3,10 @@
 Modulation stays per frame: it is (B, T, n, D) with T = latent frames (or 1 where all frames share
 a timestep) and is broadcast over a frame's tokens, never expanded to them.
 
+The stream of tokens is float32 where products are in 16 bits: rounded after each sublayer, it would
+be most of the error (`benchmarks/RESULTS.md`). Norms, modulation and sums are float32, products and
+attention in the dtype of the context.
+
 Where a block may overwrite its input, its layers write over what is theirs, and what would be
 larger than the queries, keys and values of the tokens is done in pieces, so that those are the peak
 (see `memory`).
@@ -18,10 +22,10 @@ from torch import Tensor, nn
 
 from ..attention.attend import Attend
 from ..operations import Operations, make_embedding
-from .positions import apply_rope
+from .positions import Rotate, apply_rope
 
-# Norms and rotations run in pieces of what a processor's cache holds, and few enough that their
-# launches cost a GPU little; a feed-forward in pieces of hundreds of rows at least.
+# Norms and rotations run in pieces of what a processor's cache holds where a norm is several
+# operators, which copy what they norm; a feed-forward in pieces of hundreds of rows at least.
 PIECE_BYTES, MOST_PIECES = 4 * 2**20, 8
 HIDDEN_BYTES = 8 * 2**20
 
@@ -43,15 +47,27 @@ def hidden_pieces(tokens: int, dim: int, hidden: int, itemsize: int) -> int:
     return max(1, min(wanted, tokens * hidden * itemsize // HIDDEN_BYTES))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float, overwrite: bool) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift. x (B, L, D); shift and scale (B, T, D).
+def norms_are_fused(device: torch.device) -> bool:
+    """Whether an RMS norm is one kernel there, which makes its result and nothing else."""
+    return device.type == "cuda" and hasattr(torch.ops.aten, "_fused_rms_norm")
 
-    overwrite: make one tensor instead of two; x itself is left as it is.
+
+def modulate(
+    x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype, overwrite: bool
+) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift in `dtype`. x (B, L, D); shift and scale (B, T, D).
+
+    overwrite: make one tensor of a dtype instead of two; x itself is left as it is.
     """
     normed = nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
     framed = normed.unflatten(1, (shift.shape[1], -1))  # (B, T, L / T, D)
-    shift, scale = shift.to(x.dtype)[:, :, None], (1 + scale).to(x.dtype)[:, :, None]
-    return torch.addcmul(shift, framed, scale, out=framed if overwrite else None).flatten(1, 2)
+    out = None
+    if overwrite:
+        # A processor would make the sum in the wider dtype first, a GPU writes the narrow at once.
+        narrow = framed.dtype != dtype and framed.device.type != "cpu"
+        out = torch.empty_like(framed, dtype=dtype) if narrow else framed
+    shift, scale = shift[:, :, None], (1 + scale)[:, :, None]
+    return torch.addcmul(shift, framed, scale, out=out).flatten(1, 2).to(dtype)
 
 
 def add(x: Tensor, y: Tensor, overwrite: bool) -> Tensor:
@@ -62,7 +78,7 @@ def add(x: Tensor, y: Tensor, overwrite: bool) -> Tensor:
 def gated_add(x: Tensor, y: Tensor, gate: Tensor, overwrite: bool) -> Tensor:
     """x + y * gate, in x where that may be written over. x and y (B, L, D); gate (B, T, D)."""
     framed, y = (t.unflatten(1, (gate.shape[1], -1)) for t in (x, y))  # (B, T, L / T, D)
-    gate = gate.to(x.dtype)[:, :, None]
+    gate = gate[:, :, None]
     return torch.addcmul(framed, y, gate, out=framed if overwrite else None).flatten(1, 2)
 
 
@@ -147,8 +163,9 @@ class BlockInputs:
 
     modulation: (B, T, 6, D) float32, the projected time; T is F, or 1 where frames share it.
     context: (B, image_tokens + N, D), the image's tokens first, then the text's.
-    rope: (L, 1, head_dim / 2) complex64, the tokens' positions as rotations.
+    rope: (1, L, 1, head_dim / 2, 2, 2) float32, the tokens' positions as rotations.
     attend_self, attend_context: how tokens see each other, and how they see text and image.
+    rotate: how queries and keys are turned by `rope`.
     may_overwrite: a block may write its result over the stream; no one needs gradients.
     distinct_rows: how many of the text's rows are computed, of which the last stands for all after
     it; None is all of them.
@@ -160,8 +177,14 @@ class BlockInputs:
     image_tokens: int
     attend_self: Attend
     attend_context: Attend
+    rotate: Rotate = apply_rope
     may_overwrite: bool = False
     distinct_rows: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What products and attention are computed in."""
+        return self.context.dtype
 
     @property
     def overwrite(self) -> bool:
@@ -179,21 +202,24 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = make.rms_norm(dim, eps), make.rms_norm(dim, eps)
 
     def apply_norm(
-        self, x: Tensor, norm: nn.Module, overwrite: bool, rope: Tensor | None = None
+        self, x: Tensor, norm: nn.Module, given: BlockInputs, rotated: bool = False
     ) -> Tensor:
-        """Norm and, with `rope`, rotation of x (B, L, D), in x where that may be written over."""
-        if not overwrite:
-            return self._rotate(norm(x), rope, overwrite)
-        count = piece_count(x.nbytes)
-        turns = [None] * count if rope is None else rope.tensor_split(count)
-        for part, turn in zip(x.tensor_split(count, dim=1), turns, strict=True):
-            part.copy_(self._rotate(norm(part), turn, overwrite))
-        return x
+        """Norm and, if `rotated`, rotation of x (B, L, D), over x where that costs less memory."""
 
-    def _rotate(self, x: Tensor, rope: Tensor | None, overwrite: bool) -> Tensor:
-        if rope is None:
-            return x
-        return apply_rope(x.unflatten(2, (self.heads, -1)), rope, overwrite).flatten(2)
+        def turn(part: Tensor, rope: Tensor) -> Tensor:
+            if not rotated:
+                return part
+            heads = part.unflatten(2, (self.heads, -1))
+            return given.rotate(heads, rope, given.overwrite).flatten(2)
+
+        if not given.overwrite or norms_are_fused(x.device):
+            x = norm(x)  # what was to be normed goes before its norm is turned
+            return turn(x, given.rope)
+        count = piece_count(x.nbytes)
+        parts = zip(x.tensor_split(count, 1), given.rope.tensor_split(count, 1), strict=True)
+        for part, rope in parts:
+            part.copy_(turn(norm(part), rope))
+        return x
 
 
 class SelfAttention(Attention):
@@ -202,9 +228,9 @@ class SelfAttention(Attention):
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor, given: BlockInputs) -> Tensor:
         """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
         # Made here, since no one can free a tensor that a caller holds.
-        y = modulate(x, shift, scale, self.eps, given.overwrite)
-        q = self.apply_norm(self.q(y), self.norm_q, given.overwrite, given.rope)
-        k = self.apply_norm(self.k(y), self.norm_k, given.overwrite, given.rope)
+        y = modulate(x, shift, scale, self.eps, given.dtype, given.overwrite)
+        q = self.apply_norm(self.q(y), self.norm_q, given, rotated=True)
+        k = self.apply_norm(self.k(y), self.norm_k, given, rotated=True)
         v = self.v(y)
         del y
         out = given.attend_self(q, k, v, self.heads)
@@ -226,7 +252,7 @@ class CrossAttention(Attention):
         attend, overwrite = given.attend_context, given.overwrite
         image, text = given.context.tensor_split([given.image_tokens], dim=1)
         rows, text = text.shape[1], text[:, : given.distinct_rows]
-        q = self.apply_norm(self.q(x), self.norm_q, overwrite)
+        q = self.apply_norm(self.q(x), self.norm_q, given)
         k, v = repeat_last(self.norm_k(self.k(text)), rows), repeat_last(self.v(text), rows)
         out = attend(q, k, v, self.heads)
         del k, v
@@ -246,11 +272,11 @@ class FeedForward(nn.Sequential):
         self.hidden, self.eps = hidden, eps
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, shift: Tensor, scale: Tensor, overwrite: bool
+        self, x: Tensor, shift: Tensor, scale: Tensor, given: BlockInputs
     ) -> Tensor:
         """x (B, L, D), not yet normed; shift and scale (B, T, D) -> (B, L, D)."""
-        y = modulate(x, shift, scale, self.eps, overwrite)
-        if not overwrite:
+        y = modulate(x, shift, scale, self.eps, given.dtype, given.overwrite)
+        if not given.overwrite:
             return super().forward(y)
         tokens = y.flatten(0, 1)  # (B * L, D)
         rows, dim = tokens.shape
@@ -282,14 +308,14 @@ class Block(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim, eps, make)
 
     def forward(self, x: Tensor, given: BlockInputs) -> Tensor:
-        """x (B, L, D) -> (B, L, D), which is x where that may be written over."""
+        """x (B, L, D) -> the same in x's dtype, which is x where that may be written over."""
         # (B, T, D) each
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(given.modulation).unbind(2)
         overwrite = given.overwrite
         # What a layer returns gets no name, which would keep it through the next.
         x = gated_add(x, self.self_attn(x, shift1, scale1, given), gate1, overwrite)
-        x = add(x, self.cross_attn(self.norm3(x), given), overwrite)
-        return gated_add(x, self.ffn(x, shift2, scale2, overwrite), gate2, overwrite)
+        x = add(x, self.cross_attn(self.norm3(x.to(given.dtype)), given), overwrite)
+        return gated_add(x, self.ffn(x, shift2, scale2, given), gate2, overwrite)
 
 
 class Head(nn.Module):
@@ -299,12 +325,13 @@ class Head(nn.Module):
         super().__init__()
         self.eps = eps
         self.modulation = make.modulation(2, dim)
-        self.head = make.fine_linear(dim, patch_channels)
+        self.head = make.linear(dim, patch_channels, torch.float32)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """x (B, L, D), e (B, T, D) -> (B, L, patch_channels)."""
+        """x (B, L, D), e (B, T, D) -> (B, L, patch_channels), in e's dtype as the reference."""
         shift, scale = self.modulation(e[:, :, None]).unbind(2)  # (B, T, D)
-        return self.head(modulate(x, shift, scale, self.eps, overwrite=False))
+        overwrite = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return self.head(modulate(x, shift, scale, self.eps, e.dtype, overwrite))
 
 
 class ImageEmbedding(nn.Module):

@@ -1,24 +1,49 @@
 """Bytes that a transformer takes, from its sizes alone: weights, and the peak of a forward.
 
-A forward without gradients holds most in self-attention: the stream of tokens, their queries, keys
-and values, and what attention returns, five tensors (B, L, D). All else is done in pieces where it
-would need more (see `layers`); at sizes of a few thousand tokens the text's rows weigh, too.
+A forward without gradients holds most in self-attention: the float32 stream of tokens, their
+queries, keys and values, and what attention returns, five tensors (B, L, D). All else is done in
+pieces where it would need more (see `layers`); at sizes of a few thousand tokens the text's rows
+weigh, too.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from .config import CLIP_DIM, ModelConfig
 from .layers import hidden_pieces, piece_count
 
 CLIP_TOKENS = 257
 FLOAT32 = 4
+# What an attention function makes beside its result, in tensors of the size of its queries:
+# nothing, or quantised copies, and keys and values in the layouts that its kernels want.
+ATTENTION_COPIES = {"flash": 0.0, "sage": 2.5}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a forward is run, as far as its memory depends on it.
+
+    casts: a host converts each large layer's weight for its product.
+    quantizes: products in 8 bits, for which their inputs are converted, too.
+    attention: a key of ATTENTION_COPIES.
+    compiled: by torch.compile, which writes over nothing and knows no pieces.
+    """
+
+    casts: bool = False
+    quantizes: bool = False
+    attention: str = "flash"
+    compiled: bool = False
+
+
+EAGER = Execution()
 
 
 def weights_bytes(config: ModelConfig, itemsize: int) -> int:
     """Bytes of a transformer's weights at `itemsize` bytes a number.
 
-    The time and fps embeddings stay in float32, and at one byte a number so does everything but
-    the blocks' large layers.
+    The time and fps embeddings and the head's layer stay in float32, and at one byte a number so
+    does everything but the blocks' large layers.
     """
     dim, image = config.dim, config.model_type == "i2v"
     fine = FLOAT32 if itemsize == 1 else itemsize
@@ -27,15 +52,16 @@ def weights_bytes(config: ModelConfig, itemsize: int) -> int:
     if image:
         large, small = large + 2 * _linear(dim, dim), small + dim
     volume = config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
-    ends = _linear(config.in_dim * volume, dim) + _linear(dim, config.out_dim * volume) + 2 * dim
+    ends = _linear(config.in_dim * volume, dim) + 2 * dim
     ends += _linear(config.text_dim, dim) + _linear(dim, dim)
     if image:
         ends += 2 * CLIP_DIM + _linear(CLIP_DIM, CLIP_DIM) + _linear(CLIP_DIM, dim) + 2 * dim
-    time = _linear(config.freq_dim, dim) + _linear(dim, dim) + _linear(dim, 6 * dim)
+    exact = _linear(config.freq_dim, dim) + _linear(dim, dim) + _linear(dim, 6 * dim)
+    exact += _linear(dim, config.out_dim * volume)
     if config.fps_embedding:
-        time += 2 * dim + _linear(dim, dim) + _linear(dim, 6 * dim)
+        exact += 2 * dim + _linear(dim, dim) + _linear(dim, 6 * dim)
     layers = config.num_layers
-    return layers * (large * itemsize + small * fine) + ends * fine + time * FLOAT32
+    return layers * (large * itemsize + small * fine) + ends * fine + exact * FLOAT32
 
 
 def _linear(n_in: int, n_out: int) -> int:
@@ -50,30 +76,30 @@ def forward_bytes(
     width: int,
     itemsize: int,
     text_rows: int = 512,
-    casts: bool = False,
+    execution: Execution = EAGER,
 ) -> int:
     """Peak bytes of a forward without gradients, beyond the weights and beyond its inputs.
 
     frames, height, width are of the latents; itemsize is of what is computed in; text_rows as
-    given to the model; casts: whether a host converts each large layer's weight for its product.
-    Counts timesteps per frame, an I2V model's image, and attention that keeps its scores to itself
-    (flash, memory-efficient). Not counted: tensors that other nodes keep, workspaces of the
-    libraries, and what an allocator keeps in reserve.
+    given to the model. Counts timesteps per frame and an I2V model's image. Not counted: tensors
+    that other nodes keep, workspaces of the libraries, and what an allocator keeps in reserve.
     """
     dim, image = config.dim, CLIP_TOKENS if config.model_type == "i2v" else 0
     grid = [-(-n // p) for n, p in zip((frames, height, width), config.patch_size, strict=True)]
     tokens = grid[0] * grid[1] * grid[2]
-    stream = batch * tokens * dim * itemsize
+    embedded, stream = (batch * tokens * dim * size for size in (itemsize, FLOAT32))
     text = batch * text_rows * dim * itemsize
     context = text + batch * image * dim * itemsize
-    rope = tokens * config.head_dim * FLOAT32  # half as many complex numbers
+    rope = 2 * tokens * config.head_dim * FLOAT32  # a matrix for two numbers
     time = batch * grid[0] * dim * FLOAT32
     kept = rope + context + 7 * time  # e and its projection
-    in_blocks = kept + 6 * time + block_bytes(config, batch, tokens, text_rows, itemsize, casts)
-    # Angles, ones and rotations in float64 while the table is made, beside the first stream.
-    before = context + 7 * time + stream + max(stream + rope, 4 * rope)
+    in_blocks = kept + 6 * time + block_bytes(config, batch, tokens, text_rows, itemsize, execution)
+    # While the table is made, its numbers are also there one by one.
+    before = context + 7 * time + embedded + max(rope + stream, 7 * rope // 4)
     patches = batch * tokens * config.out_dim * config.patch_size[1] * config.patch_size[2]
-    after = kept + stream + max(2 * stream, stream + patches * itemsize, 3 * patches * itemsize)
+    after = kept + stream + max(stream + patches * FLOAT32, 3 * patches * FLOAT32)
+    if execution.compiled:
+        after += stream
     embedding = 7 * time + 2 * text
     return max(in_blocks, before, after, embedding)
 
@@ -84,24 +110,33 @@ def block_bytes(
     tokens: int,
     text_rows: int,
     itemsize: int,
-    casts: bool = False,
+    execution: Execution = EAGER,
 ) -> int:
     """Peak bytes of a block's tensors, the stream included, beyond what is there for all blocks."""
     dim, rows = config.dim, batch * tokens
-    stream = rows * dim * itemsize
+    stream, one = rows * dim * FLOAT32, rows * dim * itemsize  # one: queries, keys, …
     text = batch * text_rows * dim * itemsize
     scores = rows * config.num_heads * FLOAT32  # one sum a query and head, of flash attention
-    # Plain operators square a float32 copy of what they norm; a GPU's own kernel needs less.
+    # Plain operators square a float32 copy of what they norm; a GPU's own kernel makes its result.
     norm_bytes = 2 * FLOAT32 if itemsize == FLOAT32 else 3 * FLOAT32
-    norm = rows * dim * norm_bytes // piece_count(stream)
-    projections = 4 * stream + norm
-    square, wide = (casts * dim * n * itemsize for n in (dim, config.ffn_dim))
-    attention = 5 * stream + max(scores, square)
-    text_norm = 3 * stream + text + batch * text_rows * dim * norm_bytes
-    cross = 4 * stream + scores + 2 * text
+    norm = max(one, rows * dim * norm_bytes // piece_count(one))
+    modulated = 2 * stream + (one if itemsize < FLOAT32 else 0)
+    projections = stream + 3 * one + norm
+    square, wide = (execution.casts * dim * n * itemsize for n in (dim, config.ffn_dim))
+    narrow, narrow_hidden = (execution.quantizes * rows * n for n in (dim, config.ffn_dim))
+    copies = int(ATTENTION_COPIES[execution.attention] * one)
+    attention = stream + 4 * one + max(scores, square + narrow, copies)
+    # A compiled block also keeps its input beside each sum, and what its feed-forward is given.
+    beside = stream * (1 + execution.compiled)
+    text_norm = beside + 2 * one + text + batch * text_rows * dim * norm_bytes
+    cross = beside + 3 * one + max(scores, copies // 3) + 2 * text
     if config.model_type == "i2v":
-        cross = max(cross, 5 * stream + scores + 2 * text * CLIP_TOKENS // text_rows)
-    count = hidden_pieces(rows, dim, config.ffn_dim, itemsize)
-    hidden = stream * config.ffn_dim // dim
-    feed_forward = 2 * stream + (hidden if count == 1 else (hidden + stream) // count) + wide
-    return max(projections, attention, text_norm, cross, feed_forward)
+        image = 2 * text * CLIP_TOKENS // text_rows
+        cross = max(cross, beside + 4 * one + max(scores, copies // 3) + image)
+    hidden = rows * config.ffn_dim * itemsize
+    count = 1 if execution.compiled else hidden_pieces(rows, dim, config.ffn_dim, itemsize)
+    inside = hidden if count == 1 else (hidden + one) // count
+    feed_forward = beside + one + inside + narrow_hidden // count + wide
+    feed_forward += one * execution.compiled
+    added = (3 * stream + one) * execution.compiled
+    return max(modulated, projections, attention, text_norm, cross, feed_forward, added)

@@ -22,7 +22,7 @@ from .layers import (
     count_distinct,
     repeat_last,
 )
-from .positions import rope_table, sinusoid
+from .positions import Rotate, apply_rope, rope_table, sinusoid
 
 DEFAULT_FPS = 24
 
@@ -39,8 +39,9 @@ class SkyReelsModel(nn.Module):
     """Wan 2.1 transformer with per-frame timesteps and, in DF-1.3B, an fps embedding.
 
     Parameters carry the original checkpoint's names; only `X.modulation` is held as
-    `X.modulation.weight` (both load). The time and fps embeddings are held and computed in
-    float32, as in the reference; everything else in the dtype of `x`.
+    `X.modulation.weight` (both load). The time and fps embeddings and the head are held and
+    computed in float32, as in the reference, and so are norms and the stream of tokens; products
+    and attention in the dtype of `x`.
     Source: SkyworkAI/SkyReels-V2, `skyreels_v2_infer/modules/transformer.py`.
     """
 
@@ -91,6 +92,7 @@ class SkyReelsModel(nn.Module):
         causal_block_size: int | None = None,
         attend: Attend = sdpa,
         run_block: RunBlock = run_directly,
+        rotate: Rotate = apply_rope,
     ) -> Tensor:
         """Velocity (noise - data) of noised latents.
 
@@ -101,8 +103,8 @@ class SkyReelsModel(nn.Module):
         clip_fea: (B, 257, 1280), I2V only; without it such a model sees the text alone.
         fps: (B,) frames per second; None means 24; ignored by models without an fps embedding.
         causal_block_size: frames per block of block-causal attention; None is full attention.
-        attend, run_block: attention back end and block call (hooks of a host).
-        Returns (B, out_dim, F, H, W) in x's dtype. Raises ValueError on unfit shapes.
+        attend, run_block, rotate: attention back end, block call (hooks of a host), rotation.
+        Returns (B, out_dim, F, H, W), float32 or what is wider. Raises ValueError on unfit shapes.
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
         e, modulation = self.embed_time(timestep, fps)  # (B, T, D), (B, T, 6, D); T is F or 1
@@ -114,7 +116,9 @@ class SkyReelsModel(nn.Module):
         grid = tokens.shape[2:]
         rope = rope_table(grid, self.config.head_dim, x.device)
         # Contiguous, or every block would silently copy it, several times.
-        tokens = rearrange(tokens, "b d f h w -> b (f h w) d").contiguous()
+        stream = torch.promote_types(tokens.dtype, modulation.dtype)
+        tokens = rearrange(tokens, "b d f h w -> b (f h w) d")
+        tokens = tokens.to(stream, memory_format=torch.contiguous_format).contiguous()
         attend_self = attend
         if causal_block_size is not None:
             attend_self = block_causal(attend, causal_block_size * grid[1] * grid[2])
@@ -125,6 +129,7 @@ class SkyReelsModel(nn.Module):
             image_tokens=0 if clip_fea is None else clip_fea.shape[1],
             attend_self=attend_self,
             attend_context=attend,
+            rotate=rotate,
             may_overwrite=not torch.is_grad_enabled(),
             distinct_rows=distinct,
         )

@@ -9,7 +9,7 @@ import torch
 from devtools.live_bytes import LiveBytes
 from skyreels_model import budget as fit
 from skyreels_model.model import SkyReelsModel
-from skyreels_model.model.memory import forward_bytes
+from skyreels_model.model.memory import Execution, forward_bytes
 from toy.random_weights import PUBLISHED
 
 README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
@@ -30,7 +30,7 @@ def test_the_readmes_table_is_computed():
 
 def test_one_prompt_more_needs_a_forward_more():
     config = fit.MODELS["14B"]
-    one, two = (fit.sampling_bytes(config, n, 25, 68, 120, 2, False) for n in (1, 2))
+    one, two = (fit.sampling_bytes(config, n, 25, 68, 120, 2, Execution()) for n in (1, 2))
     forwards = [forward_bytes(config, n, 25, 68, 120, 2) for n in (1, 2)]
     assert two - one == forwards[1] - forwards[0] + 4 * 16 * 25 * 68 * 120 * 4
 

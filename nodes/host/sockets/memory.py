@@ -8,15 +8,21 @@ from typing import Any
 
 import comfy.ldm.modules.attention as attention
 import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
 import psutil
 import torch
 
 from ....skyreels_model.budget import GB, sampling_bytes
+from ....skyreels_model.model.memory import Execution
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
 from ....skyreels_model.vae import memory as vae_memory
 
 # They hold the scores of all queries and keys, or as many as the host finds room for.
 WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
+COMPILED = "torch_compile_kwargs"  # of the host's torch_compile.py
+# They make quantised copies of what they are given.
+WITH_COPIES = ("attention_sage", "attention3_sage")
 
 
 def memory_required(
@@ -28,15 +34,54 @@ def memory_required(
     """
     batch, _, frames, height, width = shape
     itemsize = comfy.model_management.dtype_size(model.get_dtype_inference())
-    casts = model.manual_cast_dtype is not None or model.model_config.custom_operations is not None
     rows = max((text[1] for text in cond_shapes.get("c_crossattn", ())), default=MAX_LENGTH)
     config = model.diffusion_model.config
-    return sampling_bytes(config, batch, frames, height, width, itemsize, casts, rows)
+    execution = describe_execution(model)
+    return sampling_bytes(config, batch, frames, height, width, itemsize, execution, rows)
 
 
-def holds_scores(call: Any) -> bool:
-    """Whether an attention of the host needs memory beyond its inputs and what it returns."""
-    return call in [getattr(attention, name, None) for name in WITH_SCORES]
+def describe_execution(model: Any) -> Execution:
+    """How a `HostModel` runs its forwards, as far as memory depends on it."""
+    transformer = model.diffusion_model
+    quantized = model.model_config.custom_operations is not None
+    sage = holds(transformer.attention, WITH_COPIES)
+    return Execution(
+        casts=model.manual_cast_dtype is not None or quantized,
+        quantizes=any(map(quantizes_inputs, transformer.blocks[0].modules())),
+        attention="sage" if sage else "flash",
+        compiled=model.compiled,
+    )
+
+
+def note_compiling(
+    executor: Any, patcher: comfy.model_patcher.ModelPatcher, *args: Any, **kwargs: Any
+) -> Any:
+    """Tell a model, before the host asks what it needs, whether it will run compiled.
+
+    The host asks the model, and the wish is its patcher's.
+    """
+    patcher.model.compiled = COMPILED in patcher.model_options
+    return executor(patcher, *args, **kwargs)
+
+
+def quantizes_inputs(layer: Any) -> bool:
+    """Whether a layer of the host's has products in 8 bits or less, and converts what it is given.
+
+    Its fp8 mode ("--fast fp8_matrix_mult") does so for each layer, otherwise a quantised weight.
+    """
+    fast = getattr(comfy.ops, "fp8_ops", None)
+    if fast is not None and isinstance(layer, fast.Linear):
+        return True
+    native = getattr(layer, "layout_type", None) is not None
+    return native and not getattr(layer, "_full_precision_mm", False)
+
+
+def holds(call: Any, names: Sequence[str] = WITH_SCORES) -> bool:
+    """Whether a call is one of the host's attentions of these names, by default those with scores.
+
+    They need memory beyond their inputs and what they return.
+    """
+    return call in [getattr(attention, name, None) for name in names]
 
 
 def machine_ram() -> int:

@@ -24,7 +24,7 @@ from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
 from . import quantized
 from .gguf import GGUFPatcher
-from .memory import holds_scores, memory_required
+from .memory import holds, memory_required, note_compiling
 from .patcher import hook_on_the_fly, patcher_type
 from .transformer import HostDiT
 
@@ -48,6 +48,7 @@ class HostModel(comfy.model_base.WAN21):
         super(comfy.model_base.WAN21, self).__init__(
             config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostDiT
         )
+        self.compiled = False  # see `note_compiling`
         self.image_to_video = config.unet_config["skyreels"].model_type == "i2v"
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class HostModel(comfy.model_base.WAN21):
         if len(input_shape) != 5:  # several models' latents, packed as one
             return super().memory_required(input_shape, cond_shapes)
         needed: float = memory_required(self, input_shape, cond_shapes)
-        if holds_scores(self.diffusion_model.attention):
+        if holds(self.diffusion_model.attention):
             needed = max(needed, super().memory_required(input_shape, cond_shapes))
         return needed
 
@@ -122,6 +123,13 @@ def load_model(
         hook_on_the_fly(patcher)
     found = identity.variant(skyreels, path, variant)
     patcher.model_options["transformer_options"][VARIANT_KEY] = found
+    comfy.patcher_extension.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING,
+        VARIANT_KEY,
+        note_compiling,
+        patcher.model_options,
+        is_model_options=True,
+    )
     patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
     unused = [*report.unexpected, *names.other_tensors(file.tensors)]
     report = loading.LoadReport(report.matched, unused)

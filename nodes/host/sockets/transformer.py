@@ -20,6 +20,7 @@ from ....skyreels_model.model import layers
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
 from .no_bypass import NoBypass
+from .rotary import rotation
 
 ATTENTION = {"auto": optimized_attention, "pytorch": attention_pytorch}
 
@@ -111,6 +112,7 @@ class HostDiT(SkyReelsModel):
             fps=fps,
             attend=attend,
             run_block=hooks,
+            rotate=rotation(x.device),
         )
         return out[:, :, :frames, :h, :w]
 
