@@ -53,8 +53,17 @@ class Past:
 
         x (B, C, T, H, W) -> (B, C, frames + T, H, W)
         """
-        past = no_past(x, frames) if self.first else self._cache[self.slot]
-        return torch.cat([past, x], dim=2)
+        return torch.cat([self._recall(x, frames), x], dim=2)
+
+    def make_room(self, x: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        """What `prepend` returns, with nothing yet in x's place, and a view of that place."""
+        batch, channels, length, height, width = x.shape
+        joined = x.new_empty(batch, channels, frames + length, height, width)
+        joined[:, :, :frames] = self._recall(x, frames)
+        return joined, joined[:, :, frames:]
+
+    def _recall(self, x: Tensor, frames: int) -> Tensor:
+        return no_past(x, frames) if self.first else self._cache[self.slot]
 
     def keep(self, x: Tensor, frames: int) -> None:
         """Store the last `frames` of x, the layer's input with its past in front."""
@@ -93,20 +102,34 @@ class RMSNorm(nn.Module):
         shape = (dim,) + (1,) * spatial_dims
         self.gamma = nn.Parameter(torch.ones(shape, dtype=dtype, device=device))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def measure(self, x: Tensor) -> Tensor:
+        """What each position of x is multiplied with, beside gamma: x's shape with one channel."""
         length = torch.linalg.vector_norm(
             x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
         )
-        scale = (HEADROOM * x.shape[1] ** 0.5) / length.clamp_min(NORM_FLOOR)
+        return (HEADROOM * x.shape[1] ** 0.5) / length.clamp_min(NORM_FLOOR)
+
+    def scale(self, x: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
+        """x, scaled by what was measured; into `out`, of x's shape, where one is given."""
         # In place, a float32 scale multiplies a half-precision tensor without a float32 copy of it.
-        return (x * (self.gamma / HEADROOM).to(x)).mul_(scale)
+        return torch.mul(x, (self.gamma / HEADROOM).to(x), out=out).mul_(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale(x, self.measure(x))
 
 
-def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor, past: Past) -> Tensor:
+def norm_silu_conv(norm: Any, conv: nn.Module, x: Tensor, past: Past) -> Tensor:
     """RMS norm, SiLU and a causal 3x3x3 convolution: (B, C, T, H, W) -> (B, C', T, H, W)."""
     # x is rebound at each line so that no intermediate outlives its use.
-    x = F.silu(norm(x), inplace=True)
-    x = past.prepend(x, 2)
+    if torch.is_grad_enabled():
+        x = past.prepend(F.silu(norm(x), inplace=True), 2)
+    else:
+        # Straight into the place behind the past: joined afterwards, it would be moved once more.
+        scale = norm.measure(x)
+        joined, place = past.make_room(x, 2)
+        F.silu(norm.scale(x, scale, out=place), inplace=True)
+        x = joined
+        del joined, place, scale
     past.keep(x, 2)
     return conv(x)
 

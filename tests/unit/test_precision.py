@@ -9,7 +9,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from skyreels_model.config import ModelConfig
 from skyreels_model.model import SkyReelsModel
-from skyreels_model.model.positions import rope_table, sinusoid
+from skyreels_model.model.positions import apply_rope, rope_table, sinusoid
 
 
 def norm(x):
@@ -131,3 +131,12 @@ def test_the_reference_here_differs_in_rounding_alone():
 def test_bf16_is_no_less_precise_than_the_reference(layers):
     ours, theirs = errors(config_of(layers))
     assert 0 < ours / theirs <= 1.0
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_real_and_complex_rotations_give_the_same_bits(overwrite, monkeypatch):
+    rope = rope_table((3, 4, 5), 128, torch.device("cpu"))
+    x = torch.randn(2, 60, 3, 128).bfloat16()
+    expected = apply_rope(x.clone(), rope)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the way of other devices
+    assert torch.equal(apply_rope(x.clone(), rope, overwrite), expected)
