@@ -115,7 +115,7 @@ def adaptive_norms(run: Run, x: Tensor, frames: int) -> None:
     del normed
     plain = functools.partial(layer_norm, x, x.shape[-1:], eps=EPS)
     compare(run, "layer norm alone", plain, layer_norm(x.double(), x.shape[-1:], eps=EPS), 2)
-    ours = lambda: layers.modulate(x, shift, scale, EPS, True)  # noqa: E731
+    ours = lambda: layers.modulate(x, shift, scale, EPS, x.dtype, True)  # noqa: E731
     compare(run, "adaptive norm, ours", ours, right, 2)
     kitchen, low = _kitchen(), x.dtype
     a, b = scale[:, :, None].to(low), shift[:, :, None].to(low)
