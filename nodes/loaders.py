@@ -10,11 +10,11 @@ from comfy_api.latest import io
 
 from .host import files
 from .host.checked import checked
+from .host.sockets import attention as host_attention
 from .host.sockets import clip as host_clip
 from .host.sockets import clip_vision as host_clip_vision
 from .host.sockets import model as host_model
 from .host.sockets import vae as host_vae
-from .host.sockets.transformer import ATTENTION
 from .inputs import CATEGORY
 
 LOG = logging.getLogger("skyreels_v2")
@@ -62,10 +62,14 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "attention",
-                    options=list(ATTENTION),
+                    options=host_attention.list_names(),
                     default="auto",
                     tooltip="auto: what ComfyUI was started with, for example "
-                    "--use-sage-attention. pytorch: PyTorch's own, exact on every machine.",
+                    "--use-sage-attention. pytorch: PyTorch's own, exact on every machine. "
+                    "pytorch_order: the same, with the kernel that PyTorch would choose, which "
+                    "auto takes on cards of compute capability 9.0 and 10.0. sage, sage3, flash, "
+                    "xformers: faster on some cards, need a package. sub_quad, split: slow, for "
+                    "little memory.",
                 ),
                 io.Combo.Input(
                     "variant",
@@ -87,8 +91,11 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
-        return files.check_listed("model_name", "diffusion_models", model_name)
+    def validate_inputs(
+        cls, model_name: str | None = None, attention: str | None = None
+    ) -> bool | str:
+        listed = files.check_listed("model_name", "diffusion_models", model_name)
+        return host_attention.check_name(attention) if listed is True else listed
 
     @classmethod
     @checked

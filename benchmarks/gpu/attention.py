@@ -63,7 +63,8 @@ def _registered() -> dict[str, Any]:
 
 def _offered() -> dict[str, Any]:
     try:
-        return dict(comfyui.ours("nodes.host.sockets.transformer").ATTENTION)
+        usable = comfyui.ours("nodes.host.sockets.attention").usable
+        return dict(usable(torch.bfloat16, HEAD_DIM))
     except (ImportError, StopIteration):
         return {}
 

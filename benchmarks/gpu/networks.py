@@ -62,14 +62,17 @@ def in_comfyui(
 
     made = comfyui.ours("nodes.host.sockets.transformer").HostDiT
     layers = comfy.ops.disable_weight_init
-    model = made(config, attention, operations=layers, dtype=dtype, device="meta")
+    find = comfyui.ours("nodes.host.sockets.attention").find_attention
+    attend = find(attention, dtype, config.head_dim)
+    model = made(config, attend, operations=layers, dtype=dtype, device="meta")
     model.requires_grad_(False).load_state_dict(state, assign=True)
     return model
 
 
 def attentions() -> list[str]:
-    """The names that our loader offers."""
-    return list(comfyui.ours("nodes.host.sockets.transformer").ATTENTION)
+    """The names that our loader offers and this machine has, for bf16."""
+    usable = comfyui.ours("nodes.host.sockets.attention").usable
+    return list(usable(torch.bfloat16, 128))
 
 
 def core(config: ModelConfig, state: State, dtype: torch.dtype) -> nn.Module:

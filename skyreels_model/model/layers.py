@@ -14,6 +14,7 @@ larger than the queries, keys and values of the tokens is done in pieces, so tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +170,8 @@ class BlockInputs:
     may_overwrite: a block may write its result over the stream; no one needs gradients.
     distinct_rows: how many of the text's rows are computed, of which the last stands for all after
     it; None is all of them.
+    time: (B, T, D) float32, the time before its projection; blocks have no use for it, hooks do.
+    after_context: what is done to the stream after it has seen text and image (hooks of a host).
     """
 
     modulation: Tensor
@@ -180,6 +183,8 @@ class BlockInputs:
     rotate: Rotate = apply_rope
     may_overwrite: bool = False
     distinct_rows: int | None = None
+    time: Tensor | None = None
+    after_context: Callable[[Tensor], Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -315,6 +320,8 @@ class Block(nn.Module):
         # What a layer returns gets no name, which would keep it through the next.
         x = gated_add(x, self.self_attn(x, shift1, scale1, given), gate1, overwrite)
         x = add(x, self.cross_attn(self.norm3(x.to(given.dtype)), given), overwrite)
+        if given.after_context is not None:
+            x = given.after_context(x)
         return gated_add(x, self.ffn(x, shift2, scale2, given), gate2, overwrite)
 
 

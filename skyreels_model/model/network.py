@@ -22,7 +22,7 @@ from .layers import (
     count_distinct,
     repeat_last,
 )
-from .positions import Rotate, apply_rope, rope_table, sinusoid
+from .positions import AT_INDICES, Positions, Rotate, apply_rope, rope_table, sinusoid
 
 DEFAULT_FPS = 24
 
@@ -93,6 +93,7 @@ class SkyReelsModel(nn.Module):
         attend: Attend = sdpa,
         run_block: RunBlock = run_directly,
         rotate: Rotate = apply_rope,
+        positions: Positions = AT_INDICES,
     ) -> Tensor:
         """Velocity (noise - data) of noised latents.
 
@@ -104,6 +105,7 @@ class SkyReelsModel(nn.Module):
         fps: (B,) frames per second; None means 24; ignored by models without an fps embedding.
         causal_block_size: frames per block of block-causal attention; None is full attention.
         attend, run_block, rotate: attention back end, block call (hooks of a host), rotation.
+        positions: where the tokens lie, by default at their indices.
         Returns (B, out_dim, F, H, W), float32 or what is wider. Raises ValueError on unfit shapes.
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
@@ -114,7 +116,7 @@ class SkyReelsModel(nn.Module):
             context = torch.cat([self.img_emb(clip_fea).to(context), context], dim=1)
         tokens = self.patch_embedding(x)  # (B, D, f, h, w)
         grid = tokens.shape[2:]
-        rope = rope_table(grid, self.config.head_dim, x.device)
+        rope = rope_table(grid, self.config.head_dim, x.device, positions)
         # Contiguous, or every block would silently copy it, several times.
         stream = torch.promote_types(tokens.dtype, modulation.dtype)
         tokens = rearrange(tokens, "b d f h w -> b (f h w) d")
@@ -132,6 +134,7 @@ class SkyReelsModel(nn.Module):
             rotate=rotate,
             may_overwrite=not torch.is_grad_enabled(),
             distinct_rows=distinct,
+            time=e,
         )
         for index, block in enumerate(self.blocks):
             tokens = run_block(index, block, tokens, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +17,17 @@ class Rotate(Protocol):
     def __call__(self, x: Tensor, rope: Tensor, overwrite: bool) -> Tensor:
         """x (B, L, heads, d), `rope` of `rope_table` -> as x, which `overwrite` may write over."""
         ...
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the tokens of a grid lie along time, height and width: index * scale + shift."""
+
+    scale: tuple[float, ...] = (1.0, 1.0, 1.0)
+    shift: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+
+AT_INDICES = Positions()
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -37,16 +49,23 @@ def rope_axes(head_dim: int) -> tuple[int, int, int]:
     return head_dim - 2 * spatial, spatial, spatial
 
 
-def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> Tensor:
+def rope_table(
+    grid: tuple[int, int, int],
+    head_dim: int,
+    device: torch.device,
+    positions: Positions = AT_INDICES,
+) -> Tensor:
     """Rotations of all tokens of a (frames, rows, columns) grid, as ComfyUI has them, float32.
 
     (1, L, 1, head_dim / 2, 2, 2): a matrix [[cos, -sin], [sin, cos]] for each pair of numbers.
-    Positions start at 0 in every window, as in the reference; angles are computed in float64.
+    By default positions start at 0 in every window, as in the reference; angles are computed in
+    float64.
     """
     parts, exact = [], float64_device(device)
     for axis, (size, width) in enumerate(zip(grid, rope_axes(head_dim), strict=True)):
         exponent = torch.arange(0, width, 2, dtype=torch.float64, device=exact) / width
         position = torch.arange(size, dtype=torch.float64, device=exact)
+        position = position * positions.scale[axis] + positions.shift[axis]
         angle = position[:, None] * torch.pow(ROPE_THETA, -exponent)  # (size, width / 2)
         shape = [1, 1, 1, width // 2]
         shape[axis] = size

@@ -151,3 +151,16 @@ def small_lora(models_folder):
     }
     save_file(parts, models_folder / "loras" / "small.safetensors")
     return "small.safetensors"
+
+
+@pytest.fixture(scope="session")
+def without_fps(models_folder):
+    """The toy model without its fps embedding, a file that core's loader reads completely."""
+    from safetensors import safe_open
+
+    state = {k: v for k, v in load_file(transformer_path()).items() if not k.startswith("fps_")}
+    with safe_open(transformer_path(), framework="pt") as opened:
+        metadata = opened.metadata()
+    name = "toy_without_fps.safetensors"
+    save_file(state, models_folder / "diffusion_models" / name, metadata)
+    return name

@@ -10,19 +10,6 @@ from toy.toyset import transformer_path
 PREFIX = "diffusion_model."
 
 
-@pytest.fixture(scope="session")
-def without_fps(models_folder):
-    """The toy model without its fps embedding, a file that core's loader reads completely."""
-    from safetensors import safe_open
-
-    state = {k: v for k, v in load_file(transformer_path()).items() if not k.startswith("fps_")}
-    with safe_open(transformer_path(), framework="pt") as opened:
-        metadata = opened.metadata()
-    name = "toy_without_fps.safetensors"
-    save_file(state, models_folder / "diffusion_models" / name, metadata)
-    return name
-
-
 def ours(name):
     return graphs.node(
         "SkyReelsV2ModelLoader",

@@ -34,6 +34,7 @@ EXTRAS = (
     ("pose_video_latent", "a pose video", None),
     ("face_video_pixels", "a face video", None),
     ("reference_motion", "a motion reference", None),
+    ("control", "a ControlNet", None),
 )
 
 

@@ -23,6 +23,7 @@ from ....skyreels_model.model import identity, names
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
 from . import quantized
+from .attention import find_attention
 from .gguf import GGUFPatcher
 from .memory import holds, memory_required, note_compiling
 from .patcher import hook_on_the_fly, patcher_type
@@ -38,6 +39,12 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
 }
 VARIANTS = ("auto", "DF", "T2V", "I2V")
 VARIANT_KEY = "skyreels_v2_variant"
+# What core's Wan has parts for that ours has not, by the name in a prompt.
+NOT_TAKEN = {
+    "reference_latents": "a reference image",
+    "context_latents": "context images",
+    "control": "a ControlNet",
+}
 
 
 class HostModel(comfy.model_base.WAN21):
@@ -52,6 +59,13 @@ class HostModel(comfy.model_base.WAN21):
         self.image_to_video = config.unet_config["skyreels"].model_type == "i2v"
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        for key, what in NOT_TAKEN.items():
+            if kwargs.get(key) is not None:
+                raise ValueError(
+                    f"a prompt carries {what} ({key}), which this model does not take: it would be "
+                    f"ignored. Connect the prompt without that node, or load a model that is made "
+                    f"for it with ComfyUI's own loader"
+                )
         out = super().extra_conds(**kwargs)
         fps = kwargs.get("fps")
         if fps is not None:
@@ -104,7 +118,9 @@ def load_model(
     stored = names.transformer_tensors(file.tensors, file.metadata)
     skyreels = ModelConfig.from_state_dict(stored)
     weights, note = quantized.make_readable(stored)
-    config = _host_config(skyreels, weights, weight_dtype, attention)
+    config = _host_config(skyreels, weights, weight_dtype)
+    computed = config.manual_cast_dtype or config.unet_config["dtype"]
+    config.unet_config["attention"] = find_attention(attention, computed, skyreels.head_dim)
     dtype = config.unet_config["dtype"]
     model = config.get_model(device="meta")
     layout = SkyReelsModel(skyreels, dtype=dtype, device="meta")
@@ -137,9 +153,7 @@ def load_model(
     return patcher, file.add_note(summary)
 
 
-def _host_config(
-    skyreels: ModelConfig, weights: Weights, weight_dtype: str, attention: str
-) -> HostConfig:
+def _host_config(skyreels: ModelConfig, weights: Weights, weight_dtype: str) -> HostConfig:
     """The host's description of a model: sizes, number formats, and the layers it is made of."""
     config = HostConfig(
         {
@@ -147,7 +161,6 @@ def _host_config(
             "model_type": skyreels.model_type,
             "dim": skyreels.dim,
             "skyreels": skyreels,
-            "attention": attention,
         }
     )
     management, dtypes = comfy.model_management, config.supported_inference_dtypes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import comfy.ldm.common_dit
@@ -13,16 +13,15 @@ import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models
 import torch
-from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....skyreels_model.model import layers
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
+from ....skyreels_model.rules import refusal
+from .hooks import BlockHooks, attend_with, read_positions
 from .no_bypass import NoBypass
 from .rotary import rotation
-
-ATTENTION = {"auto": optimized_attention, "pytorch": attention_pytorch}
 
 
 class HostModulation(NoBypass, layers.Modulation, comfy.ops.CastWeightBiasOp):
@@ -54,7 +53,7 @@ class HostDiT(SkyReelsModel):
     def __init__(
         self,
         skyreels: ModelConfig,
-        attention: str,
+        attention: Callable[..., Any],
         operations: Any,
         dtype: torch.dtype,
         device: torch.device | str | None,
@@ -64,7 +63,7 @@ class HostDiT(SkyReelsModel):
         made = {"Modulation": HostModulation, "Embedding": embedding}
         named = type("Operations", (operations,), made)
         super().__init__(skyreels, named, dtype, device)
-        self.attention = ATTENTION[attention]
+        self.attention = attention
 
     def forward(
         self,
@@ -97,12 +96,13 @@ class HostDiT(SkyReelsModel):
         **_kwargs: Any,
     ) -> Tensor:
         frames, h, w = x.shape[2:]
-        x = comfy.ldm.common_dit.pad_to_patch_size(x, self.config.patch_size)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-            return self.attention(q, k, v, heads=heads, transformer_options=transformer_options)
-
-        hooks = BlockHooks(transformer_options, len(self.blocks))
+        patch = self.config.patch_size
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, patch)
+        if time_dim_concat is not None:
+            x = _append_frames(x, comfy.ldm.common_dit.pad_to_patch_size(time_dim_concat, patch))
+            _check_one_timestep(timestep)
+        grid = [size // side for size, side in zip(x.shape[2:], patch, strict=True)]
+        transformer_options["grid_sizes"] = torch.Size(grid)
         out = super().forward(
             x,
             timestep,
@@ -110,43 +110,27 @@ class HostDiT(SkyReelsModel):
             # Core's conditioning nodes attach it for every model.
             clip_fea=clip_fea if self.config.model_type == "i2v" else None,
             fps=fps,
-            attend=attend,
-            run_block=hooks,
+            attend=attend_with(self.attention, transformer_options),
+            run_block=BlockHooks(transformer_options, self.attention, x, len(self.blocks)),
+            positions=read_positions(transformer_options),
             rotate=rotation(x.device),
         )
         return out[:, :, :frames, :h, :w]
 
 
-class BlockHooks:
-    """Runs a block through the replacements that other nodes have put into the options."""
+def _append_frames(x: Tensor, images: Tensor) -> Tensor:
+    """Latents (B, C, F, H, W) and the subject images (B, C, n, H, W) of Phantom models after."""
+    if images.shape[:2] != x.shape[:2] or images.shape[3:] != x.shape[3:]:
+        batch, channels, _, height, width = x.shape
+        rule = f"({batch}, {channels}, F, {height}, {width}), as the latents"
+        raise refusal("the shape of time_dim_concat", tuple(images.shape), rule)
+    return torch.cat([x, images], dim=2)
 
-    def __init__(self, options: dict[str, Any], total: int) -> None:
-        self.options = options
-        self.replacements = options.get("patches_replace", {}).get("dit", {})
-        options["total_blocks"], options["block_type"] = total, "double"
 
-    def __call__(
-        self, index: int, block: nn.Module, x: Tensor, inputs: layers.BlockInputs
-    ) -> Tensor:
-        self.options["block_index"] = index
-        if not self.replacements:
-            return block(x, inputs)
-
-        def original(args: dict[str, Any]) -> dict[str, Tensor]:
-            same = args["txt"] is inputs.context
-            given = dataclasses.replace(
-                inputs,
-                context=args["txt"],
-                modulation=args["vec"],
-                rope=args["pe"],
-                distinct_rows=inputs.distinct_rows if same else None,
-            )
-            # A copy, since a block writes over its input, and other nodes may keep any block's.
-            return {"img": block(args["img"].clone(), given)}
-
-        args = {"img": x, "txt": inputs.context, "vec": inputs.modulation, "pe": inputs.rope}
-        args["transformer_options"] = self.options
-        replace = self.replacements.get(("double_block", index))
-        if replace is None:
-            return original(args)["img"]
-        return replace(args, {"original_block": original})["img"]
+def _check_one_timestep(timestep: Tensor) -> None:
+    if timestep.ndim > 1 and timestep.shape[1] > 1:
+        raise ValueError(
+            "the prompt carries subject images for Phantom models (time_dim_concat), which have no "
+            "place where each frame has a noise level of its own; connect the prompt without them, "
+            "or use KSampler"
+        )
