@@ -49,14 +49,14 @@ def test_unexpected_keys_are_reported(state):
     assert str(report) == f"{len(state)} tensors matched, 0 missing, 1 unexpected (blocks.0.extra)"
 
 
-def test_weights_are_not_copied_and_only_the_time_path_is_widened(state, tmp_path):
+def test_weights_are_not_copied_and_only_the_time_path_and_the_head_are_widened(state, tmp_path):
     half = {k: v.to(torch.bfloat16) for k, v in state.items()}
     save_file(half, tmp_path / "model.safetensors")
     tensors = checkpoint.read(tmp_path / "model.safetensors").tensors
     model = SkyReelsModel(SMALL, dtype=torch.bfloat16, device="meta")
     loading.load_weights(model, tensors)
     for key, value in model.state_dict().items():
-        widened = key.startswith(("time_", "fps_"))
+        widened = key.startswith(("time_", "fps_", "head.head."))
         assert value.dtype == (torch.float32 if widened else torch.bfloat16), key
         original = tensors.get(key, tensors.get(key.removesuffix(".weight")))
         assert (value.data_ptr() == original.data_ptr()) != widened, key
@@ -333,7 +333,8 @@ def test_what_was_released_can_be_read_again(state, tmp_path, kind):
     file.release(foreign)
     assert foreign.eq(1).all()
     assert all(torch.equal(file.tensors[key], value) for key, value in state.items())
-    assert torch.equal(model.head.head.weight, state["head.head.weight"].bfloat16())
+    name = "patch_embedding.weight"
+    assert torch.equal(model.patch_embedding.weight, state[name].bfloat16())
 
 
 def test_all_is_checked_before_anything_is_put_in_place(state):
