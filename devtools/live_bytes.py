@@ -23,6 +23,7 @@ from skyreels_model.attention import Attend
 from skyreels_model.config import CLIP_DIM, ModelConfig
 from skyreels_model.model import SkyReelsModel, layers
 from skyreels_model.model.memory import CLIP_TOKENS
+from skyreels_model.model.network import BlockCache
 from skyreels_model.model.positions import Rotate, apply_rope
 
 
@@ -145,6 +146,7 @@ def forward_peak(
     text_rows: int = 512,
     attend: Attend = flash,
     rotate: Rotate = apply_rope,
+    cache: BlockCache | None = None,
 ) -> int:
     """Bytes alive at the peak of a forward that is not computed, beyond weights and inputs.
 
@@ -156,5 +158,5 @@ def forward_peak(
     text = made(batch, text_rows, config.text_dim)
     image = made(batch, CLIP_TOKENS, CLIP_DIM) if config.model_type == "i2v" else None
     with torch.no_grad(), LiveBytes() as live:
-        model(x, timesteps, text, clip_fea=image, attend=attend, rotate=rotate)
+        model(x, timesteps, text, clip_fea=image, attend=attend, rotate=rotate, cache=cache)
     return live.peak

@@ -28,12 +28,15 @@ class Execution:
     quantizes: products in 8 bits, for which their inputs are converted, too.
     attention: a key of ATTENTION_COPIES.
     compiled: by torch.compile, which writes over nothing and knows no pieces.
+    residuals: for how many samples a cache keeps what the blocks add to the stream
+    (`cache.published`): those of the batch, and those whose prompts come apart.
     """
 
     casts: bool = False
     quantizes: bool = False
     attention: str = "flash"
     compiled: bool = False
+    residuals: int = 0
 
 
 EAGER = Execution()
@@ -101,7 +104,8 @@ def forward_bytes(
     if execution.compiled:
         after += stream
     embedding = 7 * time + 2 * text
-    return max(in_blocks, before, after, embedding)
+    cached = execution.residuals * tokens * dim * FLOAT32
+    return max(in_blocks, before, after, embedding) + cached
 
 
 def block_bytes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -33,6 +33,16 @@ RunBlock = Callable[[int, nn.Module, Tensor, BlockInputs], Tensor]
 def run_directly(_index: int, block: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
     out: Tensor = block(x, inputs)
     return out
+
+
+class BlockCache(Protocol):
+    """What may know, in a forward, what its blocks would make of the stream (`cache.published`)."""
+
+    def recall(self, x: Tensor, inputs: BlockInputs) -> Tensor | None:
+        """It for the stream x (B, L, D); None where they have to be run."""
+
+    def remember(self, x: Tensor) -> None:
+        """What they have made of what `recall` did not know."""
 
 
 class SkyReelsModel(nn.Module):
@@ -94,6 +104,7 @@ class SkyReelsModel(nn.Module):
         run_block: RunBlock = run_directly,
         rotate: Rotate = apply_rope,
         positions: Positions = AT_INDICES,
+        cache: BlockCache | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of noised latents.
 
@@ -105,7 +116,7 @@ class SkyReelsModel(nn.Module):
         fps: (B,) frames per second; None means 24; ignored by models without an fps embedding.
         causal_block_size: frames per block of block-causal attention; None is full attention.
         attend, run_block, rotate: attention back end, block call (hooks of a host), rotation.
-        positions: where the tokens lie, by default at their indices.
+        positions: where the tokens lie, by default at their indices. cache: may skip the blocks.
         Returns (B, out_dim, F, H, W), float32 or what is wider. Raises ValueError on unfit shapes.
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
@@ -121,24 +132,26 @@ class SkyReelsModel(nn.Module):
         stream = torch.promote_types(tokens.dtype, modulation.dtype)
         tokens = rearrange(tokens, "b d f h w -> b (f h w) d")
         tokens = tokens.to(stream, memory_format=torch.contiguous_format).contiguous()
-        attend_self = attend
-        if causal_block_size is not None:
-            attend_self = block_causal(attend, causal_block_size * grid[1] * grid[2])
+        block = (causal_block_size or 0) * grid[1] * grid[2]
         inputs = BlockInputs(
             modulation=modulation,
             context=context,
             rope=rope,
             image_tokens=0 if clip_fea is None else clip_fea.shape[1],
-            attend_self=attend_self,
+            attend_self=block_causal(attend, block) if block else attend,
             attend_context=attend,
             rotate=rotate,
             may_overwrite=not torch.is_grad_enabled(),
             distinct_rows=distinct,
             time=e,
         )
-        for index, block in enumerate(self.blocks):
-            tokens = run_block(index, block, tokens, inputs)
-        return self._unpatchify(self.head(tokens, e), grid)
+        known = cache.recall(tokens, inputs) if cache else None
+        if known is None:
+            for index, layers in enumerate(self.blocks):
+                tokens = run_block(index, layers, tokens, inputs)
+            if cache:
+                cache.remember(tokens)
+        return self._unpatchify(self.head(tokens if known is None else known, e), grid)
 
     def embed_time(self, timestep: Tensor, fps: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compact time embedding, one row per distinct noise level.

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from devtools.live_bytes import LiveBytes, allocated_peak, forward_peak, gpu_kernels, sage
 from skyreels_model.attention import sdpa
+from skyreels_model.cache.published import Rule, State, TeaCache
 from skyreels_model.config import ModelConfig
 from skyreels_model.model import SkyReelsModel, layers, positions
 from skyreels_model.model.memory import Execution, forward_bytes, weights_bytes
@@ -90,6 +91,23 @@ def test_the_estimate_knows_a_compiled_model(name, monkeypatch):
             needed = forward_peak(published(name), batch, size, torch.bfloat16, **turn)
         estimate = forward_bytes(published(name), batch, *size, 2, 512, Execution(compiled=True))
         assert abs(estimate / needed - 1) < 0.05, (batch, size, estimate, needed)
+
+
+@pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-540P", "I2V-14B-540P"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_estimate_knows_what_a_cache_keeps(name, batch):
+    """Both prompts' residuals, in one forward with both or in one of two."""
+    for size in (P540, P720):
+        cache = TeaCache(Rule("a test", (0.0,), True, 0, 0), 0.1)
+        kept = torch.zeros(1, size[0] * size[1] * size[2] // 4, published(name).dim, device="meta")
+        if batch == 1:
+            cache.states["negative"] = State(kept[:, :0], kept)
+        bound = cache.bind(["positive", "negative"][:batch])
+        needed = forward_peak(published(name), batch, size, torch.bfloat16, cache=bound)
+        needed += (2 - batch) * kept.nbytes
+        estimate = forward_bytes(published(name), batch, *size, 2, 512, Execution(residuals=2))
+        assert abs(estimate / needed - 1) < 0.02, (size, estimate, needed)
+        assert sum(state.residual.nbytes for state in cache.states.values()) == 2 * kept.nbytes
 
 
 @pytest.mark.parametrize("rows", [17, 512, 2048])
