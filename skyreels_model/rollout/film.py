@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..plan.film_plan import FilmPlan
 from ..plan.windows import Window
+from ..schedule.flow import RowLevels
 from ..solvers import SolverState
 from .conditions import Conditions
 
@@ -34,22 +35,27 @@ class Tail:
 class Film:
     """The whole state of a film in the making.
 
-    window, row: the next row to do. latents: the current window's (1, C, F, h, w), float32,
-    normalised, the given frames first, a picture of the film's end after its own. sigma: the
-    largest noise level that the row at work moves (a host's nominal one). carried: the latents
-    that the window made before gives to the current one. tail: what `history` keeps of the film so
-    far. finished: the windows done, given frames included, on the CPU. reference: the statistics
-    (1 + C, C) that a window's colours are held to. begin, passed: of a sliding film the first
-    latent in view, counted from its sequence's first, and those that the view has left, on the CPU.
+    window, row: the next row to do, rows: how many the window has. latents: the current
+    window's (1, C, F, h, w), float32, normalised, the given frames first, a picture of the
+    film's end after its own. levels: the noise levels of the row at work. cache: what a cache
+    of model calls remembers of the window, a dataclass of tensors and numbers; skipped: how
+    many rows of the film it has forecast so far. carried: the latents that the window made
+    before gives to the current one. tail: what `history` keeps of the film so far. finished:
+    the windows done, given frames included, on the CPU. reference: the statistics (1 + C, C)
+    that a window's colours are held to. begin, passed: of a sliding film the first latent in
+    view, counted from its sequence's first, and those that the view has left, on the CPU.
     """
 
     plan: FilmPlan
     solver: str = "unipc"
     window: int = 0
     row: int = 0
-    sigma: float = 1.0
+    rows: int = 0
+    levels: RowLevels | None = None
     latents: Tensor | None = None
     solver_state: SolverState | None = None
+    cache: object | None = None
+    skipped: int = 0
     carried: Tensor | None = None
     tail: Tail = field(default_factory=Tail)
     conditions: Conditions = field(default_factory=Conditions)
@@ -62,13 +68,18 @@ class Film:
     def done(self) -> bool:
         return self.window == self.plan.num_windows
 
+    @property
+    def sigma(self) -> float:
+        """The largest noise level that the row at work moves (a host's nominal one)."""
+        return 1.0 if self.levels is None else self.levels.highest
+
 
 @dataclass(frozen=True)
 class RowDone:
-    """One model call has been made and its frames moved.
+    """One model call has been made, or forecast by a cache, and its frames moved.
 
     frame: the first latent frame of the window that moved. denoised: its clean estimate
-    (1, C, 1, h, w), normalised.
+    (1, C, 1, h, w), normalised. skipped: how many rows of the film a cache has forecast so far.
     """
 
     window: Window
@@ -76,6 +87,7 @@ class RowDone:
     rows: int
     frame: int
     denoised: Tensor
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
         carried, tail = history(shown, window.repeated, film.tail)
     # Nothing of the film changes before, so that a history that fails can be asked again.
     film.finished.append(latents.cpu())
-    film.window, film.row, film.latents, film.solver_state = next_window, 0, None, None
+    film.window, film.row, film.latents = next_window, 0, None
+    film.solver_state, film.cache, film.levels = None, None, None
     film.begin, film.passed, film.carried, film.tail = 0, [], carried, tail
     return WindowDone(window, latents)

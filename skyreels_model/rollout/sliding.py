@@ -36,6 +36,7 @@ def slide(
         film.latents = torch.zeros(1, CHANNELS, 0, *plan.latent_size, device=device)
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
+    film.rows = staircase.rows
     while film.row < staircase.rows:
         row = staircase.row(film.row)
         _move_view(film, window, row.start, row.stop, noise)
@@ -44,7 +45,7 @@ def slide(
             film.latents[:, :, place] = _draw_latent(film, window, latent, noise)
         step = (row.index - 1).clamp(0, schedule.steps - 1)
         sigmas, frame = schedule.sigmas[step], int(row.update.nonzero()[0])
-        film.sigma = float(sigmas[row.update].max())
+        film.levels = schedule.row_levels(row.index, row.update, row.fresh)
         timesteps = table[row.index]
         first = max(window.prefix - row.start, 0)
         last = max(row.stop - window.length, 0) if plan.following else 0
@@ -60,7 +61,7 @@ def slide(
         film.row += 1
         one = slice(frame, frame + 1)
         denoised = x[:, :, one] - float(sigmas[frame]) * v[:, :, one]
-        yield RowDone(window, film.row - 1, staircase.rows, frame, denoised)
+        yield RowDone(window, film.row - 1, staircase.rows, frame, denoised, film.skipped)
 
 
 def _move_view(film: Film, window: Window, start: int, stop: int, noise: NoiseSource) -> None:

@@ -59,6 +59,7 @@ def denoise_window(
         film.latents = _place_given(film, window).to(device)
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
+    film.rows = rows.count
     last = window.end if plan.following else 0  # a picture after the film stays clean
     while film.row < rows.count:
         row, one = film.row, rows.part(film.row, film.row + 1)
@@ -68,7 +69,7 @@ def denoise_window(
         # Frames not being moved get the nearest legal step; the update mask leaves them alone.
         step = (one.index[0] - 1).clamp(0, schedule.steps - 1)
         sigmas, frame = schedule.sigmas[step], int(one.update[0].nonzero()[0])
-        film.sigma = float(sigmas[one.update[0]].max())
+        film.levels = schedule.row_levels(one.index[0], one.update[0], one.fresh[0])
         timesteps = one.timesteps
         timesteps[:, : window.prefix] = plan.prefix_noise
         timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
@@ -80,7 +81,7 @@ def denoise_window(
         film.row += 1
         moving = slice(frame, frame + 1)
         denoised = x[:, :, moving] - float(sigmas[frame]) * v[:, :, moving]
-        yield RowDone(window, row, rows.count, frame, denoised)
+        yield RowDone(window, row, rows.count, frame, denoised, film.skipped)
 
 
 def _place_given(film: Film, window: Window) -> Tensor:

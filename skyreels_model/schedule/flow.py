@@ -34,6 +34,35 @@ class FlowSchedule:
     def steps(self) -> int:
         return len(self.timesteps)
 
+    def row_levels(self, index: Tensor, update: Tensor, fresh: Tensor) -> RowLevels:
+        """The noise levels of a model call in which frames are in these steps, all (F,).
+
+        index: 0 = not yet started, k = in its k-th step, N + 1 = done, as in the timestep matrix.
+        """
+        table = torch.cat([self.sigmas[:1], self.sigmas])  # (N + 2,)
+        sigmas = table[index]
+        after = table[(index + 1).clamp(max=self.steps + 1)]
+        return RowLevels(sigmas, torch.where(update, after, sigmas), update, fresh)
+
+
+@dataclass(frozen=True)
+class RowLevels:
+    """The noise levels of one model call, known before it without any device; all (F,).
+
+    sigmas, after: of each latent frame that the model is shown, and once its solver has moved it.
+    moves: whether it does. fresh: whether the frame was replaced by noise just before.
+    """
+
+    sigmas: Tensor
+    after: Tensor
+    moves: Tensor
+    fresh: Tensor
+
+    @property
+    def highest(self) -> float:
+        """The largest noise level that is moved."""
+        return float(self.sigmas[self.moves].max())
+
 
 def flow_schedule(steps: int, shift: float) -> FlowSchedule:
     """Shifted flow-matching schedule of the reference.

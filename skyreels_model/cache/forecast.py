@@ -1,0 +1,158 @@
+"""The default policy: a line through the last two answers, as far as its measured error allows.
+
+Where the model is asked again, its answer shows how far the forecast would have missed it. A line
+that misses by m after d model calls, through points g calls apart, misses by about
+m * D * (D + d) / (d * (d + g)) after D more: so the next distance D is the longest for which that
+stays below the threshold, as in step size control of ODE solvers. Frames that wait are shown to the
+model as they will be when they begin, so that their first step, too, may be forecast.
+
+What was tried beside it is in `benchmarks/RESULTS.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..solvers import per_frame
+from .settings import CacheSettings
+from .velocity import Call
+
+LONGEST = 6  # model calls from one that is made to the next
+UNMEASURED = 2  # the same while no forecast has been measured
+# A line is followed less the farther it goes: by 1 / (1 + DAMPING * distance / gap).
+DAMPING = 0.2
+GUIDANCE_CHANGE = 0.1  # of the guidance scale, after which an earlier answer is another model's
+ALL_BUT_FRAMES = (0, 1, 3, 4)
+
+
+@dataclass
+class ForecastState:
+    """What is known of a window: two tensors of its latents, and numbers on the CPU.
+
+    velocity: the last answer (B, C, F, h, w). change: it less the one at the noise level before.
+    levels, gaps (F,): its noise levels, and what they have risen since the one before (below 0).
+    known (F,): how many levels are known of a frame, 0 to 2. begin: the first latent in view.
+    passed: model calls forecast since the last answer. distance: how many calls the last answer
+    came after the one before. limit: how many calls after the last answer the next is asked for.
+    """
+
+    velocity: Tensor
+    change: Tensor
+    levels: Tensor
+    gaps: Tensor
+    known: Tensor
+    begin: int
+    guidance: float
+    passed: int = 0
+    distance: int = 1
+    limit: int = UNMEASURED
+
+    @classmethod
+    def first(cls, call: Call, velocity: Tensor) -> ForecastState:
+        levels = call.levels.sigmas
+        nothing, known = torch.zeros_like(levels), torch.ones(len(levels), dtype=torch.long)
+        change = torch.zeros_like(velocity)
+        return cls(velocity, change, levels, nothing, known, call.begin, call.guidance)
+
+    def view(self, call: Call) -> None:
+        """Forget latents that have left the view or were replaced, and make room for new ones."""
+        count, leaving = len(call.levels.sigmas), call.begin - self.begin
+        if leaving or count != len(self.levels):
+            self.velocity, self.change = (
+                _slide(tensor, leaving, count, dim=2) for tensor in (self.velocity, self.change)
+            )
+            self.levels, self.gaps, self.known = (
+                _slide(tensor, leaving, count, dim=0)
+                for tensor in (self.levels, self.gaps, self.known)
+            )
+            self.begin = call.begin
+        self.known = torch.where(call.levels.fresh, 0, self.known)
+
+    def weights(self, call: Call) -> Tensor:
+        """How many gaps farther than the last answer each frame is, damped; 0: it is held. (F,)"""
+        far = call.levels.sigmas - self.levels
+        lines = (self.known == 2) & (self.gaps != 0)
+        weights = torch.where(lines, far / torch.where(lines, self.gaps, 1.0), 0.0)
+        return weights / (1 + DAMPING * weights.abs())
+
+    def forecast(self, call: Call) -> Tensor:
+        """(B, C, F, h, w) at the call's noise levels."""
+        weights = self.weights(call).to(self.velocity)
+        return self.velocity + per_frame(weights) * self.change
+
+
+def _slide(tensor: Tensor, leaving: int, count: int, dim: int) -> Tensor:
+    """`count` frames of a tensor from the `leaving`-th on, zeros where it has no more."""
+    kept = tensor.narrow(dim, leaving, min(tensor.shape[dim] - leaving, count))
+    shape = list(tensor.shape)
+    shape[dim] = count - kept.shape[dim]
+    return torch.cat([kept, tensor.new_zeros(shape)], dim=dim)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The default policy of the cache.
+
+    Forecasts need nothing from the device; each answer's error is read from it once.
+    """
+
+    settings: CacheSettings = field(default_factory=CacheSettings)
+
+    def forecast(self, state: ForecastState | None, call: Call) -> Tensor | None:
+        if state is None or not self.settings.threshold:
+            return None
+        state.view(call)
+        if self._must_ask(state, call):
+            return None
+        state.passed += 1
+        return state.forecast(call)
+
+    def _must_ask(self, state: ForecastState, call: Call) -> bool:
+        """Whether it is time to ask the model, or a frame is unknown, or takes its last step."""
+        moves = call.levels.moves
+        return (
+            state.passed + 1 >= state.limit
+            or self.settings.always(call.row, call.rows)
+            or abs(call.guidance - state.guidance) > GUIDANCE_CHANGE * max(abs(state.guidance), 1)
+            or bool((state.known[moves] == 0).any())
+            or bool((call.levels.after[moves] == 0).any())
+        )
+
+    def record(self, state: ForecastState | None, call: Call, velocity: Tensor) -> ForecastState:
+        if state is None:
+            return ForecastState.first(call, velocity)
+        distance = state.passed + 1
+        miss = _measure(state, call, velocity)
+        if miss is not None:
+            reach = distance * (distance + state.distance)
+            state.limit = 1
+            for calls in range(2, LONGEST + 1):
+                if miss * calls * (calls + distance) <= self.settings.threshold * reach:
+                    state.limit = calls
+        levels = call.levels.sigmas
+        moved = (levels != state.levels) & (state.known > 0)
+        state.change = torch.where(
+            per_frame(moved.to(velocity.device)), velocity - state.velocity, state.change
+        )
+        state.gaps = torch.where(moved, levels - state.levels, state.gaps)
+        state.known = torch.where(moved, 2, state.known.clamp(min=1))
+        state.velocity, state.levels, state.guidance = velocity, levels, call.guidance
+        state.passed, state.distance = 0, distance
+        return state
+
+
+def _measure(state: ForecastState, call: Call, velocity: Tensor) -> float | None:
+    """How far a forecast misses the model's answer, as a share of it: the mean of what moves.
+
+    None where no frame that moves has a line. The one place that waits for the device.
+    """
+    lines = (state.weights(call) != 0) & call.levels.moves
+    if not lines.any():
+        return None
+    error = (velocity - state.forecast(call)).abs().mean(dim=ALL_BUT_FRAMES)  # (F,)
+    size = velocity.abs().mean(dim=ALL_BUT_FRAMES)
+    share = (error / size.clamp(min=torch.finfo(size.dtype).tiny)).cpu()
+    return float(share[lines].mean())

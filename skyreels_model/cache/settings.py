@@ -1,0 +1,35 @@
+"""What a person sets of the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rules import require_number
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "threshold": (0.0, 1.0),
+    "start": (0.0, 1.0),
+    "end": (0.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """When a model call may be forecast.
+
+    threshold: the error that a forecast may have, as a share of the velocity; 0 is off. start, end:
+    the shares of a window's model calls, at its beginning and its end, that are always made, of
+    which the last one is always. Raises ValueError on numbers outside of `BOUNDS`.
+    """
+
+    threshold: float = 0.15
+    start: float = 0.0
+    end: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, bounds in BOUNDS.items():
+            require_number(name, getattr(self, name), *bounds)
+
+    def always(self, row: int, rows: int) -> bool:
+        """Whether the model call number `row` of so many is always made."""
+        return row < self.start * rows or row >= min(rows - 1, (1 - self.end) * rows)
