@@ -13,6 +13,7 @@ from torch import nn
 from ....skyreels_model.grid import CHANNELS, SPATIAL_STRIDE, frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ..sockets.model import VARIANT_KEY
+from ..sockets.tea_cache import SETTINGS
 from ..sockets.vae import check_wan_vae
 from .given import FilmImages
 from .shots import FilmShot
@@ -85,7 +86,7 @@ def check_model(
     for name, prompt in (("positive", positive), ("negative", negative)):
         _check_extras(name, prompt, transformer, channels > CHANNELS)
         _check_areas(name, prompt, plan)
-    _check_cache(model, plan)
+    _check_cache(model, plan, warn)
     if channels != CHANNELS:
         _check_image(channels, positive, negative, plan, warn)
     given = plan.start or plan.pictures or plan.end or plan.following
@@ -157,14 +158,30 @@ def _check_place(name: str, area: Sequence[Any], plan: FilmPlan) -> None:
             )
 
 
-def _check_cache(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan) -> None:
-    """Refuse the host's caches where what they keep of one model call does not fit the next."""
-    cache = model.model_options["transformer_options"].get("easycache")
+def _check_cache(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, warn: Warn) -> None:
+    """Refuse caches where what they keep of one model call does not fit the next."""
+    options = model.model_options["transformer_options"]
+    cache = options.get("easycache")
+    name = getattr(cache, "name", "EasyCache")
     if cache is not None and plan.sliding:
         raise ValueError(
-            f"model has {getattr(cache, 'name', 'EasyCache')}, which keeps the model's last answer "
-            f"in its place, and sliding is on, which moves the view over the film: connect the "
-            f"model without it, or turn sliding off"
+            f"model has {name}, which keeps the model's last answer in its place, and sliding is "
+            f"on, which moves the view over the film: connect the model without it, or turn "
+            f"sliding off"
+        )
+    if not plan.ar_step:
+        return
+    if SETTINGS in options:
+        raise ValueError(
+            f"model has the published TeaCache, which decides for all frames at once, and ar_step "
+            f"is {plan.ar_step}, which gives them different noise levels: set mode to automatic in "
+            f"SkyReels-V2 TeaCache, or ar_step to 0"
+        )
+    if cache is not None:
+        warn(
+            f"The model has {name}, which decides for all frames at once, and ar_step is "
+            f"{plan.ar_step}, which gives them different noise levels. It skips too much of some. "
+            f"Use SkyReels-V2 TeaCache with mode automatic in its place."
         )
 
 

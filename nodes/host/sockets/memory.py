@@ -17,6 +17,7 @@ from ....skyreels_model.budget import GB, sampling_bytes
 from ....skyreels_model.model.memory import Execution
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
 from ....skyreels_model.vae import memory as vae_memory
+from .tea_cache import count_residuals
 
 # They hold the scores of all queries and keys, or as many as the host finds room for.
 WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
@@ -50,18 +51,26 @@ def describe_execution(model: Any) -> Execution:
         quantizes=any(map(quantizes_inputs, transformer.blocks[0].modules())),
         attention="sage" if sage else "flash",
         compiled=model.compiled,
+        residuals=model.residuals,
     )
 
 
-def note_compiling(
-    executor: Any, patcher: comfy.model_patcher.ModelPatcher, *args: Any, **kwargs: Any
+def note_execution(
+    executor: Any,
+    patcher: comfy.model_patcher.ModelPatcher,
+    shape: Sequence[int],
+    conds: Mapping[str, Any],
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
-    """Tell a model, before the host asks what it needs, whether it will run compiled.
+    """Tell a model, before the host asks what it needs, how it will be run.
 
-    The host asks the model, and the wish is its patcher's.
+    The host asks the model; whether it is compiled or cached is its patcher's.
     """
-    patcher.model.compiled = COMPILED in patcher.model_options
-    return executor(patcher, *args, **kwargs)
+    options = patcher.model_options
+    patcher.model.compiled = COMPILED in options
+    patcher.model.residuals = count_residuals(options["transformer_options"], shape[0], conds)
+    return executor(patcher, shape, conds, *args, **kwargs)
 
 
 def quantizes_inputs(layer: Any) -> bool:

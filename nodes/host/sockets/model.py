@@ -25,7 +25,7 @@ from ....skyreels_model.model.network import SkyReelsModel
 from . import quantized
 from .attention import find_attention
 from .gguf import GGUFPatcher
-from .memory import holds, memory_required, note_compiling
+from .memory import holds, memory_required, note_execution
 from .patcher import hook_on_the_fly, patcher_type
 from .transformer import HostDiT
 
@@ -55,7 +55,7 @@ class HostModel(comfy.model_base.WAN21):
         super(comfy.model_base.WAN21, self).__init__(
             config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostDiT
         )
-        self.compiled = False  # see `note_compiling`
+        self.compiled, self.residuals = False, 0  # see `note_execution`
         self.image_to_video = config.unet_config["skyreels"].model_type == "i2v"
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def load_model(
     comfy.patcher_extension.add_wrapper_with_key(
         comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING,
         VARIANT_KEY,
-        note_compiling,
+        note_execution,
         patcher.model_options,
         is_model_options=True,
     )

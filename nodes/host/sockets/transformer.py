@@ -22,6 +22,7 @@ from ....skyreels_model.rules import refusal
 from .hooks import BlockHooks, attend_with, read_positions
 from .no_bypass import NoBypass
 from .rotary import rotation
+from .tea_cache import read_cache
 
 
 class HostModulation(NoBypass, layers.Modulation, comfy.ops.CastWeightBiasOp):
@@ -114,6 +115,7 @@ class HostDiT(SkyReelsModel):
             run_block=BlockHooks(transformer_options, self.attention, x, len(self.blocks)),
             positions=read_positions(transformer_options),
             rotate=rotation(x.device),
+            cache=read_cache(transformer_options),
         )
         return out[:, :, :frames, :h, :w]
 

@@ -1,0 +1,151 @@
+"""The published TeaCache in the host: settings on a MODEL, and a state for each sampling run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+from torch import Tensor
+
+from ....skyreels_model.cache.published import Rule, TeaCache, always_computes, find_rule
+from ....skyreels_model.grid import SPATIAL_STRIDE
+from ....skyreels_model.model.config import ModelConfig
+from ....skyreels_model.model.network import BlockCache
+from ....skyreels_model.rules import require_number
+from ..notice import LOG, warn
+
+SETTINGS, RUN = "skyreels_v2_tea_cache", "skyreels_v2_tea_cache_run"
+MOSTLY = 0.75  # of the forwards: what is left can hardly be a good film
+
+
+@dataclass(frozen=True)
+class PublishedCache:
+    """What a person sets of it.
+
+    threshold: how far the blocks may have moved by the rule's count. start, end: the shares of the
+    steps, at their beginning and end, that are always computed, in any case the rule's own number.
+    projected: as in `find_rule`. rule: in place of the model's own.
+    """
+
+    threshold: float
+    start: float = 0.0
+    end: float = 0.0
+    projected: bool = True
+    rule: Rule | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "start", "end"):
+            require_number(name, getattr(self, name), 0, 1)
+
+    def choose_rule(self, config: ModelConfig, pixels: int) -> Rule:
+        return self.rule or find_rule(config, pixels, self.projected)
+
+
+def use_published(
+    model: comfy.model_patcher.ModelPatcher, settings: PublishedCache
+) -> comfy.model_patcher.ModelPatcher:
+    """The model with this cache. Raises ValueError for a model that cannot have it."""
+    transformer = model.get_model_object("diffusion_model")
+    config = getattr(transformer, "config", None)
+    if not isinstance(config, ModelConfig):
+        raise ValueError(
+            f"model is a {type(transformer).__name__} from another loader; the published TeaCache "
+            f"needs a model from SkyReels-V2 Model Loader. Use it, or set mode to automatic"
+        )
+    if SETTINGS in model.model_options["transformer_options"]:
+        raise ValueError("model has a TeaCache already; connect it through one TeaCache node")
+    settings.choose_rule(config, 0)
+    model = model.clone()
+    model.model_options["transformer_options"][SETTINGS] = settings
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    model.add_wrapper_with_key(kind, SETTINGS, run_with_state)
+    return model
+
+
+def run_with_state(
+    executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """The host's wrapper of a sampling run: nothing of another run is there, nor left after it."""
+    guider = executor.class_obj
+    before = guider.model_options
+    if before.get("context_handler") is not None:
+        raise ValueError(
+            "model has context windows and the published TeaCache, which would mix up what it "
+            "keeps of them; connect the model without one of the two"
+        )
+    guider.model_options = comfy.model_patcher.create_model_options_clone(before)
+    given = guider.model_options["transformer_options"]
+    config = guider.model_patcher.get_model_object("diffusion_model").config
+    pixels = noise.shape[-2] * noise.shape[-1] * SPATIAL_STRIDE**2
+    run = given[RUN] = CachedRun(given[SETTINGS], config, pixels, sigmas)
+    try:
+        out = executor(noise, latent, sampler, sigmas, *rest, **options)
+        run.report()
+        return out
+    finally:
+        run.cache.states.clear()
+        guider.model_options = before
+
+
+class CachedRun:
+    """The cache of one sampling run, and which of its steps are always computed."""
+
+    def __init__(
+        self, settings: PublishedCache, config: ModelConfig, pixels: int, sigmas: Tensor
+    ) -> None:
+        rule = settings.choose_rule(config, pixels)
+        self.cache = TeaCache(rule, settings.threshold)
+        self.levels = sigmas.tolist()
+        steps = len(self.levels) - 1
+        self.first = max(rule.first, math.ceil(settings.start * steps))
+        self.last = max(rule.last, math.ceil(settings.end * steps))
+
+    def bind(self, options: Mapping[str, Any]) -> BlockCache:
+        """The cache for a forward with these options of the host."""
+        # Nodes that skip layers ask for a prompt a second time, with those blocks replaced.
+        replaced = frozenset(options.get("patches_replace", {}).get("dit", ()))
+        level = float(options["sigmas"][0])
+        forced = always_computes(level, self.levels, self.first, self.last)
+        return self.cache.bind([(uuid, replaced) for uuid in options["uuids"]], forced)
+
+    def report(self) -> None:
+        """Say how much was skipped, to the person where that is nothing or most of it."""
+        skipped = self.cache.skipped
+        share = skipped / max(1, skipped + self.cache.computed)
+        text = f"TeaCache ({self.cache.rule.model}): {share:.0%} of the model calls skipped"
+        if 0 < share < MOSTLY:
+            LOG.info(text)
+        else:
+            change = "A higher one skips more" if not share else "A lower one keeps more detail"
+            warn(f"{text} at threshold {self.cache.threshold:g}. {change}.")
+
+
+def read_cache(options: Mapping[str, Any]) -> BlockCache | None:
+    """The cache of the run that a forward belongs to; None where it has none.
+
+    Nor where a node calls the model by itself, without saying for which prompts.
+    """
+    run, named = options.get(RUN), options.get("uuids")
+    return run.bind(options) if run is not None and named else None
+
+
+def count_residuals(
+    options: Mapping[str, Any], batch: int, conds: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> int:
+    """For how many samples a run with these transformer options and prompts keeps residuals.
+
+    One for each sample and each prompt, which several names may stand for.
+    """
+    if SETTINGS not in options:
+        return 0
+    prompts = {
+        (id(cond.get("cross_attn")), id(cond.get("hooks")), str(cond.get("area")))
+        for named in conds.values()
+        for cond in named
+    }
+    return batch * len(prompts)
