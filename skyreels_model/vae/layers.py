@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..operations import Operations
@@ -25,6 +26,8 @@ HEADROOM = 16.0
 PIECE = 2
 # Most scores of the attention at a time, where the back end forms them at all.
 SCORES = 1 << 24
+# Up to C x T x H of this PyTorch convolves a clip, but no batch, several times slower on a CPU.
+SMALL = 20480
 
 
 class Past:
@@ -91,6 +94,23 @@ def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.stack([layer(image) for image in x.unbind(dim=2)], dim=2)
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether x is float32 on a CPU, without gradients: where operations have faster equals."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+
+
+def convolve(conv: Any, x: Tensor) -> Tensor:
+    """conv(x), a convolution over time without padding there: (B, C, T, H, W) -> (B, C', t, H, W).
+
+    A small clip's frames go as a batch, each with those that it looks back to (see `SMALL`).
+    """
+    size, stride = conv.kernel_size[0], conv.stride[0]
+    if not is_plain(x) or x[..., 0].numel() > SMALL or x.shape[0] > 1 or x.shape[2] < size + stride:
+        return conv(x)  # type: ignore[no-any-return]
+    views = rearrange(x.unfold(2, size, stride), "1 c t h w k -> t c k h w")
+    return rearrange(conv(views), "t c 1 h w -> 1 c t h w")
+
+
 class RMSNorm(nn.Module):
     """Scale each position's channel vector to length sqrt(C), then by gamma; channels on dim 1.
 
@@ -104,9 +124,12 @@ class RMSNorm(nn.Module):
 
     def measure(self, x: Tensor) -> Tensor:
         """What each position of x is multiplied with, beside gamma: x's shape with one channel."""
-        length = torch.linalg.vector_norm(
-            x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-        )
+        if is_plain(x):
+            # There `vector_norm` goes through a position's channels one by one.
+            length = x.square().sum(dim=1, keepdim=True).sqrt_()
+        else:
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
         return (HEADROOM * x.shape[1] ** 0.5) / length.clamp_min(NORM_FLOOR)
 
     def scale(self, x: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
@@ -131,7 +154,7 @@ def norm_silu_conv(norm: Any, conv: nn.Module, x: Tensor, past: Past) -> Tensor:
         x = joined
         del joined, place, scale
     past.keep(x, 2)
-    return conv(x)
+    return convolve(conv, x)
 
 
 class Factory:
@@ -229,7 +252,7 @@ class Downsample(nn.Module):
         if past.first:
             past.store(x)
             return x
-        return self.time_conv(past.extend(x, 1))
+        return convolve(self.time_conv, past.extend(x, 1))
 
 
 class Upsample(nn.Module):
@@ -253,7 +276,7 @@ class Upsample(nn.Module):
                 # As in the reference, the second step does not see the first frame.
                 past.store(no_past(x, 2))
             else:
-                pairs = self.time_conv(past.extend(x, 2)).unflatten(1, (2, -1))
+                pairs = convolve(self.time_conv, past.extend(x, 2)).unflatten(1, (2, -1))
                 x = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # (B, C, 2T, H, W)
         return per_frame(self.enlarge, x)
 
@@ -323,7 +346,7 @@ class Encoder(nn.Module):
 
     def _fine(self, x: Tensor, past: Past) -> Tensor:
         """The levels before time is halved: (B, 3, T, H, W) -> (B, C, T, H', W')."""
-        x = self.conv1(past.extend(x, 2))
+        x = convolve(self.conv1, past.extend(x, 2))
         for block in self.downsamples[: self.joint]:
             x = block(x, past)
         return x
@@ -364,7 +387,7 @@ class Decoder(nn.Module):
         self.head = head(width, 3, make)
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
-        x = self.conv1(past.extend(x, 2))
+        x = convolve(self.conv1, past.extend(x, 2))
         x = run_middle(self.middle, x, past)
         for block in self.upsamples[: self.joint]:
             x = block(x, past)
