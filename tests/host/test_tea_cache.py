@@ -62,7 +62,7 @@ def ksampler(model, texts, steps=12, cfg=4.0, sampler="euler", batch=1, frames=3
 
 
 def film(model, texts, **changes):
-    given = {"num_frames": 25, "window": 17, "width": 32, "height": 32, "overlap": 9, "steps": 12}
+    given = {"num_frames": 25, "window": 17, "width": 32, "height": 32, "overlap": 9, "steps": 8}
     plan = module("skyreels_model.plan.film_plan").FilmPlan(
         **{**given, "history": "latents", **changes}
     )
@@ -221,3 +221,26 @@ def test_the_hosts_cache_is_warned_of_where_frames_differ(look, monkeypatch):
     told = []
     checks._check_cache(model, plan, told.append)
     assert len(told) == 1 and "EasyCache" in told[0] and "mode automatic" in told[0]
+
+
+def test_a_compiled_model_is_compiled_once_for_all_runs(host):
+    """What is decided from call to call stays out of the graphs."""
+    from torch._dynamo.utils import counters
+
+    kind, _ = module("nodes.host.sockets.tea_cache").outside_graphs()
+    cache = module("skyreels_model.cache.published")
+    sizes = {"dim": 32, "ffn_dim": 32, "num_heads": 1, "num_layers": 1, "text_dim": 8}
+    config = module("skyreels_model.model.config").ModelConfig(**sizes)
+    transformer = module("skyreels_model.model.network").SkyReelsModel(config)
+    compiled = torch.compile(transformer, backend="eager")
+    x, text, graphs_made = torch.randn(1, 16, 2, 4, 4), torch.randn(1, 512, 8), []
+    counters.clear()
+    for _ in range(3):
+        run = cache.TeaCache(cache.Rule("toy", (1.0, 0.0), False, 1, 1), 1.0)
+        for t in (900.0, 899.0, 10.0, 9.0):
+            with torch.no_grad():
+                given = {"cache": kind(run, ["prompt"], False)}
+                compiled(x, torch.tensor([t]), text, **given)
+        assert (run.computed, run.skipped) == (2, 2)
+        graphs_made.append(counters["stats"]["unique_graphs"])
+    assert graphs_made[0] == graphs_made[-1]

@@ -251,10 +251,12 @@ def test_a_forward_that_fails_leaves_no_state(model):
     def attend(*_given):
         raise InterruptedError
 
-    with torch.no_grad(), pytest.raises(InterruptedError):
-        text = torch.randn(1, 512, 32)
-        bound = cache.bind(["prompt"])
-        model(x, torch.tensor([500.0]), text, attend=attend, cache=bound)
+    text, t = torch.randn(1, 512, 32), torch.tensor([500.0])
+    with torch.no_grad():
+        model(x, t, text, cache=cache.bind(["prompt"]))
+        assert cache.states
+        with pytest.raises(InterruptedError):
+            model(x, t, text, attend=attend, cache=cache.bind(["prompt"], forced=True))
     assert not cache.states
 
 

@@ -17,11 +17,10 @@ from ....skyreels_model.budget import GB, sampling_bytes
 from ....skyreels_model.model.memory import Execution
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
 from ....skyreels_model.vae import memory as vae_memory
-from .tea_cache import count_residuals
+from .tea_cache import COMPILED, count_residuals
 
 # They hold the scores of all queries and keys, or as many as the host finds room for.
 WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
-COMPILED = "torch_compile_kwargs"  # of the host's torch_compile.py
 # They make quantised copies of what they are given.
 WITH_COPIES = ("attention_sage", "attention3_sage")
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_patcher
 import comfy.patcher_extension
+import torch
 from torch import Tensor
 
-from ....skyreels_model.cache.published import Rule, TeaCache, always_computes, find_rule
+from ....skyreels_model.cache.published import (
+    BoundCache,
+    Rule,
+    TeaCache,
+    always_computes,
+    find_rule,
+)
 from ....skyreels_model.grid import SPATIAL_STRIDE
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import BlockCache
 from ....skyreels_model.rules import require_number
 from ..notice import LOG, warn
 
-SETTINGS, RUN = "skyreels_v2_tea_cache", "skyreels_v2_tea_cache_run"
+SETTINGS, RUN, READ = (f"skyreels_v2_tea_cache{part}" for part in ("", "_run", "_read"))
+COMPILED = "torch_compile_kwargs"  # of the host's torch_compile.py
 MOSTLY = 0.75  # of the forwards: what is left can hardly be a good film
 
 
@@ -83,6 +92,8 @@ def run_with_state(
     config = guider.model_patcher.get_model_object("diffusion_model").config
     pixels = noise.shape[-2] * noise.shape[-1] * SPATIAL_STRIDE**2
     run = given[RUN] = CachedRun(given[SETTINGS], config, pixels, sigmas)
+    if COMPILED in before:
+        run.bound, given[READ] = outside_graphs()
     try:
         out = executor(noise, latent, sampler, sigmas, *rest, **options)
         run.report()
@@ -99,6 +110,7 @@ class CachedRun:
         self, settings: PublishedCache, config: ModelConfig, pixels: int, sigmas: Tensor
     ) -> None:
         rule = settings.choose_rule(config, pixels)
+        self.bound = BoundCache
         self.cache = TeaCache(rule, settings.threshold)
         self.levels = sigmas.tolist()
         steps = len(self.levels) - 1
@@ -111,7 +123,8 @@ class CachedRun:
         replaced = frozenset(options.get("patches_replace", {}).get("dit", ()))
         level = float(options["sigmas"][0])
         forced = always_computes(level, self.levels, self.first, self.last)
-        return self.cache.bind([(uuid, replaced) for uuid in options["uuids"]], forced)
+        keys = [(uuid, replaced) for uuid in options["uuids"]]
+        return self.bound(self.cache, keys, forced)
 
     def report(self) -> None:
         """Say how much was skipped, to the person where that is nothing or most of it."""
@@ -130,8 +143,25 @@ def read_cache(options: Mapping[str, Any]) -> BlockCache | None:
 
     Nor where a node calls the model by itself, without saying for which prompts.
     """
+    read: Callable[[Mapping[str, Any]], BlockCache | None] = options.get(READ, _read)
+    return read(options)
+
+
+def _read(options: Mapping[str, Any]) -> BlockCache | None:
     run, named = options.get(RUN), options.get("uuids")
     return run.bind(options) if run is not None and named else None
+
+
+@functools.cache
+def outside_graphs() -> tuple[type[BoundCache], Callable[..., Any]]:
+    """A kind of `BoundCache`, and `_read`, that no compiler looks into.
+
+    What it decides differs from call to call, and a graph would be made for each. The same ones for
+    all runs, or each run would be compiled.
+    """
+    disable: Callable[[Any], Any] = torch.compiler.disable
+    methods = {name: disable(getattr(BoundCache, name)) for name in ("recall", "remember")}
+    return type("UncompiledCache", (BoundCache,), methods), disable(_read)
 
 
 def count_residuals(
