@@ -93,6 +93,7 @@ def test_the_nominal_noise_level_never_rises_and_changes_no_velocity(host):
     assert (film.latents - plain.latents).abs().max() < 1e-4
 
 
+IMAGE_ENCODER = "toy/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 EXTRAS = {
     "WanImageToVideo": ({"start_image": ["20", 0]}, "concat_latent_image"),
     "WanFirstLastFrameToVideo": ({"end_image": ["20", 0]}, "concat_latent_image"),
@@ -116,6 +117,22 @@ def test_images_for_other_models_are_not_ignored_in_silence(refusal, kind):
     prompt["6"]["inputs"] |= {"positive": ["21", 0], "negative": ["21", 1]}
     text = refusal(prompt)
     assert "positive carries" in text and f"({key})" in text and "SkyReels-V2 Frames" in text
+
+
+def test_an_image_as_clip_sees_it_is_not_ignored(refusal):
+    prompt = graphs.film()
+    prompt["20"] = graphs.node("EmptyImage", width=32, height=32, batch_size=1, color=8421504)
+    prompt["21"] = graphs.node("SkyReelsV2ImageEncoderLoader", image_encoder_name=IMAGE_ENCODER)
+    prompt["22"] = graphs.node(
+        "CLIPVisionEncode", clip_vision=["21", 0], image=["20", 0], crop="center"
+    )
+    prompt["23"] = graphs.node(
+        "unCLIPConditioning", conditioning=["4", 0], clip_vision_output=["22", 0], strength=1.0,
+        noise_augmentation=0.0,
+    )  # fmt: skip
+    prompt["6"]["inputs"]["positive"] = ["23", 0]
+    text = refusal(prompt)
+    assert "positive carries an image as CLIP sees it (unclip_conditioning)" in text
 
 
 def test_our_image_to_video_is_not_ignored_by_a_df_model(refusal):

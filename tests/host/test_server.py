@@ -1,7 +1,10 @@
 """The pack in a real ComfyUI server: queued over HTTP, followed by websocket, interrupted."""
 
+import contextlib
 import json
 import os
+import shutil
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -10,13 +13,14 @@ from pathlib import Path
 import graphs
 import pytest
 
-from devtools import inprocess, remote
+from devtools import inprocess, outcome, remote
 from devtools.cache import SetupError
 from devtools.prompt import InvalidPrompt
 from devtools.remote import Client
 from toy import measure
 
 ROOT = Path(__file__).resolve().parents[2]
+TEXT_EVENT = struct.pack(">I", 3)  # begins the host's messages with a text for a node
 pytestmark = pytest.mark.server
 
 
@@ -75,6 +79,42 @@ def test_interrupt_is_honoured_and_the_next_film_is_made(server):
     assert result.interrupted and not result.files
     assert max(rows) < 100
     assert client.run(saved(graphs.film()), lambda event, data: None).success
+
+
+def texts_on_nodes(client, prompt):
+    """The texts that reach the page, by the node that they are shown on; and the result."""
+    socket, texts = client._listen(), {}
+    try:
+        entry = client._finished(client.queue(prompt))
+        with contextlib.suppress(TimeoutError):
+            while True:
+                message = socket.receive(timeout=1)
+                if isinstance(message, bytes) and message[:4] == TEXT_EVENT:
+                    (length,) = struct.unpack_from(">I", message, 4)
+                    node, text = message[8 : 8 + length].decode(), message[8 + length :].decode()
+                    texts.setdefault(node, []).append(text)
+    finally:
+        socket.close()
+    return texts, outcome.result(entry["status"]["messages"], entry["outputs"])
+
+
+def test_a_film_that_was_saved_as_latents_says_at_the_page_what_it_lost(server):
+    """ComfyUI saves the numbers of a LATENT alone."""
+    client, film = Client(server.url), graphs.film(frames=33)
+    saved_there = film | {"8": graphs.node("SaveLatent", samples=["6", 0], filename_prefix="film")}
+    del saved_there["7"]
+    assert client.run(saved_there, lambda event, data: None).success
+    (made,) = server.output_folder.glob("film*.latent")
+    shutil.copy(made, server.output_folder.parent / "input" / "film.latent")
+    again = {
+        "3": film["3"],
+        "6": graphs.node("LoadLatent", latent="film.latent"),
+        "7": graphs.node("SkyReelsV2Decode", samples=["6", 0], vae=["3", 0]),
+        "9": graphs.node("PreviewImage", images=["7", 0]),
+    }
+    texts, result = texts_on_nodes(client, again)
+    assert result.success, result.describe()
+    assert any("brings no record of its windows" in text for text in texts["7"]), texts
 
 
 def test_without_a_websocket_the_history_is_polled_and_files_are_fetched(
