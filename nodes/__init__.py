@@ -21,6 +21,7 @@ from .prompt import SkyReelsV2PromptEncode
 from .sampler import SkyReelsV2Sampler
 from .schedule import SkyReelsV2Schedule
 from .storyboard import SkyReelsV2Storyboard, SkyReelsV2StoryboardText
+from .tea_cache import SkyReelsV2TeaCache
 
 NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2ModelLoader,
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2ColorAnchor,
     SkyReelsV2Encode,
     SkyReelsV2LoraLoader,
+    SkyReelsV2TeaCache,
 ]
 
 

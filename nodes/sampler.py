@@ -67,16 +67,7 @@ class SkyReelsV2Sampler(io.ComfyNode):
                 ),
                 *_film_inputs(),
             ],
-            outputs=[
-                io.Latent.Output(
-                    tooltip="The whole film, for SkyReels-V2 Decode. VAE Decode works as well."
-                ),
-                io.Image.Output(
-                    display_name="drift",
-                    tooltip="How far each window's colours have moved from the first one's, drawn.",
-                ),
-                io.String.Output(display_name="drift_numbers", tooltip="The same in numbers."),
-            ],
+            outputs=_outputs(),
         )
 
     @classmethod
@@ -96,11 +87,11 @@ class SkyReelsV2Sampler(io.ComfyNode):
         cfg_curve: str = "",
     ) -> io.NodeOutput:
         guidance = film_guidance(cfg, cfg_curve)
-        latent = sample_film(
+        latent, report = sample_film(
             model, positive, negative, schedule, vae, seed, guidance, solver, frames, storyboard
         )
         drifts = film_drift(latent)
-        return io.NodeOutput(latent, draw(drifts), describe(drifts))
+        return io.NodeOutput(latent, draw(drifts), describe(drifts), report)
 
 
 def _solver_input() -> io.Input:
@@ -137,5 +128,23 @@ def _film_inputs() -> list[io.Input]:
             "example 1: 6, 0.5: 4, 0: 1. Straight lines join the points. Where it is 1 a step "
             "takes half the time. A semicolon starts the curve of the next window. The last one "
             "holds for the rest.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.Latent.Output(
+            tooltip="The whole film, for SkyReels-V2 Decode. VAE Decode works as well."
+        ),
+        io.Image.Output(
+            display_name="drift",
+            tooltip="How far each window's colours have moved from the first one's, drawn.",
+        ),
+        io.String.Output(display_name="drift_numbers", tooltip="The same in numbers."),
+        io.String.Output(
+            display_name="report",
+            tooltip="How many model calls the film took, and the share that SkyReels-V2 "
+            "TeaCache forecast.",
         ),
     ]

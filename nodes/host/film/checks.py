@@ -15,6 +15,7 @@ from ....skyreels_model.plan.film_plan import FilmPlan
 from ..sockets.model import VARIANT_KEY
 from ..sockets.tea_cache import SETTINGS
 from ..sockets.vae import check_wan_vae
+from .cache import find_settings
 from .given import FilmImages
 from .shots import FilmShot
 
@@ -163,6 +164,11 @@ def _check_cache(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, warn: 
     options = model.model_options["transformer_options"]
     cache = options.get("easycache")
     name = getattr(cache, "name", "EasyCache")
+    if cache is not None and find_settings(model.model_options) is not None:
+        raise ValueError(
+            f"model has {name} and SkyReels-V2 TeaCache; a cache of a cache adds up their errors: "
+            f"connect the model with one of the two"
+        )
     if cache is not None and plan.sliding:
         raise ValueError(
             f"model has {name}, which keeps the model's last answer in its place, and sliding is "

@@ -15,6 +15,7 @@ from ....skyreels_model.plan.prompts import find_prompts
 from ....skyreels_model.rollout.film import Film, RowDone
 from ....skyreels_model.rollout.loop import denoise
 from ....skyreels_model.rollout.noise import NoiseSource
+from .cache import cache_velocity
 
 FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
 PROMPT_SHARES = "skyreels_v2_prompt_shares"
@@ -118,7 +119,9 @@ class WindowSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        velocity = GuidedVelocity(self.film, self.cfg, model_wrap, extra_args)
+        film, options = self.film, extra_args["model_options"]
+        guided = GuidedVelocity(film, self.cfg, model_wrap, extra_args)
+        velocity = cache_velocity(film, guided, options, lambda: self.cfg.at(film.sigma))
         for row in denoise(self.film, velocity, self.noise, noise.device):
             comfy.model_management.throw_exception_if_processing_interrupted()
             self.on_row(row)

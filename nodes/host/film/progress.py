@@ -10,6 +10,7 @@ import latent_preview
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.rollout.film import RowDone
 from .. import notice
+from .cache import describe_calls, judge_calls
 
 
 class FilmProgress:
@@ -18,7 +19,7 @@ class FilmProgress:
     def __init__(self, model: comfy.model_patcher.ModelPatcher, plan: FilmPlan) -> None:
         self.plan, self.calls = plan, plan.total_rows()
         self.preview = latent_preview.prepare_callback(model, self.calls)
-        self.done, self.began = 0, time.monotonic()
+        self.done, self.skipped, self.began = 0, 0, time.monotonic()
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
@@ -29,13 +30,27 @@ class FilmProgress:
     def finish_row(self, row: RowDone) -> None:
         """Move the bar by a model call, show its preview, and tell how far the film is."""
         self.preview(self.done, row.denoised, row.denoised, self.calls)
-        self.done += 1
+        self.done, self.skipped = self.done + 1, row.skipped
         seconds = (time.monotonic() - self.began) / self.done * (self.calls - self.done)
         line = (
             f"Window {row.window.index + 1} of {self.plan.num_windows}, model call {self.done} of "
-            f"{self.calls}, {describe_time(seconds)} left"
+            f"{self.calls}{self._describe_skipped()}, {describe_time(seconds)} left"
         )
         notice.show("\n\n".join([line, *self.warnings]))
+
+    def _describe_skipped(self) -> str:
+        """The share that a cache has forecast so far."""
+        return f" ({self.skipped / self.done:.0%} forecast so far)" if self.skipped else ""
+
+    def finish(self, cached: bool) -> str:
+        """What became of the film's model calls, shown and told; cached: by a model's cache."""
+        told = [describe_calls(self.done, self.skipped)]
+        advice = judge_calls(self.done, self.skipped, cached)
+        if advice:
+            self.warn(advice)
+            told.append(advice)
+        notice.show("\n\n".join([told[0], *self.warnings]))
+        return "\n".join(told)
 
 
 def describe_time(seconds: float) -> str:

@@ -25,6 +25,7 @@ from ....skyreels_model.rollout.film import Film
 from ....skyreels_model.rollout.history import History, history_of
 from ....skyreels_model.rollout.loop import finish_window
 from ....skyreels_model.rollout.noise import NoiseSource, ShotNoise
+from .cache import OURS, find_settings
 from .checks import check_film
 from .decoding import decode_pieces, film_latent
 from .encoding import encode_frames
@@ -47,8 +48,8 @@ def sample_film(
     solver: str,
     images: FilmImages | None = None,
     shots: tuple[FilmShot, ...] = (),
-) -> dict[str, Any]:
-    """Make the film of `schedule`; the host's LATENT, which knows its seams.
+) -> tuple[dict[str, Any], str]:
+    """Make the film of `schedule`: the host's LATENT, which knows its seams, and a report.
 
     `shots` replace the schedule's length, and `positive`, by their own.
     """
@@ -70,7 +71,10 @@ def sample_film(
     while not film.done:
         maker.sample_window(film)
         finish_window(film, history)
-    return film_latent(film, latent_format.process_out, images)
+    models = [shot.model or model for shot in shots]
+    settings = [find_settings(one.model_options) for one in models]
+    report = progress.finish(any(one is not None and one.threshold > 0 for one in settings))
+    return film_latent(film, latent_format.process_out, images), report
 
 
 @dataclass
@@ -114,6 +118,7 @@ class FilmMaker:
             prepared = model.clone()
             kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
             prepared.add_wrapper_with_key(kind, WRAPPER_KEY, use_frame_timesteps)
+            prepared.model_options["transformer_options"][OURS] = True
             use_shift(prepared, self.plan.shift)
             self.prepared[id(model)] = prepared
         return self.prepared[id(model)]

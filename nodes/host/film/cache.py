@@ -1,0 +1,89 @@
+"""The cache of model calls: how its settings travel on a MODEL, and what it did, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+
+from ....skyreels_model.cache.forecast import Forecast
+from ....skyreels_model.cache.settings import CacheSettings
+from ....skyreels_model.cache.velocity import CachedVelocity
+from ....skyreels_model.rollout.film import Film, Velocity
+from .. import notice
+
+SETTINGS = "skyreels_v2_cache"
+OURS = "skyreels_v2_film"  # in the options of a model that our sampler runs
+NEARLY_ALL = 0.75  # of the model calls, above which a film is more forecast than made
+
+
+def add_cache(
+    model: comfy.model_patcher.ModelPatcher, settings: CacheSettings
+) -> comfy.model_patcher.ModelPatcher:
+    """The model with the cache's settings on it; the one given stays as it is.
+
+    Raises ValueError where it has some already.
+    """
+    if find_settings(model.model_options) is not None:
+        raise ValueError(
+            "model has a SkyReels-V2 TeaCache already; it can have one: remove one of the two nodes"
+        )
+    if "easycache" in model.model_options["transformer_options"]:
+        raise ValueError(
+            "model has EasyCache or LazyCache already; a cache of a cache adds up their errors: "
+            "remove one of the two nodes"
+        )
+    cached = model.clone()
+    cached.model_options["transformer_options"][SETTINGS] = settings
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    cached.add_wrapper_with_key(kind, SETTINGS, warn_other_samplers)
+    return cached
+
+
+def find_settings(model_options: dict[str, Any]) -> CacheSettings | None:
+    """The settings that a model carries, if it does."""
+    settings: CacheSettings | None = model_options["transformer_options"].get(SETTINGS)
+    return settings
+
+
+def warn_other_samplers(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """The host's hook around a run of any sampler: say so where the cache does nothing."""
+    if not executor.class_obj.model_options["transformer_options"].get(OURS):
+        notice.warn(
+            "SkyReels-V2 TeaCache in mode automatic works in SkyReels-V2 Sampler only. This "
+            "sampler makes all of its model calls."
+        )
+    return executor(*args, **kwargs)
+
+
+def cache_velocity(
+    film: Film, velocity: Velocity, model_options: dict[str, Any], guidance: Callable[[], float]
+) -> Velocity:
+    """The velocity with the cache that its model carries around it, if it does."""
+    settings = find_settings(model_options)
+    if settings is None or not settings.threshold:
+        return velocity
+    return CachedVelocity(film, velocity, Forecast(settings), guidance)
+
+
+def describe_calls(calls: int, skipped: int) -> str:
+    """What became of a film's model calls, in a line for people."""
+    if not skipped:
+        return f"{calls} model calls, all computed"
+    return f"{calls} model calls, {skipped} of them forecast ({skipped / calls:.0%})"
+
+
+def judge_calls(calls: int, skipped: int, cached: bool) -> str:
+    """What to do about a threshold that skipped nothing, or nearly all; empty if it is neither."""
+    if cached and not skipped:
+        return (
+            "SkyReels-V2 TeaCache forecast nothing: raise its threshold, or lower its start and end"
+        )
+    if skipped > NEARLY_ALL * calls:
+        return (
+            f"SkyReels-V2 TeaCache forecast {skipped / calls:.0%} of the model calls: lower its "
+            f"threshold if the film is blurred or loses its motion"
+        )
+    return ""

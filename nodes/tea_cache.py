@@ -1,0 +1,79 @@
+"""Faster films: model calls that are forecast instead of computed."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..skyreels_model.cache.settings import BOUNDS, CacheSettings
+from .host.checked import checked
+from .host.film.cache import add_cache
+
+MODES = ("automatic",)
+
+
+class SkyReelsV2TeaCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SkyReelsV2TeaCache",
+            display_name="SkyReels-V2 TeaCache",
+            category="SkyReels-V2/sampling",
+            search_aliases=["cache", "teacache", "easycache", "speed", "faster", "skip steps"],
+            description=(
+                "Makes films faster: some model calls are forecast from the last ones instead of "
+                "computed. Works with any model, and with frames at different noise levels "
+                "(ar_step)."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A model for SkyReels-V2 Sampler, after its LoRAs and patches.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=MODES[0],
+                    tooltip="automatic: continues each frame's velocity along a line, and measures "
+                    "how far that misses. Works in SkyReels-V2 Sampler only, KSampler computes "
+                    "everything.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=CacheSettings.threshold,
+                    min=BOUNDS["threshold"][0],
+                    max=BOUNDS["threshold"][1],
+                    step=0.01,
+                    tooltip="How far a forecast may be off, as a share. Higher is faster and less "
+                    "exact. 0 is off: the same film as without this node. About half of the model "
+                    "calls remain at 0.1, a third at 0.25.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=CacheSettings.start,
+                    min=BOUNDS["start"][0],
+                    max=BOUNDS["start"][1],
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Share of each window's model calls that is always computed at its "
+                    "beginning: 0.1 is the first tenth.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=CacheSettings.end,
+                    min=BOUNDS["end"][0],
+                    max=BOUNDS["end"][1],
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Share of each window's model calls that is always computed at its "
+                    "end: 0.1 is the last tenth. Each frame's last step always is.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="For SkyReels-V2 Sampler.")],
+        )
+
+    @classmethod
+    @checked
+    def execute(
+        cls, model: io.Model.Type, mode: str, threshold: float, start: float, end: float
+    ) -> io.NodeOutput:
+        return io.NodeOutput(add_cache(model, CacheSettings(threshold, start, end)))
