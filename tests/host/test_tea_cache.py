@@ -68,7 +68,8 @@ def film(model, texts, **changes):
     )
     guidance = module("skyreels_model.plan.guidance").film_guidance(4.0, "")
     sample = module("nodes.host.film.sampling").sample_film
-    return sample(model, *texts, plan, None, 1, guidance, "unipc")["samples"]
+    latent, _ = sample(model, *texts, plan, None, 1, guidance, "unipc")
+    return latent["samples"]
 
 
 def relative(a, b):
