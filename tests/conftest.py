@@ -31,6 +31,7 @@ register("golden_data", ROOT / "tests" / "golden_data")
 register("devtools", ROOT / "devtools")
 register("graphs", ROOT / "tests" / "graphs")
 register("gpu", ROOT / "benchmarks" / "gpu")
+register("card", ROOT / "tests" / "card")
 
 
 def pytest_collection_modifyitems(items):

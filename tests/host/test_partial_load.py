@@ -4,109 +4,14 @@ Two questions: are the results those of the full load, bit for bit; and does no 
 tensors of two devices. The second is PyTorch's `meta`, which computes nothing but is not the CPU.
 """
 
-import sys
-
 import graphs
 import pytest
 import torch
-from graphs.quantised import scaled
-from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-I2V = "toy/SkyReels-V2-I2V-Toy-32P/model.safetensors"
-IMAGE_ENCODER = "toy/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 CPU, META = torch.device("cpu"), torch.device("meta")
-TOY, node = graphs.TOY, graphs.node
-
-
-@pytest.fixture
-def transformer(open_model):
-    def make(name, dtype, channels, **image):
-        model, _ = open_model(name, dtype)
-        given = torch.randn(1, channels, 3, 4, 4), torch.randn(1, 512, 64)
-        timestep = torch.tensor([[20.0, 500.0, 999.0]])
-        compute = model.model.get_dtype_inference()
-
-        def call(device):
-            x, context = (tensor.to(device, compute) for tensor in given)
-            features = {k: v.to(device, compute) for k, v in image.items()}
-            return model.model.diffusion_model(x, timestep.to(device), context, **features)
-
-        return model, call
-
-    return make
-
-
-@pytest.fixture
-def scaled_file(plain, models_folder):
-    name = "scaled, in parts.safetensors"
-    save_file(scaled(plain), models_folder / "diffusion_models" / name)
-    return name
-
-
-@pytest.fixture
-def text_encoder(look, monkeypatch):
-    def make():
-        # Its check of the tokens reads numbers, of which meta has none.
-        module = next(n for n in sys.modules if "/" in n and n.endswith(".text_encoder.network"))
-        monkeypatch.setattr(sys.modules[module], "_check_text", lambda *given: [20])
-        loader = node("SkyReelsV2TextEncoderLoader", text_encoder_name=TOY["text"])
-        (clip,) = look({"1": loader}, clip=["1", 0])
-        ids, mask = torch.arange(512)[None] % 100, torch.arange(512)[None] < 20
-
-        def call(device):
-            encoder = clip.cond_stage_model.transformer
-            return encoder(ids.to(device), mask.to(device), dtype=torch.float32)
-
-        return clip.patcher, call
-
-    return make
-
-
-@pytest.fixture
-def vae(look):
-    def make(direction, *shape):
-        loader = node("SkyReelsV2VAELoader", vae_name=TOY["vae"])
-        (loaded,) = look({"1": loader}, vae=["1", 0])
-        given = torch.rand(shape)
-        return loaded.patcher, lambda device: getattr(loaded.first_stage_model, direction)(
-            given.to(device)
-        )
-
-    return make
-
-
-@pytest.fixture
-def image_encoder(look):
-    def make():
-        loader = node("SkyReelsV2ImageEncoderLoader", image_encoder_name=IMAGE_ENCODER)
-        (loaded,) = look({"1": loader}, vision=["1", 0])
-        images = torch.rand(1, 3, 224, 224)
-        return loaded.patcher, lambda device: loaded.model(images.to(device))
-
-    return make
-
-
-@pytest.fixture
-def part(transformer, scaled_file, text_encoder, vae, image_encoder):
-    """`part(name)` -> a part's patcher, fresh from its file, and a call of it on a device."""
-    makers = {
-        "transformer": lambda: transformer(TOY["model"], "fp32", 16),
-        "transformer in bf16": lambda: transformer(TOY["model"], "bf16", 16),
-        "transformer in scaled fp8": lambda: transformer(scaled_file, "fp32", 16),
-        "I2V": lambda: transformer(I2V, "fp32", 36, clip_fea=torch.randn(1, 257, 1280)),
-        "text encoder": text_encoder,
-        "VAE decoder": lambda: vae("decode", 1, 16, 2, 4, 4),
-        "VAE encoder": lambda: vae("encode", 1, 3, 5, 32, 32),
-        "image encoder": image_encoder,
-    }
-
-    def make(name):
-        torch.manual_seed(0)
-        return makers[name]()
-
-    return make
+TOY = graphs.TOY
 
 
 PARTS = ("transformer", "transformer in bf16", "transformer in scaled fp8", "I2V", "text encoder",

@@ -1,0 +1,198 @@
+"""ComfyUI's default memory path on NVIDIA cards, on a stand-in for a card (`tests/card`).
+
+Its dynamic patcher fetches each layer's weights when the layer is at work: they stay on the card
+as memory allows, or pass through. What comes out is held to the classic patcher's, bit for bit.
+"""
+
+import contextlib
+
+import graphs
+import pytest
+import torch
+from card.install import installed, use_dynamic
+from card.tensors import CARD
+from graphs.quantised import write_gguf
+
+ROOMY = 1 << 40
+PARTS = ("transformer", "transformer in bf16", "transformer in fp8", "transformer in scaled fp8",
+         "I2V", "GGUF", "text encoder", "VAE decoder", "VAE encoder", "image encoder")  # fmt: skip
+# How far results may be apart, as a share of what the LoRA changes: what the weights' format costs.
+PATCHED = {
+    "transformer": 1e-6,
+    "transformer in bf16": 0.01,
+    "transformer in scaled fp8": 0.04,
+    "GGUF": 1e-6,
+}
+
+
+@pytest.fixture
+def card(host, monkeypatch):
+    import comfy.cli_args
+    import comfy.model_management
+
+    if not hasattr(comfy.model_management, "STREAM_AIMDO_CAST_BUFFERS"):
+        pytest.skip("this ComfyUI has another dynamic patcher")
+    comfy.model_management.unload_all_models()
+    # A VAE in bf16, the default on cards, takes a CPU long.
+    monkeypatch.setattr(comfy.cli_args.args, "fp32_vae", True)
+    with torch.inference_mode(), installed(monkeypatch) as card:
+        yield card
+
+
+@pytest.fixture
+def fresh(part, transformer, plain, models_folder):
+    """`fresh(name)` -> a part's patcher from its file, and a call of it on a device."""
+
+    def make(name):
+        if name != "GGUF":
+            return part(name)
+        pytest.importorskip("gguf")
+        write_gguf(models_folder / "diffusion_models" / "on the card.gguf", plain, "Q8_0")
+        torch.manual_seed(0)
+        return transformer("on the card.gguf", "bf16", 16)
+
+    return make
+
+
+@pytest.fixture
+def run(card):
+    """`run(patcher, call)`: what comes out on the card, done as for a node of a graph."""
+    import comfy.model_management
+    import comfy.model_prefetch
+
+    def run(patcher, call):
+        try:
+            comfy.model_management.load_models_gpu([patcher])
+            return call(CARD).cpu()
+        finally:
+            comfy.model_management.reset_cast_buffers()
+            comfy.model_prefetch.cleanup_prefetch_queues()
+            assert not card.vram.in_use()
+
+    return run
+
+
+@contextlib.contextmanager
+def cancelled(patcher):
+    """Inside, the host is asked to stop after a model's third layer, and does before the fourth."""
+    import comfy.model_management as management
+
+    layers = {m for m in patcher.model.modules() if hasattr(m, "comfy_cast_weights")}
+    done = []
+
+    def count(layer, *_call):
+        done.extend([layer] if layer in layers else [])
+        if len(done) == 3:
+            management.interrupt_current_processing()
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    with pytest.raises(management.InterruptProcessingException):
+        yield
+    hook.remove()
+    assert len(done) == 3
+
+
+@pytest.fixture
+def dynamic(card, monkeypatch):
+    """`dynamic()`: from now on models have the dynamic patcher, to which all layers look large.
+
+    It moves those of up to 16 KB at once, as most of the tests' models are, and few of real ones.
+    """
+    import comfy.model_patcher
+
+    kind = comfy.model_patcher.ModelPatcherDynamic
+    listed = kind._load_list
+
+    def list_as_large(self, *args, **options):
+        return [(*e[:-4], e[-4] + 16 * 1024, *e[-3:]) for e in listed(self, *args, **options)]
+
+    def start():
+        use_dynamic(monkeypatch)
+        monkeypatch.setattr(kind, "_load_list", list_as_large)
+
+    return start
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_weights_come_layer_by_layer(card, fresh, run, dynamic, name):
+    import comfy.model_management as management
+
+    wanted = run(*fresh(name))
+    management.unload_all_models()
+    dynamic()
+    patcher, call = fresh(name)
+    # The host's own patcher for it knows no packed weights.
+    assert patcher.is_dynamic() == (name != "GGUF")
+    with cancelled(patcher):
+        run(patcher, call)
+    for budget in (ROOMY, patcher.model_size() // 3):
+        card.vram.budget = budget
+        for _ in range(2):
+            assert torch.equal(run(patcher, call), wanted)
+            assert card.vram.used() <= budget and bool(card.vram.used()) == patcher.is_dynamic()
+        management.unload_all_models()
+        assert not card.vram.used() and not card.runtime.registered
+
+
+CHANGED = ("blocks.0.self_attn.q.weight", "blocks.1.ffn.2.weight", "blocks.2.modulation.weight",
+           "blocks.1.cross_attn.norm_k.weight", "time_projection.1.bias",
+           "head.head.weight")  # fmt: skip
+
+
+@pytest.fixture
+def patched(fresh, plain):
+    """`patched(name)` -> a part's patcher, one with a LoRA's changes on it, and a call."""
+
+    def make(name):
+        patcher, call = fresh(name)
+        torch.manual_seed(1)
+        changes = {}
+        for key in CHANGED:
+            like = plain[key.replace("modulation.weight", "modulation")]
+            changes[f"diffusion_model.{key}"] = ("diff", (torch.randn_like(like) * 0.1,))
+        changed = patcher.clone()
+        assert len(changed.add_patches(changes)) == len(CHANGED)
+        return patcher, changed, call
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "rounding"), PATCHED.items())
+def test_loras_on_top_and_off_again(card, patched, run, dynamic, monkeypatch, name, rounding):
+    """As the classic patcher bakes them in, but for how often the host rounds to their format."""
+    import comfy.model_management as management
+
+    # As precise as the dynamic patcher, which computes in the weights' format.
+    monkeypatch.setattr(management, "lora_compute_dtype", lambda device: torch.float32)
+    patcher, changed, call = patched(name)
+    wanted, without = run(changed, call), run(patcher, call)
+    management.unload_all_models()
+    dynamic()
+    patcher, changed, call = patched(name)
+    for budget in (patcher.model_size() // 3, ROOMY):
+        card.vram.budget = budget
+        for _ in range(2):
+            away = run(changed, call) - wanted
+            assert away.norm() <= rounding * (wanted - without).norm()
+    assert torch.equal(run(patcher, call), without)
+
+
+def test_films_whose_models_share_the_card(card, look, run_prompt, monkeypatch):
+    """From the loaders to the frames, with room for a part of one model; stopped, and once more."""
+    import comfy.model_management as management
+
+    prompt = graphs.film(frames=5, window=5, overlap=1, steps=2)
+    wanted = look(prompt, frames=["7", 0])[0]
+    use_dynamic(monkeypatch)
+    card.vram.budget = 500_000
+
+    def stop(event, data):
+        if event == "progress_state" and data["nodes"].get("6", {}).get("value", 0) >= 1:
+            management.interrupt_current_processing()
+
+    assert torch.equal(look(prompt, frames=["7", 0])[0], wanted)
+    output = {**prompt, "8": graphs.node("PreviewImage", images=["7", 0])}
+    assert run_prompt(output, stop).interrupted
+    assert not card.vram.in_use()
+    assert torch.equal(look(prompt, frames=["7", 0])[0], wanted)
+    assert not card.vram.in_use() and 0 < card.vram.most_used <= 500_000
