@@ -45,7 +45,7 @@ class SkyReelsV2TeaCache(io.ComfyNode):
                     step=0.01,
                     tooltip="How far a forecast may be off, as a share. Higher is faster and less "
                     "exact. 0 is off: the same film as without this node. About half of the model "
-                    "calls remain at 0.1, a third at 0.25.",
+                    "calls remain at 0.1, two fifths at 0.2.",
                 ),
                 io.Float.Input(
                     "start",
