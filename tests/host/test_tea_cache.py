@@ -40,16 +40,21 @@ def cached(model):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Every run's cache, with the bytes of the residuals that it kept at its end."""
-    seen, cache = [], module("nodes.host.sockets.tea_cache")
-    report = cache.CachedRun.report
+    """Every run's cache, with the bytes of the residuals that it kept."""
+    seen, cached_run = [], module("nodes.host.sockets.tea_cache").CachedRun
+    begin, bind = cached_run.__init__, cached_run.bind
 
-    def spy(run):
-        states = run.cache.states.values()
-        seen.append((run.cache, sum(state.residual.nbytes for state in states)))
-        report(run)
+    def begin_run(run, *given):
+        begin(run, *given)
+        seen.append((run.cache, [0]))
 
-    monkeypatch.setattr(cache.CachedRun, "report", spy)
+    def bind_run(run, options):
+        (kept,) = (kept for cache, kept in seen if cache is run.cache)
+        kept[0] = sum(state.residual.nbytes for state in run.cache.states.values())
+        return bind(run, options)
+
+    monkeypatch.setattr(cached_run, "__init__", begin_run)
+    monkeypatch.setattr(cached_run, "bind", bind_run)
     return seen
 
 
@@ -61,14 +66,18 @@ def ksampler(model, texts, steps=12, cfg=4.0, sampler="euler", batch=1, frames=3
     return out["samples"]
 
 
-def film(model, texts, **changes):
+def sample(model, texts, **changes):
     given = {"num_frames": 25, "window": 17, "width": 32, "height": 32, "overlap": 9, "steps": 8}
     plan = module("skyreels_model.plan.film_plan").FilmPlan(
         **{**given, "history": "latents", **changes}
     )
     guidance = module("skyreels_model.plan.guidance").film_guidance(4.0, "")
-    sample = module("nodes.host.film.sampling").sample_film
-    latent, _ = sample(model, *texts, plan, None, 1, guidance, "unipc")
+    make = module("nodes.host.film.sampling").sample_film
+    return make(model, *texts, plan, None, 1, guidance, "unipc")
+
+
+def film(model, texts, **changes):
+    latent, _ = sample(model, texts, **changes)
     return latent["samples"]
 
 
@@ -143,7 +152,7 @@ def test_the_host_is_told_what_it_keeps(model, cached, texts, runs, monkeypatch,
     ksampler(model, texts, cfg=cfg, batch=batch)
     without, _ = asked.copy(), asked.clear()
     ksampler(cached(), texts, cfg=cfg, batch=batch)
-    assert {told - plain for told, plain in zip(asked, without, strict=True)} == {runs[0][1]}
+    assert {told - plain for told, plain in zip(asked, without, strict=True)} == set(runs[0][1])
 
 
 def test_a_film_is_told_no_prompt_twice(cached, texts, runs, model):
@@ -164,15 +173,29 @@ def test_a_share_of_the_steps_is_always_computed(cached, texts, runs):
     assert runs.pop()[0].skipped == 0
 
 
-@pytest.mark.parametrize(("threshold", "words"), [(0.001, "A higher one"), (1.0, "A lower one")])
-def test_a_threshold_that_skips_nothing_or_most_is_told(
-    cached, texts, monkeypatch, threshold, words
+@pytest.mark.parametrize("make", [ksampler, film])
+@pytest.mark.parametrize(("threshold", "words"), [(0.001, "raise its"), (1.0, "lower its")])
+def test_a_threshold_that_skips_nothing_or_most_is_told_once(
+    cached, texts, monkeypatch, threshold, words, make
 ):
-    told, cache = [], module("nodes.host.sockets.tea_cache")
-    monkeypatch.setattr(cache, "warn", told.append)
-    monkeypatch.setattr(cache, "MOSTLY", 0.5)
-    ksampler(cached(threshold), texts, steps=20)
-    assert len(told) == 1 and words in told[0]
+    told, notice = [], module("nodes.host.notice")
+    monkeypatch.setattr(notice, "warn", told.append)
+    monkeypatch.setattr(notice, "show", lambda text: None)
+    monkeypatch.setattr(module("nodes.host.sockets.tea_cache"), "MOSTLY", 0.3)
+    make(cached(threshold), texts, steps=12)
+    monkeypatch.undo()
+    assert [text for text in told if "TeaCache" in text] == told[-1:]
+    assert words in told[-1]
+
+
+def test_the_share_is_told_while_a_film_is_made_and_in_its_report(cached, texts, runs, monkeypatch):
+    told = []
+    monkeypatch.setattr(module("nodes.host.notice"), "show", told.append)
+    _, report = sample(cached(), texts)
+    skipped, computed = (sum(getattr(run, n) for run, _ in runs) for n in ("skipped", "computed"))
+    share = f"{skipped / (skipped + computed):.0%}"
+    assert len(runs) == 2 and f"(toy): {share} of the model's work skipped" in report
+    assert any(f"({share} skipped so far)" in text for text in told)
 
 
 def test_a_prompt_with_skipped_layers_has_a_state_of_its_own(cached, model):
@@ -194,12 +217,30 @@ def test_frames_at_different_levels_are_refused_before_sampling(cached, texts, r
     assert not runs
 
 
+def test_the_node_has_it(model, monkeypatch):
+    """With the settings of the node, and the rule of the model; a threshold of 0 is off."""
+    cache, rules = (module(f"nodes.host.{name}") for name in ("film.cache", "sockets.tea_cache"))
+    published = module("skyreels_model.cache.published")
+    rule = published.Rule("toy", (1.0, 0.0), False, 1, 1)
+    monkeypatch.setattr(rules, "find_rule", lambda config, pixels, projected: rule)
+    node = module("nodes.tea_cache").SkyReelsV2TeaCache
+    for mode, projected in (("published", True), ("published_without_ret_steps", False)):
+        (made,) = node.execute(model, mode, 0.3, 0.1, 0.2).result
+        found = made.model_options["transformer_options"][rules.SETTINGS]
+        assert found == rules.PublishedCache(0.3, 0.1, 0.2, projected)
+        for other in ("automatic", "published"):
+            with pytest.raises(ValueError, match="TeaCache already"):
+                node.execute(made, other, 0.3, 0.0, 0.0)
+    assert node.execute(model, "published", 0.0, 0.0, 0.0).result == (model,)
+    automatic = cache.add_cache(model, module("skyreels_model.cache.settings").CacheSettings())
+    with pytest.raises(ValueError, match="TeaCache already"):
+        node.execute(automatic, "published", 0.3, 0.0, 0.0)
+
+
 def test_what_cannot_have_it_is_refused(look, cached, model, texts, without_fps):
     cache = module("nodes.host.sockets.tea_cache")
     with pytest.raises(ValueError, match=r"the model is '\d+ blocks of width 128'.*fitted to"):
         cache.use_published(model, cache.PublishedCache(0.1))
-    with pytest.raises(ValueError, match="has a TeaCache already"):
-        cache.use_published(cached(), cache.PublishedCache(0.1))
     prompt = {"1": graphs.node("UNETLoader", unet_name=without_fps, weight_dtype="default")}
     (cores,) = look(prompt, model=["1", 0])
     with pytest.raises(ValueError, match="WanModel from another loader.*mode to automatic"):

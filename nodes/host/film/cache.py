@@ -13,6 +13,8 @@ from ....skyreels_model.cache.settings import CacheSettings
 from ....skyreels_model.cache.velocity import CachedVelocity
 from ....skyreels_model.rollout.film import Film, Velocity
 from .. import notice
+from ..sockets.tea_cache import SETTINGS as PUBLISHED
+from ..sockets.tea_cache import PublishedCache, use_published
 
 SETTINGS = "skyreels_v2_cache"
 OURS = "skyreels_v2_film"  # in the options of a model that our sampler runs
@@ -26,20 +28,39 @@ def add_cache(
 
     Raises ValueError where it has some already.
     """
-    if find_settings(model.model_options) is not None:
-        raise ValueError(
-            "model has a SkyReels-V2 TeaCache already; it can have one: remove one of the two nodes"
-        )
-    if "easycache" in model.model_options["transformer_options"]:
-        raise ValueError(
-            "model has EasyCache or LazyCache already; a cache of a cache adds up their errors: "
-            "remove one of the two nodes"
-        )
+    refuse_second(model)
     cached = model.clone()
     cached.model_options["transformer_options"][SETTINGS] = settings
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     cached.add_wrapper_with_key(kind, SETTINGS, warn_other_samplers)
     return cached
+
+
+def add_published(
+    model: comfy.model_patcher.ModelPatcher, settings: CacheSettings, projected: bool
+) -> comfy.model_patcher.ModelPatcher:
+    """As `add_cache`, with the published TeaCache; projected: as in its `find_rule`.
+
+    Raises ValueError, too, for a model that it cannot serve.
+    """
+    refuse_second(model)
+    published = PublishedCache(settings.threshold, settings.start, settings.end, projected)
+    cached = use_published(model, published)
+    return cached if settings.threshold else model
+
+
+def refuse_second(model: comfy.model_patcher.ModelPatcher) -> None:
+    """Raise ValueError for a model that has a cache already."""
+    options = model.model_options["transformer_options"]
+    if SETTINGS in options or PUBLISHED in options:
+        raise ValueError(
+            "model has a SkyReels-V2 TeaCache already; it can have one: remove one of the two nodes"
+        )
+    if "easycache" in options:
+        raise ValueError(
+            "model has EasyCache or LazyCache already; a cache of a cache adds up their errors: "
+            "remove one of the two nodes"
+        )
 
 
 def find_settings(model_options: dict[str, Any]) -> CacheSettings | None:

@@ -164,7 +164,7 @@ def _check_cache(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, warn: 
     options = model.model_options["transformer_options"]
     cache = options.get("easycache")
     name = getattr(cache, "name", "EasyCache")
-    if cache is not None and find_settings(model.model_options) is not None:
+    if cache is not None and (SETTINGS in options or find_settings(model.model_options)):
         raise ValueError(
             f"model has {name} and SkyReels-V2 TeaCache; a cache of a cache adds up their errors: "
             f"connect the model with one of the two"

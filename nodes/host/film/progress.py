@@ -10,6 +10,7 @@ import latent_preview
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.rollout.film import RowDone
 from .. import notice
+from ..sockets.tea_cache import Tally
 from .cache import describe_calls, judge_calls
 
 
@@ -21,6 +22,7 @@ class FilmProgress:
         self.preview = latent_preview.prepare_callback(model, self.calls)
         self.done, self.skipped, self.began = 0, 0, time.monotonic()
         self.warnings: list[str] = []
+        self.published = Tally()
 
     def warn(self, text: str) -> None:
         """Say something that stays on the node while the film is made."""
@@ -39,13 +41,16 @@ class FilmProgress:
         notice.show("\n\n".join([line, *self.warnings]))
 
     def _describe_skipped(self) -> str:
-        """The share that a cache has forecast so far."""
+        """The share that a cache has forecast, or skipped, so far."""
+        if self.published.share:
+            return f" ({self.published.share:.0%} skipped so far)"
         return f" ({self.skipped / self.done:.0%} forecast so far)" if self.skipped else ""
 
     def finish(self, cached: bool) -> str:
         """What became of the film's model calls, shown and told; cached: by a model's cache."""
-        told = [describe_calls(self.done, self.skipped)]
-        advice = judge_calls(self.done, self.skipped, cached)
+        published = self.published.describe()
+        told = [published or describe_calls(self.done, self.skipped)]
+        advice = self.published.advise() or judge_calls(self.done, self.skipped, cached)
         if advice:
             self.warn(advice)
             told.append(advice)

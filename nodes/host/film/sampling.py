@@ -25,6 +25,7 @@ from ....skyreels_model.rollout.film import Film
 from ....skyreels_model.rollout.history import History, history_of
 from ....skyreels_model.rollout.loop import finish_window
 from ....skyreels_model.rollout.noise import NoiseSource, ShotNoise
+from ..sockets.tea_cache import TALLY
 from .cache import OURS, find_settings
 from .checks import check_film
 from .decoding import decode_pieces, film_latent
@@ -118,7 +119,8 @@ class FilmMaker:
             prepared = model.clone()
             kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
             prepared.add_wrapper_with_key(kind, WRAPPER_KEY, use_frame_timesteps)
-            prepared.model_options["transformer_options"][OURS] = True
+            options = prepared.model_options["transformer_options"]
+            options[OURS], options[TALLY] = True, self.progress.published
             use_shift(prepared, self.plan.shift)
             self.prepared[id(model)] = prepared
         return self.prepared[id(model)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
@@ -24,9 +24,10 @@ from ....skyreels_model.grid import SPATIAL_STRIDE
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import BlockCache
 from ....skyreels_model.rules import require_number
-from ..notice import LOG, warn
+from .. import notice
 
-SETTINGS, RUN, READ = (f"skyreels_v2_tea_cache{part}" for part in ("", "_run", "_read"))
+SETTINGS = "skyreels_v2_tea_cache"
+RUN, READ, TALLY = (f"{SETTINGS}_{part}" for part in ("run", "read", "tally"))
 COMPILED = "torch_compile_kwargs"  # of the host's torch_compile.py
 MOSTLY = 0.75  # of the forwards: what is left can hardly be a good film
 
@@ -57,7 +58,10 @@ class PublishedCache:
 def use_published(
     model: comfy.model_patcher.ModelPatcher, settings: PublishedCache
 ) -> comfy.model_patcher.ModelPatcher:
-    """The model with this cache. Raises ValueError for a model that cannot have it."""
+    """The model with this cache; the one given stays as it is.
+
+    Raises ValueError for a model that cannot have it.
+    """
     transformer = model.get_model_object("diffusion_model")
     config = getattr(transformer, "config", None)
     if not isinstance(config, ModelConfig):
@@ -65,8 +69,6 @@ def use_published(
             f"model is a {type(transformer).__name__} from another loader; the published TeaCache "
             f"needs a model from SkyReels-V2 Model Loader. Use it, or set mode to automatic"
         )
-    if SETTINGS in model.model_options["transformer_options"]:
-        raise ValueError("model has a TeaCache already; connect it through one TeaCache node")
     settings.choose_rule(config, 0)
     model = model.clone()
     model.model_options["transformer_options"][SETTINGS] = settings
@@ -94,9 +96,13 @@ def run_with_state(
     run = given[RUN] = CachedRun(given[SETTINGS], config, pixels, sigmas)
     if COMPILED in before:
         run.bound, given[READ] = outside_graphs()
+    film = given.get(TALLY)
+    if film is not None:
+        film.caches.append(run.cache)
     try:
         out = executor(noise, latent, sampler, sigmas, *rest, **options)
-        run.report()
+        if film is None:
+            Tally([run.cache]).say()
         return out
     finally:
         run.cache.states.clear()
@@ -126,16 +132,43 @@ class CachedRun:
         keys = [(uuid, replaced) for uuid in options["uuids"]]
         return self.bound(self.cache, keys, forced)
 
-    def report(self) -> None:
-        """Say how much was skipped, to the person where that is nothing or most of it."""
-        skipped = self.cache.skipped
-        share = skipped / max(1, skipped + self.cache.computed)
-        text = f"TeaCache ({self.cache.rule.model}): {share:.0%} of the model calls skipped"
-        if 0 < share < MOSTLY:
-            LOG.info(text)
-        else:
-            change = "A higher one skips more" if not share else "A lower one keeps more detail"
-            warn(f"{text} at threshold {self.cache.threshold:g}. {change}.")
+
+@dataclass
+class Tally:
+    """What the caches of a run, or of all runs of a film, have skipped."""
+
+    caches: list[TeaCache] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Of the model's forwards, those whose blocks were not run."""
+        skipped = sum(cache.skipped for cache in self.caches)
+        return skipped / max(1, skipped + sum(cache.computed for cache in self.caches))
+
+    def describe(self) -> str:
+        """A line for people; empty where there is no such cache."""
+        if not self.caches:
+            return ""
+        model = self.caches[0].rule.model
+        return f"Published TeaCache ({model}): {self.share:.0%} of the model's work skipped"
+
+    def advise(self) -> str:
+        """What to do about a threshold that skipped nothing, or most of it; empty otherwise."""
+        if not self.caches or 0 < self.share <= MOSTLY:
+            return ""
+        if not self.share:
+            return "SkyReels-V2 TeaCache skipped nothing: raise its threshold"
+        return (
+            f"SkyReels-V2 TeaCache skipped {self.share:.0%} of the model's work: lower its "
+            f"threshold if the film is blurred or loses its motion"
+        )
+
+    def say(self) -> None:
+        """Both, on the node at work."""
+        notice.LOG.info(self.describe())
+        notice.show(self.describe())
+        if self.advise():
+            notice.warn(self.advise())
 
 
 def read_cache(options: Mapping[str, Any]) -> BlockCache | None:
