@@ -5,8 +5,8 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,18 +22,27 @@ SHARD = re.compile(
 )
 
 
+class Place(NamedTuple):
+    """Where a tensor's bytes lie, as they are in memory, in a file."""
+
+    file: pathlib.Path
+    offset: int
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Tensors of a file or of a set of shards, by name, with the file's own metadata.
 
     Of a GGUF file some are quantised (`QuantizedWeight`). mapped: addresses of storages that are
     parts of a memory-mapped file. note: for reports, what was taken where a file has several sets.
+    places: of such storages that hold one tensor each, by address.
     """
 
     tensors: dict[str, Any]
     metadata: dict[str, str]
     mapped: frozenset[int] = frozenset()
     note: str = ""
+    places: Mapping[int, Place] = field(default_factory=dict)
 
     def add_note(self, report: str) -> str:
         """A report on this file, with the note at its end."""
@@ -90,6 +99,7 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
     metadata: dict[str, str] = {}
     note = ""
     addresses: set[int] = set()
+    places: dict[int, Place] = {}
     dtypes: dict[str, tuple[torch.dtype | None, str]] = {}
     for file in files:
         read = read_tensors(file)
@@ -104,7 +114,9 @@ def _read_shards(files: list[pathlib.Path]) -> Checkpoint:
         note = read.note or note
         if read.mapped:
             addresses.update(t.untyped_storage().data_ptr() for t in part.values())
-    return Checkpoint(tensors, metadata, frozenset(addresses), note)
+        for name, offset in read.offsets.items():
+            places[read.tensors[name].untyped_storage().data_ptr()] = Place(file, offset)
+    return Checkpoint(tensors, metadata, frozenset(addresses), note, places)
 
 
 def _refuse_another_precision(

@@ -12,7 +12,7 @@ import pathlib
 import pickle
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -48,13 +48,15 @@ _OTHER = (
 class FileTensors:
     """What one file holds: named tensors, metadata, and whether they lie in a mapping of the file.
 
-    note: which set of tensors was taken, where the file has several.
+    note: which set of tensors was taken, where the file has several. offsets: where in the file
+    each tensor's bytes begin, of kinds that have them side by side.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     mapped: bool
     note: str = ""
+    offsets: dict[str, int] = field(default_factory=dict)
 
 
 def kind_of(file: pathlib.Path) -> Kind:
@@ -94,7 +96,14 @@ def read_tensors(file: pathlib.Path) -> FileTensors:
     if kind == "GGUF":
         raise ValueError(f"{file.name} is a GGUF file among files of another kind")
     if kind == "safetensors":
-        return FileTensors(*_read_safetensors(file), True)
+        tensors, metadata = _read_safetensors(file)
+        header, begin = _read_header(file)
+        offsets = {
+            name: begin + entry["data_offsets"][0]
+            for name, entry in header.items()
+            if name in tensors
+        }
+        return FileTensors(tensors, metadata, True, offsets=offsets)
     # Files of PyTorch before 1.6 are bare pickles, which cannot be memory-mapped; nor can what it
     # takes by its name for a file of another kind.
     mappable = kind == "PyTorch" and file.suffix != ".safetensors"
@@ -123,14 +132,21 @@ def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, 
         return _read_larger_than_memory(file)
 
 
+def _read_header(file: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of each tensor and where the first begins; whole, as checked."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(_HEADER_AT), "little")
+        header = json.loads(opened.read(length))
+    return header, _HEADER_AT + length
+
+
 def _read_larger_than_memory(file: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A safetensors file, whole as its library found it, in a mapping of ours."""
     try:
         whole = mapped.map_without_reserve(file)
     except OSError as error:
         raise mapping_refusal(file) from error
-    begin = _HEADER_AT + int.from_bytes(whole[:_HEADER_AT], "little")
-    header = json.loads(whole[_HEADER_AT:begin])
+    header, begin = _read_header(file)
     metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():

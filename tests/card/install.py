@@ -172,6 +172,6 @@ def _replace_library(patch, card):
     patch.setattr(
         comfy_aimdo.host_buffer, "HostBuffer", functools.partial(memory.HostBuffer, card.runtime)
     )
-    patch.setattr(comfy_aimdo.host_buffer, "read_file_to_device", memory.read_file_to_device)
+    patch.setattr(comfy_aimdo.host_buffer, "read_file_to_device", card.runtime.read_file_to_device)
     patch.setattr(comfy_aimdo.model_mmap, "ModelMMAP", memory.ModelMMAP)
     patch.setattr(comfy_aimdo.torch, "aimdo_to_tensor", memory.to_tensor)

@@ -156,20 +156,9 @@ class HostBuffer:
     def read_file_slice(
         self, file, file_offset, size, offset=0, stream=0, device_ptr=0, device=None
     ):
-        read_file(file, file_offset, size, self.get_raw_address() + offset)
+        self.runtime.read_file(file, file_offset, size, self.get_raw_address() + offset)
         if device_ptr:
             ctypes.memmove(device_ptr, self.get_raw_address() + offset, size)
-
-
-def read_file_to_device(file, file_offset, size, stream, device_ptr, device, mark_cold=True):
-    read_file(file, file_offset, size, device_ptr)
-
-
-def read_file(file, file_offset, size, address):
-    number = file if isinstance(file, int) else file.fileno()
-    numbers = os.pread(number, size, file_offset)
-    assert len(numbers) == size, "the file is shorter than what was to be read of it"
-    ctypes.memmove(address, numbers, size)
 
 
 class ModelMMAP:
@@ -190,10 +179,13 @@ class ModelMMAP:
 
 
 class Runtime:
-    """CUDA's calls for memory that it can read on its own: pinned for as long as registered."""
+    """CUDA's calls for memory that it can read on its own, pinned for as long as registered.
+
+    And the library's for files; `bytes_read` is how much of them they took.
+    """
 
     def __init__(self):
-        self.registered = {}
+        self.registered, self.bytes_read = {}, 0
 
     def cudaHostRegister(self, address, size, _flags):
         assert address not in self.registered, "pinned twice"
@@ -206,3 +198,15 @@ class Runtime:
     def unregister_all(self, begin, end):
         for address in [a for a in self.registered if begin <= a < end]:
             del self.registered[address]
+
+    def read_file(self, file, file_offset, size, address):
+        number = file if isinstance(file, int) else file.fileno()
+        numbers = os.pread(number, size, file_offset)
+        assert len(numbers) == size, "the file is shorter than what was to be read of it"
+        ctypes.memmove(address, numbers, size)
+        self.bytes_read += size
+
+    def read_file_to_device(
+        self, file, file_offset, size, stream, device_ptr, device, mark_cold=True
+    ):
+        self.read_file(file, file_offset, size, device_ptr)

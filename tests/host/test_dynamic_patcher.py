@@ -12,6 +12,7 @@ import torch
 from card.install import installed, use_dynamic
 from card.tensors import CARD
 from graphs.quantised import write_gguf
+from safetensors.torch import save_file
 
 ROOMY = 1 << 40
 PARTS = ("transformer", "transformer in bf16", "transformer in fp8", "transformer in scaled fp8",
@@ -130,6 +131,8 @@ def test_weights_come_layer_by_layer(card, fresh, run, dynamic, name):
         for _ in range(2):
             assert torch.equal(run(patcher, call), wanted)
             assert card.vram.used() <= budget and bool(card.vram.used()) == patcher.is_dynamic()
+            used = [m for m in patcher.model.modules() if hasattr(m, "_v_signature")]
+            assert all("_pins" in vars(m) for m in used if hasattr(m, "_v_weight"))
         management.unload_all_models()
         assert not card.vram.used() and not card.runtime.registered
 
@@ -175,6 +178,34 @@ def test_loras_on_top_and_off_again(card, patched, run, dynamic, monkeypatch, na
             away = run(changed, call) - wanted
             assert away.norm() <= rounding * (wanted - without).norm()
     assert torch.equal(run(patcher, call), without)
+
+
+@pytest.mark.parametrize("through_ram", [True, False])
+def test_weights_are_read_from_their_files(
+    card, transformer, plain, models_folder, run, dynamic, monkeypatch, through_ram
+):
+    """By the host itself, past the mapping, where files have them as they are used."""
+    import comfy.cli_args
+    import comfy.model_management as management
+
+    def make():
+        torch.manual_seed(0)
+        return transformer("direct-00001-of-00002.safetensors", "bf16", 16)
+
+    half, folder = {k: v.bfloat16() for k, v in plain.items()}, models_folder / "diffusion_models"
+    for shard in (1, 2):
+        part = {k: half[k] for k in sorted(half)[shard - 1 :: 2]}
+        save_file(part, folder / f"direct-0000{shard}-of-00002.safetensors")
+    wanted = run(*make())
+    management.unload_all_models()
+    dynamic()
+    monkeypatch.setattr(comfy.cli_args.args, "fast_disk", not through_ram)
+    patcher, call = make()
+    assert torch.equal(run(patcher, call), wanted)
+    layers = [m for m in patcher.model.modules() if hasattr(m, "_v")]
+    direct = [p.nbytes for m in layers for p in m.parameters() if p.dtype == torch.bfloat16]
+    assert card.runtime.bytes_read == sum(direct) > 0.6 * patcher.model_size()
+    assert bool(card.runtime.registered) == through_ram
 
 
 def test_films_whose_models_share_the_card(card, look, run_prompt, monkeypatch):

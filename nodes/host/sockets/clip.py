@@ -16,7 +16,7 @@ from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
-from ....skyreels_model.files import checkpoint, loading
+from ....skyreels_model.files import loading
 from ....skyreels_model.files.quantized import Weights
 from ....skyreels_model.model import identity
 from ....skyreels_model.text_encoder.config import UMT5Config
@@ -24,7 +24,7 @@ from ....skyreels_model.text_encoder.memory import forward_bytes
 from ....skyreels_model.text_encoder.names import to_original_names
 from ....skyreels_model.text_encoder.network import UMT5Encoder
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH, PAD_ID, Tokenizer, clean_text
-from .. import files
+from .. import direct_reads, files
 from . import quantized
 from .gguf import GGUFLinear
 from .patcher import hook_on_the_fly
@@ -130,7 +130,7 @@ class HostTextEncoder(nn.Module):
 
 def load_clip(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[comfy.sd.CLIP, str]:
     """A text encoder file as the host's CLIP, and one line that says what it is."""
-    file = checkpoint.read(path)
+    file = direct_reads.read(path)
     original = to_original_names(file.tensors, file.metadata)
     weights, note = quantized.make_readable(original)
     config, stored = UMT5Config.from_state_dict(weights), loading.stored_dtype(weights)

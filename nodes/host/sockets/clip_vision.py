@@ -12,12 +12,13 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ....skyreels_model.files import checkpoint, loading
+from ....skyreels_model.files import loading
 from ....skyreels_model.image_encoder.config import CLIPVisionConfig
 from ....skyreels_model.image_encoder.memory import forward_bytes
 from ....skyreels_model.image_encoder.names import to_original_names
 from ....skyreels_model.image_encoder.network import CLIPVision
 from ....skyreels_model.image_encoder.pixels import preprocess, squash
+from .. import direct_reads
 from .patcher import patcher_type
 
 COMPUTE = torch.float32  # as the host's own, whatever the weights are stored in
@@ -79,7 +80,7 @@ def load_clip_vision(
     path: pathlib.Path, disable_dynamic: bool = False
 ) -> tuple[HostCLIPVision, str]:
     """An image encoder file as the host's CLIP_VISION, and one line that says what it is."""
-    file = checkpoint.read(path)
+    file = direct_reads.read(path)
     tensors = to_original_names(file.tensors)
     config, dtype = CLIPVisionConfig.from_state_dict(tensors), loading.stored_dtype(tensors)
     model = CLIPVision(config, comfy.ops.manual_cast, dtype=dtype, device="meta").eval()

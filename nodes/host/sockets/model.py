@@ -17,11 +17,12 @@ import comfy.supported_models
 import torch
 from torch import Tensor
 
-from ....skyreels_model.files import checkpoint, loading
+from ....skyreels_model.files import loading
 from ....skyreels_model.files.quantized import Weights
 from ....skyreels_model.model import identity, names
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
+from .. import direct_reads
 from . import quantized
 from .attention import find_attention
 from .gguf import GGUFPatcher
@@ -114,7 +115,7 @@ def load_model(
     disable_dynamic: bool = False,
 ) -> tuple[comfy.model_patcher.ModelPatcher, str]:
     """A checkpoint as a patcher, and one line that says what it is."""
-    file = checkpoint.read(path)
+    file = direct_reads.read(path)
     stored = names.transformer_tensors(file.tensors, file.metadata)
     skyreels = ModelConfig.from_state_dict(stored)
     weights, note = quantized.make_readable(stored)

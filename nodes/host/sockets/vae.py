@@ -17,11 +17,12 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ....skyreels_model.files import checkpoint, loading
+from ....skyreels_model.files import loading
 from ....skyreels_model.grid import CHANNELS, frame_length
 from ....skyreels_model.vae.names import to_original_names
 from ....skyreels_model.vae.network import VideoVAE
 from ....skyreels_model.vae.tiles import SMALLEST, Side, Tiling
+from .. import direct_reads
 from .patcher import patcher_type
 from .vae_streams import decode_latents, encode_frames, step_bytes
 
@@ -177,7 +178,7 @@ def _convert_tiling(
 
 def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE, str]:
     """A VAE file as the host's VAE, and one line that says what it is."""
-    file = checkpoint.read(path)
+    file = direct_reads.read(path)
     tensors = to_original_names(file.tensors)
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
     dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
