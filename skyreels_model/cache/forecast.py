@@ -57,6 +57,9 @@ class ForecastState:
         change = torch.zeros_like(velocity)
         return cls(velocity, change, levels, nothing, known, call.begin, call.guidance)
 
+    def move(self, device: torch.device | str) -> None:
+        self.velocity, self.change = self.velocity.to(device), self.change.to(device)
+
     def view(self, call: Call) -> None:
         """Forget latents that have left the view or were replaced, and make room for new ones."""
         count, leaving = len(call.levels.sigmas), call.begin - self.begin

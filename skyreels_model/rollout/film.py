@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..plan.film_plan import FilmPlan
@@ -31,13 +33,21 @@ class Tail:
     colours: Tensor | None = None
 
 
+class CacheState(Protocol):
+    """What a cache of model calls remembers of a window, a dataclass of tensors and numbers."""
+
+    def move(self, device: torch.device | str) -> None:
+        """Bring what is compared with latents to their device."""
+
+
 @dataclass
 class Film:
     """The whole state of a film in the making.
 
     window, row: the next row to do, rows: how many the window has. latents: the current
     window's (1, C, F, h, w), float32, normalised, the given frames first, a picture of the
-    film's end after its own. levels: the noise levels of the row at work. cache: what a cache
+    film's end after its own. levels: the noise levels of the row at work. nominal: the highest of
+    them that moves, as far as that falls in a window (a host's noise level). cache: what a cache
     of model calls remembers of the window, a dataclass of tensors and numbers; skipped: how
     many rows of the film it has forecast so far. carried: the latents that the window made
     before gives to the current one. tail: what `history` keeps of the film so far. finished:
@@ -52,9 +62,10 @@ class Film:
     row: int = 0
     rows: int = 0
     levels: RowLevels | None = None
+    nominal: float = 1.0
     latents: Tensor | None = None
     solver_state: SolverState | None = None
-    cache: object | None = None
+    cache: CacheState | None = None
     skipped: int = 0
     carried: Tensor | None = None
     tail: Tail = field(default_factory=Tail)
@@ -70,8 +81,21 @@ class Film:
 
     @property
     def sigma(self) -> float:
-        """The largest noise level that the row at work moves (a host's nominal one)."""
+        """The largest noise level that the row at work moves."""
         return 1.0 if self.levels is None else self.levels.highest
+
+    def begin_row(self, levels: RowLevels) -> None:
+        """The noise levels of the row that is done next."""
+        self.levels, self.nominal = levels, min(self.nominal, levels.highest)
+
+    def move(self, device: torch.device | str) -> None:
+        """Bring the window at work to a device, where it comes from a disk."""
+        assert self.latents is not None and self.solver_state is not None
+        self.latents = self.latents.to(device)
+        history = self.solver_state.history
+        self.solver_state = SolverState({n: tensor.to(device) for n, tensor in history.items()})
+        if self.cache is not None:
+            self.cache.move(device)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ..plan.film_plan import FilmPlan
 from .anchor import hold_window
@@ -17,7 +18,7 @@ from .finite import FiniteVelocity
 from .history import History
 from .noise import NoiseSource
 from .sliding import slide
-from .window import denoise_window
+from .window import denoise_window, shown_after
 
 
 def generate(
@@ -48,6 +49,8 @@ def denoise(
     """
     rows = slide if film.plan.sliding else denoise_window
     checked = FiniteVelocity(film, velocity)
+    if film.latents is not None:
+        film.move(device)
     yield from rows(film, checked, noise, device)
     checked.read()
 
@@ -60,18 +63,27 @@ def finish_window(film: Film, history: History | None) -> WindowDone:
     if film.passed:  # never the whole of a long sequence on the device
         whole = torch.cat([*film.passed, whole.cpu()], dim=2)
     latents = hold_window(film, window, whole[:, :, : window.length])
-    next_window, carried, tail = film.window + 1, None, Tail()
-    if next_window < plan.num_windows and plan.continues(plan.window_at(next_window)):
-        if history is None:
-            raise ValueError(
-                f"the film has {plan.num_windows} windows; continuing one needs `history`"
-            )
-        after = whole[:, :, window.length :]
-        shown = torch.cat([latents, after], dim=2) if plan.backwards else latents
-        carried, tail = history(shown, window.repeated, film.tail)
+    carried, tail = None, Tail()
+    if film.window + 1 < plan.num_windows and plan.continues(plan.window_at(film.window + 1)):
+        carried, tail = carry_over(film, latents, history)
     # Nothing of the film changes before, so that a history that fails can be asked again.
-    film.finished.append(latents.cpu())
-    film.window, film.row, film.latents = next_window, 0, None
-    film.solver_state, film.cache, film.levels = None, None, None
-    film.begin, film.passed, film.carried, film.tail = 0, [], carried, tail
+    advance(film, latents, carried, tail)
     return WindowDone(window, latents)
+
+
+def carry_over(film: Film, latents: Tensor, history: History | None) -> tuple[Tensor, Tail]:
+    """What the current window, of these latents, gives to the next, and the tail behind it."""
+    plan, window = film.plan, film.plan.window_at(film.window)
+    if history is None:
+        raise ValueError(f"the film has {plan.num_windows} windows; continuing one needs `history`")
+    if plan.backwards:
+        latents = torch.cat([latents, shown_after(film, window).to(latents)], dim=2)
+    return history(latents, window.repeated, film.tail)
+
+
+def advance(film: Film, latents: Tensor, carried: Tensor | None, tail: Tail) -> None:
+    """Put the current window, of these latents, among the finished, and go on to the next."""
+    film.finished.append(latents.cpu())
+    film.window, film.row, film.latents = film.window + 1, 0, None
+    film.solver_state, film.cache, film.levels, film.nominal = None, None, None, 1.0
+    film.begin, film.passed, film.carried, film.tail = 0, [], carried, tail

@@ -45,7 +45,7 @@ def slide(
             film.latents[:, :, place] = _draw_latent(film, window, latent, noise)
         step = (row.index - 1).clamp(0, schedule.steps - 1)
         sigmas, frame = schedule.sigmas[step], int(row.update.nonzero()[0])
-        film.levels = schedule.row_levels(row.index, row.update, row.fresh)
+        film.begin_row(schedule.row_levels(row.index, row.update, row.fresh))
         timesteps = table[row.index]
         first = max(window.prefix - row.start, 0)
         last = max(row.stop - window.length, 0) if plan.following else 0

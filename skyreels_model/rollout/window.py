@@ -69,7 +69,7 @@ def denoise_window(
         # Frames not being moved get the nearest legal step; the update mask leaves them alone.
         step = (one.index[0] - 1).clamp(0, schedule.steps - 1)
         sigmas, frame = schedule.sigmas[step], int(one.update[0].nonzero()[0])
-        film.levels = schedule.row_levels(one.index[0], one.update[0], one.fresh[0])
+        film.begin_row(schedule.row_levels(one.index[0], one.update[0], one.fresh[0]))
         timesteps = one.timesteps
         timesteps[:, : window.prefix] = plan.prefix_noise
         timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
@@ -95,9 +95,13 @@ def _place_given(film: Film, window: Window) -> Tensor:
     for place in window.pictures:
         latents[:, :, place : place + 1] = given.pictures[window.start + place].to(latents)
     if window.end:
-        after = given.after if film.carried is None or window.repeated else film.carried
-        latents[:, :, window.length :] = after.to(latents)
+        latents[:, :, window.length :] = shown_after(film, window).to(latents)
     return latents
+
+
+def shown_after(film: Film, window: Window) -> Tensor:
+    """The latents that are shown after a window's own, (1, C, n, h, w)."""
+    return film.conditions.after if film.carried is None or window.repeated else film.carried
 
 
 def _lay_noise(film: Film, window: Window, fresh: Tensor, noise: NoiseSource) -> Tensor:

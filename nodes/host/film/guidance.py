@@ -144,20 +144,18 @@ class GuidedVelocity:
         self.film, self.cfg, self.model_wrap = film, cfg, model_wrap
         self.model_options, self.seed = extra_args["model_options"], extra_args.get("seed")
         self.window = film.plan.window_at(film.window)
-        self.sigma = 1.0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """(1, C, F, h, w) at timesteps (1, F) -> (1, C, F, h, w), guidance included."""
         film = self.film
-        self.sigma = min(self.sigma, film.sigma)
         options = {**self.model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
         options[PROMPT_SHARES] = find_prompts(film.plan, self.window, film.begin, x.shape[2])
         # At 1 the host leaves the negative prompt's forward out.
         self.model_wrap.set_cfg(self.cfg.at(film.sigma))
         denoised = self.model_wrap(
             x,
-            x.new_full((x.shape[0],), self.sigma),
+            x.new_full((x.shape[0],), film.nominal),
             model_options={**self.model_options, "transformer_options": options},
             seed=self.seed,
         )
-        return (x - denoised) / self.sigma
+        return (x - denoised) / film.nominal

@@ -1,0 +1,72 @@
+"""One short name for a value: equal values have equal names, on any machine and in any run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SIZE = 16  # bytes of a digest
+SAMPLES = 64  # numbers of a weight that stand for it
+
+
+def digest(value: Any) -> str:
+    """The digest of numbers, texts, tensors, dataclasses, and lists and mappings of them.
+
+    Mappings are equal in any order of their keys. Raises TypeError for anything else, whose
+    equality cannot be told by its content.
+    """
+    found = hashlib.blake2b(digest_size=SIZE)
+    for piece in _pieces(value):
+        found.update(len(piece).to_bytes(8, "little") + piece)
+    return found.hexdigest()
+
+
+def _pieces(value: Any) -> Iterable[bytes]:
+    """The bytes of a value, each part with its kind, so that no two values have the same."""
+    if isinstance(value, Tensor):
+        yield f"tensor {value.dtype} {tuple(value.shape)}".encode()
+        yield tensor_bytes(value)
+    elif value is None or isinstance(value, bool | int | float | str | bytes):
+        # repr tells every float from every other.
+        yield f"{type(value).__name__} {value!r}".encode()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield f"dataclass {type(value).__name__}".encode()
+        for field in dataclasses.fields(value):
+            yield field.name.encode()
+            yield from _pieces(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        yield f"mapping {len(value)}".encode()
+        yield from sorted(digest([key, part]).encode() for key, part in value.items())
+    elif isinstance(value, list | tuple):
+        yield f"list {len(value)}".encode()
+        for part in value:
+            yield from _pieces(part)
+    else:
+        raise TypeError(f"{type(value).__name__} cannot be told from another by its content")
+
+
+def tensor_bytes(value: Tensor) -> bytes:
+    """A tensor's numbers as they lie in memory, in order."""
+    whole = value.detach().cpu().contiguous().reshape(-1)
+    return whole.view(torch.uint8).numpy().tobytes()
+
+
+def digest_weights(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """The digest of a network's weights by name, of a few numbers of each.
+
+    Weights that were trained differ everywhere, so that reading all 28 GB of them tells no more.
+    """
+    return digest({name: [list(w.shape), str(w.dtype), _sample(w)] for name, w in weights})
+
+
+def _sample(weight: Tensor) -> Tensor:
+    flat = weight.detach().reshape(-1)
+    if flat.numel() <= SAMPLES or flat.is_meta:
+        return flat.cpu() if not flat.is_meta else torch.zeros(0)
+    places = torch.linspace(0, flat.numel() - 1, SAMPLES, dtype=torch.float64).long()
+    return flat[places.to(flat.device)].cpu()

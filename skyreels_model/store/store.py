@@ -1,0 +1,214 @@
+"""The folder of a film: its windows as they are finished, and the one at work.
+
+Every file is named after its window's key, and holds what that key stands for. So a film that is
+changed finds what still holds and makes the rest beside it, and one that is changed back finds all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ..rollout.film import Film, Tail
+from ..rollout.history import History
+from ..rollout.loop import advance, carry_over, finish_window
+from . import files
+from .keys import WindowKey
+from .state import brings_enough, pack_row, pack_window, unpack_row, unpack_tail
+
+LOCK = "in_use.lock"
+EVERY = 60.0  # seconds between two savings of a window at work
+
+
+class FilmStore:
+    """One film's folder, for one writer at a time.
+
+    every: seconds from one saving of the window at work to the next.
+    """
+
+    def __init__(self, folder: Path, every: float = EVERY) -> None:
+        self.folder, self.every = folder, every
+
+    @contextlib.contextmanager
+    def open(self, keys: Sequence[WindowKey], afresh: bool = False) -> Iterator[Session]:
+        """The folder, made where it is not there, for a film with these windows.
+
+        afresh: what is there is not used, and replaced where a window has the same key. Raises
+        ValueError where another run writes into it, OSError where it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"the film in {self.folder.name} is being made by another run; wait for that, or "
+                f"give this film another name"
+            ) from None
+        try:
+            for left in self.folder.glob(f"*{files.UNFINISHED}"):
+                files.remove(left)
+            yield Session(self, keys, afresh)
+        finally:
+            lock.release()
+
+    def path(self, kind: str, key: WindowKey, number: int | None = None) -> Path:
+        """The file of a window: `kind` is window, row or passed."""
+        part = "" if number is None else f"_{number:06d}"
+        return self.folder / f"{kind}_{key.index:05d}_{key.key}{part}{files.ENDING}"
+
+
+class Session:
+    """A film being made, and its folder.
+
+    kept, made: how many windows were found, and made. damaged: what was found and is not as it was
+    written, in words.
+    """
+
+    def __init__(self, store: FilmStore, keys: Sequence[WindowKey], afresh: bool) -> None:
+        self.store, self.keys, self.afresh = store, keys, afresh
+        self.kept = self.made = 0
+        self.damaged: list[str] = []
+        # Of the window at work: when it was saved, how many rows of the film had been forecast
+        # before it, and where the files with latents that have left the view begin.
+        self.saved_at, self.skipped = time.monotonic(), 0
+        self.passed, self.latents_saved = list[int](), 0
+
+    def recall(self, film: Film, history: History | None = None) -> bool:
+        """Put the current window, finished before, among the film's; False where it is not there.
+
+        history: for a film that goes on where the one that was saved ended.
+        """
+        self._begin_window(film)
+        plan, index = film.plan, film.window
+        found = self._read("window", self.keys[index])
+        if found is None:
+            return False
+        tensors, about = found
+        goes_on = index + 1 < plan.num_windows and plan.continues(plan.window_at(index + 1))
+        if (
+            goes_on
+            and "carried" in tensors
+            and not (about["tail"] or brings_enough(plan, index + 1))
+        ):
+            return False  # saved for a film whose next window needed less
+        film.reference, latents = tensors.get("reference"), tensors["latents"]
+        if goes_on and "carried" not in tensors:
+            carried, tail = carry_over(film, latents, history)
+        elif goes_on:
+            carried, tail = tensors["carried"], unpack_tail(tensors)
+        else:
+            carried, tail = None, Tail()
+        film.skipped += about["skipped"]
+        advance(film, latents, carried, tail)
+        self.kept += 1
+        return True
+
+    def _begin_window(self, film: Film) -> None:
+        self.saved_at, self.skipped = time.monotonic(), film.skipped
+        self.passed, self.latents_saved = [], 0
+
+    def resume(self, film: Film) -> bool:
+        """Put the rows of the current window that were saved into the film, if there are any."""
+        key = self.keys[film.window]
+        found = self._read("row", key)
+        parts = [
+            self._read("passed", key, first) for first in (found[1]["passed"] if found else [])
+        ]
+        if found is None or None in parts:
+            return False
+        tensors, about = found
+        unpack_row(film, tensors, about)
+        film.passed = [
+            latent for part in parts if part for latent in part[0]["latents"].split(1, 2)
+        ]
+        film.skipped += about["skipped"]
+        self.passed, self.latents_saved = about["passed"], len(film.passed)
+        return True
+
+    def save_row(self, film: Film) -> None:
+        """Save the window at work where it is time to."""
+        if time.monotonic() - self.saved_at >= self.store.every:
+            self.save_row_now(film)
+
+    def save_row_now(self, film: Film) -> None:
+        """Save the window at work, in place of what was saved of it before."""
+        key = self.keys[film.window]
+        tensors, numbers = pack_row(film)
+        if not torch.isfinite(tensors["latents"]).all():
+            return  # the loop says so, at its next model call
+        saved = self.latents_saved
+        if len(film.passed) > saved:
+            new = {"latents": torch.cat(film.passed[saved:], dim=2)}
+            files.write(self.store.path("passed", key, saved), new, {})
+            self.passed.append(saved)
+            self.latents_saved = len(film.passed)
+        numbers |= {"skipped": film.skipped - self.skipped, "passed": self.passed}
+        files.write(self.store.path("row", key), tensors, numbers)
+        self.saved_at = time.monotonic()
+
+    def save_window(self, film: Film) -> None:
+        """Save the window that the film has just finished; its rows are needed no more."""
+        key = self.keys[film.window - 1]
+        tensors, about = pack_window(film)
+        about |= {"skipped": film.skipped - self.skipped, "parts": dict(key.parts)}
+        files.write(self.store.path("window", key), tensors, about)
+        files.remove(self.store.path("row", key))
+        for first in self.passed:
+            files.remove(self.store.path("passed", key, first))
+        self.made += 1
+
+    def explain(self, index: int) -> list[str]:
+        """What has changed since the newest window that was saved with this number."""
+        pattern = f"window_{index:05d}_*{files.ENDING}"
+        for path in sorted(self.store.folder.glob(pattern), key=_written_at, reverse=True):
+            with contextlib.suppress(files.Damaged, OSError):
+                return self.keys[index].differences(files.read_about(path)["parts"])
+        return []
+
+    def _read(
+        self, kind: str, key: WindowKey, number: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """A file's content; None where it is not there, is not wanted or is damaged."""
+        path = self.store.path(kind, key, number)
+        if self.afresh or not path.exists():
+            return None
+        try:
+            return files.read(path)
+        except files.Damaged as error:
+            self.damaged.append(str(error))
+            return None
+
+
+def make_film(
+    film: Film,
+    sample_window: Callable[[Film], None],
+    history: History | None,
+    session: Session | None = None,
+) -> None:
+    """Make all windows of a film that are left, those that a store has from there.
+
+    sample_window: denoises the film's current window, which may have begun.
+    """
+    while not film.done:
+        if session and session.recall(film, history):
+            continue
+        if session:
+            session.resume(film)
+        sample_window(film)
+        finish_window(film, history)
+        if session:
+            session.save_window(film)
+
+
+def _written_at(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns
+    return 0

@@ -1,0 +1,336 @@
+"""Films on disk: resumed to the bit, never mixed, whole after any crash."""
+
+import dataclasses
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from skyreels_model.cache.forecast import Forecast
+from skyreels_model.cache.settings import CacheSettings
+from skyreels_model.cache.velocity import CachedVelocity
+from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.shots import Shot
+from skyreels_model.rollout.conditions import Conditions
+from skyreels_model.rollout.film import Film
+from skyreels_model.rollout.history import new_history
+from skyreels_model.rollout.loop import denoise
+from skyreels_model.rollout.noise import SeededNoise
+from skyreels_model.store import files
+from skyreels_model.store.digests import digest, digest_weights
+from skyreels_model.store.keys import window_keys
+from skyreels_model.store.store import FilmStore, make_film
+from skyreels_model.vae import VideoVAE
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = FilmPlan(
+    num_frames=57, width=16, height=16, window=25, overlap=9, steps=6, ar_step=2, history="latents"
+)
+SHOTS = (Shot(25, False, 0), Shot(25, False, 0), Shot(25, True, 0))
+
+
+class Stop(Exception):
+    """What ends a run in a test."""
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return VideoVAE(dim=4).eval()
+
+
+def answer(x, t):
+    """A model: another answer at each level, and one that sees all frames."""
+    return torch.tanh(x + x.mean(2, keepdim=True)) * (0.5 + t[:, None, :, None, None] / 1000)
+
+
+@dataclasses.dataclass
+class Run:
+    """A film by `answer`; `calls` counts what was asked of it, which stops after `limit`."""
+
+    plan: FilmPlan = PLAN
+    conditions: Conditions = dataclasses.field(default_factory=Conditions)
+    solver: str = "unipc"
+    vae: VideoVAE | None = None
+    prompt: str = "a"
+    seed: int = 0
+    threshold: float = 0.0
+    limit: int = 1 << 30
+    calls: int = 0
+
+    def keys(self):
+        others = {"prompt": self.prompt, "seed": self.seed, "cache": self.threshold}
+        return window_keys(self.plan, self.conditions, self.solver, lambda window: others)
+
+    def make(self, store=None, afresh=False):
+        """(film, session)"""
+        if store is None:
+            film = Film(self.plan, self.solver, conditions=self.conditions)
+            self._make(film, None)
+            return film, None
+        with store.open(self.keys(), afresh) as session:
+            film = Film(self.plan, self.solver, conditions=self.conditions)
+            self._make(film, session)
+            return film, session
+
+    def _make(self, film, session):
+        def velocity(x, t):
+            if self.calls == self.limit:
+                raise Stop
+            self.calls += 1
+            return answer(x, t) + len(self.prompt) * 0.01
+
+        policy = Forecast(CacheSettings(threshold=self.threshold))
+        asked = CachedVelocity(film, velocity, policy) if self.threshold else velocity
+
+        def sample(film):
+            for _ in denoise(film, asked, SeededNoise(self.seed)):
+                if session:
+                    session.save_row(film)
+
+        with torch.inference_mode():
+            make_film(film, sample, new_history(self.plan, self.vae), session)
+
+
+def latents(film):
+    return torch.cat(film.finished, dim=2)
+
+
+KINDS = {
+    "asynchronous": {},
+    "synchronous": {"ar_step": 0},
+    "pixels, anchor": {"history": "pixels", "anchor": 1.0},
+    "long overlap": {"history": "picture+latents", "overlap": 17, "anchor": 0.5},
+    "one sequence": {"sliding": True, "num_frames": 65},
+    "shots": {"num_frames": 75, "shots": SHOTS},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver"),
+    [(kind, solver) for kind in KINDS for solver in ("unipc", "lcm")]
+    + [("asynchronous", "dpmpp_2m"), ("asynchronous", "euler")],
+)
+def test_a_film_that_was_stopped_goes_on_to_the_same_bits(tmp_path, vae, kind, solver):
+    plan = dataclasses.replace(PLAN, **KINDS[kind])
+    whole = Run(plan, solver=solver, vae=vae)
+    expected = latents(whole.make()[0])
+    store = FilmStore(tmp_path / "film", every=0)
+    for limit in random.Random(kind).choices(range(1, whole.calls // 2), k=3):
+        with pytest.raises(Stop):
+            Run(plan, solver=solver, vae=vae, limit=limit).make(store)
+    last = Run(plan, solver=solver, vae=vae)
+    film, session = last.make(store)
+    assert torch.equal(latents(film), expected)
+    assert 0 < last.calls < whole.calls
+    again = Run(plan, solver=solver, vae=vae)
+    film, session = again.make(store)
+    assert torch.equal(latents(film), expected)
+    assert again.calls == 0 and session.kept == plan.num_windows and not session.damaged
+
+
+def test_a_cache_of_model_calls_goes_on_where_it_was(tmp_path, vae):
+    given = {"plan": dataclasses.replace(PLAN, ar_step=0, steps=20), "threshold": 0.3}
+    whole = Run(**given)
+    film, _ = whole.make()
+    expected, skipped = latents(film), film.skipped
+    assert skipped > 5
+    store = FilmStore(tmp_path, every=0)
+    for limit in (3, 9):
+        with pytest.raises(Stop):
+            Run(**given, limit=limit).make(store)
+    film, _ = Run(**given).make(store)
+    assert torch.equal(latents(film), expected) and film.skipped == skipped
+
+
+def test_a_longer_film_keeps_the_windows_of_the_shorter(tmp_path, vae):
+    for history in ("latents", "pixels"):
+        store = FilmStore(tmp_path / history)
+        short = dataclasses.replace(PLAN, num_frames=41, history=history)
+        Run(short, vae=vae).make(store)
+        long = dataclasses.replace(short, num_frames=73)
+        film, session = Run(long, vae=vae).make(store)
+        assert (session.kept, session.made) == (2, 2)
+        assert torch.equal(latents(film), latents(Run(long, vae=vae).make()[0]))
+
+
+def test_what_is_changed_is_made_anew_up_to_the_next_cut(tmp_path):
+    plan = dataclasses.replace(PLAN, **KINDS["shots"])
+
+    def keys(seeds):
+        return window_keys(plan, Conditions(), "unipc", lambda window: {"seed": seeds[window.shot]})
+
+    shots = [window.shot for window in plan.windows()]
+    before, after = keys([0, 0, 0]), keys([0, 1, 0])
+    same = [a.key == b.key for a, b in zip(before, after, strict=True)]
+    assert same == [shot != 1 for shot in shots]
+    changed = keys([1, 0, 0])
+    same = [a.key == b.key for a, b in zip(before, changed, strict=True)]
+    assert same == [shot == 2 for shot in shots]
+    first = shots.index(1)
+    assert after[first].differences(before[first].parts) == ["seed"]
+
+
+def test_a_film_that_is_changed_and_changed_back_is_found_again(tmp_path):
+    store = FilmStore(tmp_path)
+    Run(prompt="a").make(store)
+    other, session = Run(prompt="another").make(store)
+    assert session.kept == 0
+    with store.open(Run(prompt="third").keys()) as session:
+        assert session.explain(0) == ["prompt"]
+    film, session = Run(prompt="a").make(store)
+    assert session.made == 0 and not torch.equal(latents(film), latents(other))
+
+
+def test_afresh_takes_nothing_and_loses_nothing(tmp_path):
+    store = FilmStore(tmp_path)
+    expected = latents(Run().make(store)[0])
+    run = Run()
+    film, session = run.make(store, afresh=True)
+    assert run.calls and session.kept == 0 and torch.equal(latents(film), expected)
+
+
+@pytest.mark.parametrize("kind", ["cut off", "a bit", "empty", "another file", "words"])
+def test_a_damaged_file_is_made_anew_and_said(tmp_path, kind):
+    store = FilmStore(tmp_path)
+    expected = latents(Run().make(store)[0])
+    path = sorted(tmp_path.glob("window_*"))[1]
+    content = bytearray(path.read_bytes())
+    if kind == "cut off":
+        content = content[:-7]
+    elif kind == "a bit":
+        content[-3] ^= 4
+    elif kind == "empty":
+        content = b""
+    elif kind == "another file":
+        content = b"<html>no film</html>" * 40
+    else:
+        content = content.replace(b'\\"skipped\\": 0', b'\\"skipped\\": 9')
+    assert bytes(content) != path.read_bytes()
+    path.write_bytes(content)
+    film, session = Run().make(store)
+    assert torch.equal(latents(film), expected)
+    assert session.made == 1 and len(session.damaged) == 1 and path.name in session.damaged[0]
+
+
+def test_one_writer_at_a_time(tmp_path):
+    store = FilmStore(tmp_path / "night train")
+    with store.open(Run().keys()):
+        with pytest.raises(ValueError, match="night train is being made by another run"):
+            Run().make(FilmStore(tmp_path / "night train"))
+    Run().make(store)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    files.write(path, {"x": torch.ones(3)}, {"n": 1})
+
+    def full(_handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write(path, {"x": torch.zeros(3)}, {"n": 2})
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    tensors, about = files.read(path)
+    assert about["n"] == 1 and torch.equal(tensors["x"], torch.ones(3))
+
+
+def test_rows_that_are_not_finite_are_not_saved(tmp_path):
+    store = FilmStore(tmp_path, every=0)
+    with store.open(Run().keys()) as session:
+        film = Film(PLAN)
+        rows = denoise(film, answer, SeededNoise(0))
+        next(rows)
+        session.save_row(film)
+        (saved,) = tmp_path.glob("row_*")
+        before = saved.read_bytes()
+        next(rows)
+        film.latents[0, 0, 0, 0, 0] = torch.nan
+        session.save_row(film)
+        assert saved.read_bytes() == before
+
+
+def test_rows_go_when_their_window_is_done(tmp_path):
+    plan = dataclasses.replace(PLAN, **KINDS["one sequence"])
+    store = FilmStore(tmp_path, every=0)
+    with pytest.raises(Stop):
+        Run(plan, limit=12).make(store)
+    assert list(tmp_path.glob("row_*")) and list(tmp_path.glob("passed_*"))
+    Run(plan).make(store)
+    left = {path.name.split("_")[0] for path in tmp_path.glob("*.safetensors")}
+    assert left == {"window"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 1.0), (1, True), ("1", 1), (None, "None"), ([1, 2], [[1], 2]), ({"a": 1}, {"a": 2}),
+        (torch.zeros(2, 3), torch.zeros(3, 2)), (torch.zeros(2), torch.zeros(2).half()),
+        (0.1, 0.1 + 1e-16 + 1e-17 * 3), (Shot(5, True, 0), Shot(5, False, 0)), ([], {}), ("", b""),
+    ],
+)  # fmt: skip
+def test_what_differs_has_another_digest(one, other):
+    assert digest(one) != digest(other) and digest(one) == digest(one)
+
+
+def test_a_digest_is_the_same_everywhere():
+    value = {"b": [1, 2.5, None], "a": torch.arange(3)}
+    assert digest(value) == digest(dict(reversed(value.items())))
+    assert digest(value) == "b952a22b3037f7304b4a1f04b334223d"
+    with pytest.raises(TypeError, match="function"):
+        digest({"f": answer})
+
+
+def test_weights_are_told_apart_by_a_few_of_their_numbers():
+    torch.manual_seed(0)
+    plain = VideoVAE(dim=4)
+    before = digest_weights(plain.state_dict().items())
+    assert digest_weights(reversed(plain.state_dict().items())) == before
+    with torch.no_grad():
+        plain.decoder.conv1.weight += 1e-3
+    assert digest_weights(plain.state_dict().items()) != before
+
+
+CHILD = """
+    import os, sys
+    sys.path[:0] = HERE
+    import conftest, test_store
+    from pathlib import Path
+    from skyreels_model.store.store import FilmStore
+
+    def told(call):
+        def run(*args):
+            print(flush=True)
+            return call(*args)
+        return run
+
+    os.fsync, os.replace = told(os.fsync), told(os.replace)
+    test_store.Run().make(FilmStore(Path(sys.argv[1]), every=0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_process_that_is_killed_loses_no_more_than_a_row(tmp_path):
+    """After so many writings and renamings, drawn by a seed."""
+    expected = latents(Run().make()[0])
+    folder, draw = tmp_path / "film", random.Random(0)
+    here = [str(ROOT / "tests" / "unit"), str(ROOT / "tests")]
+    script = tmp_path / "child.py"
+    script.write_text(textwrap.dedent(CHILD).replace("HERE", repr(here)))
+    for _ in range(4):
+        command = [sys.executable, str(script), str(folder)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        lines = [child.stdout.readline() for _ in range(draw.randrange(1, 12))]
+        child.kill()
+        child.communicate()
+        assert lines[-1] == "\n"  # it was at work
+    film, session = Run().make(FilmStore(folder))
+    assert torch.equal(latents(film), expected) and not session.damaged
+    assert not list(folder.glob("*.part"))
