@@ -20,6 +20,7 @@ from .lora import SkyReelsV2LoraLoader
 from .prompt import SkyReelsV2PromptEncode
 from .sampler import SkyReelsV2Sampler
 from .schedule import SkyReelsV2Schedule
+from .store import SkyReelsV2Store
 from .storyboard import SkyReelsV2Storyboard, SkyReelsV2StoryboardText
 from .tea_cache import SkyReelsV2TeaCache
 
@@ -40,6 +41,7 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2Encode,
     SkyReelsV2LoraLoader,
     SkyReelsV2TeaCache,
+    SkyReelsV2Store,
 ]
 
 

@@ -8,3 +8,4 @@ Frames = io.Custom("SKYREELS_V2_FRAMES")
 CATEGORY = "SkyReels-V2/loaders"
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
+Store = io.Custom("SKYREELS_V2_STORE")

@@ -13,7 +13,8 @@ from .host.film.drift import film_drift
 from .host.film.given import FilmImages
 from .host.film.sampling import sample_film
 from .host.film.shots import FilmShot
-from .inputs import Frames, Schedule, Storyboard
+from .host.film.store import StoreSettings
+from .inputs import Frames, Schedule, Store, Storyboard
 
 
 class SkyReelsV2Sampler(io.ComfyNode):
@@ -85,10 +86,21 @@ class SkyReelsV2Sampler(io.ComfyNode):
         frames: FilmImages | None = None,
         storyboard: tuple[FilmShot, ...] = (),
         cfg_curve: str = "",
+        store: StoreSettings | None = None,
     ) -> io.NodeOutput:
         guidance = film_guidance(cfg, cfg_curve)
         latent, report = sample_film(
-            model, positive, negative, schedule, vae, seed, guidance, solver, frames, storyboard
+            model,
+            positive,
+            negative,
+            schedule,
+            vae,
+            seed,
+            guidance,
+            solver,
+            frames,
+            storyboard,
+            store,
         )
         drifts = film_drift(latent)
         return io.NodeOutput(latent, draw(drifts), describe(drifts), report)
@@ -128,6 +140,12 @@ def _film_inputs() -> list[io.Input]:
             "example 1: 6, 0.5: 4, 0: 1. Straight lines join the points. Where it is 1 a step "
             "takes half the time. A semicolon starts the curve of the next window. The last one "
             "holds for the rest.",
+        ),
+        Store.Input(
+            "store",
+            optional=True,
+            tooltip="Saves the film on disk while it is made, and goes on after a crash. From "
+            "SkyReels-V2 Store.",
         ),
     ]
 

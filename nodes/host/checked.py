@@ -34,6 +34,7 @@ KINDS = {
     "SKYREELS_V2_SCHEDULE": "a schedule, of SkyReels-V2 Schedule",
     "SKYREELS_V2_FRAMES": "frames, of SkyReels-V2 Frames",
     "SKYREELS_V2_STORYBOARD": "a storyboard, of SkyReels-V2 Storyboard",
+    "SKYREELS_V2_STORE": "a store, of SkyReels-V2 Store",
 }
 
 
@@ -154,11 +155,14 @@ def is_ours(kind: str, value: Any) -> bool:
     from ...skyreels_model.plan.film_plan import FilmPlan
     from .film.given import FilmImages
     from .film.shots import FilmShot
+    from .film.store import StoreSettings
 
     if kind == "SKYREELS_V2_SCHEDULE":
         return isinstance(value, FilmPlan)
     if kind == "SKYREELS_V2_FRAMES":
         return isinstance(value, FilmImages)
+    if kind == "SKYREELS_V2_STORE":
+        return isinstance(value, StoreSettings)
     return isinstance(value, tuple) and all(isinstance(shot, FilmShot) for shot in value)
 
 

@@ -326,8 +326,8 @@ class FilmPlan:
 
     def total_rows(self) -> int:
         """Model calls of the whole film (each is two forwards when guidance is on)."""
+        return sum(times * self.window_rows(window) for window, times in self.layout.groups())
 
-        def rows(window: Window) -> int:
-            return self.staircase(window).rows if self.sliding else self.rows(window).count
-
-        return sum(times * rows(window) for window, times in self.layout.groups())
+    def window_rows(self, window: Window) -> int:
+        """Model calls of a window."""
+        return self.staircase(window).rows if self.sliding else self.rows(window).count

@@ -64,6 +64,9 @@ class ShotNoise:
         """seeds: of each shot."""
         self.plan, self.sources = plan, [SeededNoise(seed) for seed in seeds]
 
+    def seed(self, shot: int) -> int:
+        return self.sources[shot].seed
+
     def initial(self, window: int, shape: tuple[int, ...]) -> Tensor:
         """`window` is a latent of the film where there are no windows but one sequence."""
         shot = self.plan.shot_at(window) if self.plan.sliding else self._shot(window)

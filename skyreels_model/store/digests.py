@@ -61,10 +61,11 @@ def digest_weights(weights: Iterable[tuple[str, Tensor]]) -> str:
 
     Weights that were trained differ everywhere, so that reading all 28 GB of them tells no more.
     """
-    return digest({name: [list(w.shape), str(w.dtype), _sample(w)] for name, w in weights})
+    return digest({name: [list(w.shape), str(w.dtype), sample(w)] for name, w in weights})
 
 
-def _sample(weight: Tensor) -> Tensor:
+def sample(weight: Tensor) -> Tensor:
+    """A few numbers of a tensor, evenly over all of it; none of one on the meta device."""
     flat = weight.detach().reshape(-1)
     if flat.numel() <= SAMPLES or flat.is_meta:
         return flat.cpu() if not flat.is_meta else torch.zeros(0)

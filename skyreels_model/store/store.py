@@ -30,11 +30,12 @@ EVERY = 60.0  # seconds between two savings of a window at work
 class FilmStore:
     """One film's folder, for one writer at a time.
 
-    every: seconds from one saving of the window at work to the next.
+    every: seconds from one saving of the window at work to the next. rows: whether that is saved
+    at all, which it cannot where a model remembers of a window what is not in `Film`.
     """
 
-    def __init__(self, folder: Path, every: float = EVERY) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, every: float = EVERY, rows: bool = True) -> None:
+        self.folder, self.every, self.rows = folder, every, rows
 
     @contextlib.contextmanager
     def open(self, keys: Sequence[WindowKey], afresh: bool = False) -> Iterator[Session]:
@@ -69,13 +70,14 @@ class Session:
     """A film being made, and its folder.
 
     kept, made: how many windows were found, and made. damaged: what was found and is not as it was
-    written, in words.
+    written, in words. changed: why the first window that was not found was not, if another was.
     """
 
     def __init__(self, store: FilmStore, keys: Sequence[WindowKey], afresh: bool) -> None:
         self.store, self.keys, self.afresh = store, keys, afresh
         self.kept = self.made = 0
         self.damaged: list[str] = []
+        self.changed: list[str] = []
         # Of the window at work: when it was saved, how many rows of the film had been forecast
         # before it, and where the files with latents that have left the view begin.
         self.saved_at, self.skipped = time.monotonic(), 0
@@ -90,6 +92,7 @@ class Session:
         plan, index = film.plan, film.window
         found = self._read("window", self.keys[index])
         if found is None:
+            self.changed = self.changed or self.explain(index)
             return False
         tensors, about = found
         goes_on = index + 1 < plan.num_windows and plan.continues(plan.window_at(index + 1))
@@ -118,7 +121,7 @@ class Session:
     def resume(self, film: Film) -> bool:
         """Put the rows of the current window that were saved into the film, if there are any."""
         key = self.keys[film.window]
-        found = self._read("row", key)
+        found = self._read("row", key) if self.store.rows else None
         parts = [
             self._read("passed", key, first) for first in (found[1]["passed"] if found else [])
         ]
@@ -140,6 +143,8 @@ class Session:
 
     def save_row_now(self, film: Film) -> None:
         """Save the window at work, in place of what was saved of it before."""
+        if not self.store.rows:
+            return
         key = self.keys[film.window]
         tensors, numbers = pack_row(film)
         if not torch.isfinite(tensors["latents"]).all():

@@ -260,7 +260,7 @@ def test_rows_go_when_their_window_is_done(tmp_path):
     plan = dataclasses.replace(PLAN, **KINDS["one sequence"])
     store = FilmStore(tmp_path, every=0)
     with pytest.raises(Stop):
-        Run(plan, limit=12).make(store)
+        Run(plan, limit=24).make(store)
     assert list(tmp_path.glob("row_*")) and list(tmp_path.glob("passed_*"))
     Run(plan).make(store)
     left = {path.name.split("_")[0] for path in tmp_path.glob("*.safetensors")}

@@ -8,7 +8,7 @@ import comfy.model_patcher
 import latent_preview
 
 from ....skyreels_model.plan.film_plan import FilmPlan
-from ....skyreels_model.rollout.film import RowDone
+from ....skyreels_model.rollout.film import Film, RowDone
 from .. import notice
 from ..sockets.tea_cache import Tally
 from .cache import describe_calls, judge_calls
@@ -21,6 +21,8 @@ class FilmProgress:
         self.plan, self.calls = plan, plan.total_rows()
         self.preview = latent_preview.prepare_callback(model, self.calls)
         self.done, self.skipped, self.began = 0, 0, time.monotonic()
+        # Model calls of this run, and of the windows before this one, which is the next to begin.
+        self.made, self.before, self.window = 0, 0, 0
         self.warnings: list[str] = []
         self.published = Tally()
 
@@ -29,11 +31,17 @@ class FilmProgress:
         notice.warn(text)
         self.warnings.append(text)
 
+    def begin_window(self, film: Film) -> None:
+        """Count what is done already: windows, and rows of this one, may come from a disk."""
+        for index in range(self.window, film.window):
+            self.before += self.plan.window_rows(self.plan.window_at(index))
+        self.window, self.done = film.window, self.before + film.row
+
     def finish_row(self, row: RowDone) -> None:
         """Move the bar by a model call, show its preview, and tell how far the film is."""
         self.preview(self.done, row.denoised, row.denoised, self.calls)
-        self.done, self.skipped = self.done + 1, row.skipped
-        seconds = (time.monotonic() - self.began) / self.done * (self.calls - self.done)
+        self.done, self.made, self.skipped = self.done + 1, self.made + 1, row.skipped
+        seconds = (time.monotonic() - self.began) / self.made * (self.calls - self.done)
         line = (
             f"Window {row.window.index + 1} of {self.plan.num_windows}, model call {self.done} of "
             f"{self.calls}{self._describe_skipped()}, {describe_time(seconds)} left"
@@ -46,11 +54,11 @@ class FilmProgress:
             return f" ({self.published.share:.0%} skipped so far)"
         return f" ({self.skipped / self.done:.0%} forecast so far)" if self.skipped else ""
 
-    def finish(self, cached: bool) -> str:
+    def finish(self, film: Film, cached: bool) -> str:
         """What became of the film's model calls, shown and told; cached: by a model's cache."""
         published = self.published.describe()
-        told = [published or describe_calls(self.done, self.skipped)]
-        advice = self.published.advise() or judge_calls(self.done, self.skipped, cached)
+        told = [published or describe_calls(self.calls, film.skipped)]
+        advice = self.published.advise() or judge_calls(self.calls, film.skipped, cached)
         if advice:
             self.warn(advice)
             told.append(advice)

@@ -21,10 +21,10 @@ from ....skyreels_model.plan.guidance import FilmGuidance
 from ....skyreels_model.plan.prompts import find_prompts
 from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.rollout.conditions import Conditions
-from ....skyreels_model.rollout.film import Film
+from ....skyreels_model.rollout.film import Film, RowDone
 from ....skyreels_model.rollout.history import History, history_of
-from ....skyreels_model.rollout.loop import finish_window
-from ....skyreels_model.rollout.noise import NoiseSource, ShotNoise
+from ....skyreels_model.rollout.noise import ShotNoise
+from ....skyreels_model.store.store import make_film
 from ..sockets.tea_cache import TALLY
 from .cache import OURS, find_settings
 from .checks import check_film
@@ -34,6 +34,7 @@ from .given import FilmImages
 from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
 from .progress import FilmProgress
 from .shots import FilmShot, plan_shots
+from .store import StoreSettings, describe_session, open_store, sample_saved
 
 WRAPPER_KEY = "skyreels_v2"
 
@@ -49,10 +50,11 @@ def sample_film(
     solver: str,
     images: FilmImages | None = None,
     shots: tuple[FilmShot, ...] = (),
+    store: StoreSettings | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Make the film of `schedule`: the host's LATENT, which knows its seams, and a report.
 
-    `shots` replace the schedule's length, and `positive`, by their own.
+    `shots` replace the schedule's length, and `positive`, by their own. `store`: where it is saved.
     """
     plan = plan_shots(schedule, shots) if shots else schedule
     plan = plan.fit(images.counts if images else Given())
@@ -69,12 +71,12 @@ def sample_film(
     maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
 
     film = Film(plan, solver, conditions=conditions)
-    while not film.done:
-        maker.sample_window(film)
-        finish_window(film, history)
-    models = [shot.model or model for shot in shots]
-    settings = [find_settings(one.model_options) for one in models]
-    report = progress.finish(any(one is not None and one.threshold > 0 for one in settings))
+    with open_store(store, film, maker, vae) as session:
+        make_film(film, lambda film: sample_saved(maker, film, session), history, session)
+    settings = [find_settings(one.model_options) for one in maker.models()]
+    report = progress.finish(film, any(one is not None and one.threshold > 0 for one in settings))
+    if store and session:
+        report += "\n" + describe_session(session, store)
     return film_latent(film, latent_format.process_out, images), report
 
 
@@ -87,25 +89,40 @@ class FilmMaker:
     negative: list[Any]
     plan: FilmPlan
     guidance: FilmGuidance
-    noise: NoiseSource
+    noise: ShotNoise
     seed: int
     progress: FilmProgress
     # By id of the model of a shot, which `shots` keeps alive.
     prepared: dict[int, comfy.model_patcher.ModelPatcher] = field(default_factory=dict)
 
-    def sample_window(self, film: Film) -> None:
-        """Denoise the film's current window, in a run of the host's guider of its own."""
+    def sample_window(self, film: Film, save: Callable[[Film], None] | None = None) -> None:
+        """Denoise the film's current window, in a run of the host's guider of its own.
+
+        save: is given the film after every row.
+        """
         plan, window = self.plan, self.plan.window_at(film.window)
-        sampler = WindowSampler(
-            film, self.noise, self.guidance.window(film.window), self.progress.finish_row
-        )
+        self.progress.begin_window(film)
+
+        def finish_row(row: RowDone) -> None:
+            self.progress.finish_row(row)
+            if save:
+                save(film)
+
+        sampler = WindowSampler(film, self.noise, self.guidance.window(film.window), finish_row)
         empty = torch.zeros(1, CHANNELS, plan.shown_latents(window), *plan.latent_size)
         guider, sigmas = self._guide_window(window), plan.schedule().sigmas
         guider.sample(empty, empty, sampler, sigmas, disable_pbar=True, seed=self.seed)
 
+    def models(self) -> list[comfy.model_patcher.ModelPatcher]:
+        """The model of each shot."""
+        return [shot.model or self.model for shot in self.shots]
+
+    def model_of(self, window: Window) -> comfy.model_patcher.ModelPatcher:
+        return self.shots[window.shot].model or self.model
+
     def _guide_window(self, window: Window) -> FilmGuider:
         """The host's guidance with the model and the prompts that a window shows."""
-        guider = FilmGuider(self._prepare_model(self.shots[window.shot].model or self.model))
+        guider = FilmGuider(self._prepare_model(self.model_of(window)))
         shown = [shot for shot, _ in find_prompts(self.plan, window, 0, window.length)]
         prompts = {shot: set_fps(self.shots[shot].positive, self.plan.fps) for shot in shown}
         guider.set_prompts(prompts, set_fps(self.negative, self.plan.fps))

@@ -1,0 +1,196 @@
+"""Films on disk through the host: gone on with, and never mixed with others."""
+
+import importlib
+import sys
+
+import graphs
+import pytest
+import torch
+
+FILM = {"frames": 41, "window": 25, "overlap": 9, "steps": 4, "ar_step": 1}
+
+
+@pytest.fixture
+def films(host, tmp_path, monkeypatch):
+    """The folder in which films lie."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    return tmp_path / "skyreels_v2_films"
+
+
+def model_calls(data):
+    """How many the sampler at work has made; the host tells some of them."""
+    node = data["nodes"].get("6", {})
+    return node["value"] if node.get("state") == "running" and node["max"] > 1 else 0
+
+
+def stored(name="night train", save_every=0.0, afresh=False, **film):
+    prompt = graphs.film(**{**FILM, **film})
+    prompt["30"] = graphs.node(
+        "SkyReelsV2Store", name=name, save_every=save_every, start_afresh=afresh
+    )
+    prompt["6"]["inputs"]["store"] = ["30", 0]
+    return prompt
+
+
+@pytest.fixture
+def make(look, films):
+    """`make(prompt)` -> (latents, the report's lines about the store, model calls made)"""
+
+    def run(prompt):
+        calls = []
+
+        def on_event(event, data):
+            if event == "progress_state" and model_calls(data):
+                calls.append(model_calls(data))
+
+        latent, report = look(prompt, on_event, latent=["6", 0], report=["6", 3])
+        return latent["samples"], report.splitlines()[1:], calls
+
+    return run
+
+
+@pytest.fixture
+def plain(look):
+    return lambda **film: look(graphs.film(**{**FILM, **film}), latent=["6", 0])[0]["samples"]
+
+
+def test_a_finished_film_is_taken_from_the_disk(make, plain, films):
+    first, said, _ = make(stored())
+    assert said == ["night train: 0 of 2 windows were on disk, 2 made"]
+    assert torch.equal(first, plain())
+    again, said, calls = make(stored())
+    assert said == ["night train: 2 of 2 windows were on disk, 0 made"]
+    assert torch.equal(again, first) and not calls
+    assert len(list((films / "night train").glob("window_*"))) == 2
+
+
+@pytest.fixture
+def cancel_after(host, monkeypatch):
+    """`cancel_after(calls)`: the next film is cancelled when so many model calls are made."""
+    import nodes
+
+    name = next(n for n in sys.modules if "/" in n and n.endswith("nodes.host.film.progress"))
+    progress = sys.modules[name].FilmProgress
+    finish_row = progress.finish_row
+
+    def run(calls):
+        def finish(self, row):
+            finish_row(self, row)
+            if self.done == calls:
+                monkeypatch.setattr(progress, "finish_row", finish_row)
+                nodes.interrupt_processing()
+
+        monkeypatch.setattr(progress, "finish_row", finish)
+
+    return run
+
+
+@pytest.mark.parametrize("history", ["pixels", "latents"])
+@pytest.mark.parametrize(("calls", "made"), [(3, 2), (12, 1)])
+def test_a_cancelled_film_goes_on_to_the_same_bits(
+    run_prompt, make, plain, films, cancel_after, history, calls, made
+):
+    prompt = stored(save_every=3600.0, history=history)
+    prompt["9"] = graphs.node("PreviewImage", images=["7", 0])
+    cancel_after(calls)
+    assert run_prompt(prompt).interrupted
+    assert list((films / "night train").glob("row_*"))
+    del prompt["9"]
+    samples, said, told = make(prompt)
+    assert torch.equal(samples, plain(history=history))
+    assert min(told) > calls and said[0].endswith(f", {made} made")
+    assert not list((films / "night train").glob("row_*"))
+
+
+def test_another_prompt_makes_other_windows_and_keeps_the_old(make, films):
+    make(stored())
+    other = stored()
+    other["4"]["inputs"]["prompt"] = "a green circle moving up on a grey background"
+    _, said, _ = make(other)
+    assert said[0].startswith("night train: 0 of 2") and said[1] == "not as they were: prompt"
+    _, said, calls = make(stored())
+    assert said[0].startswith("night train: 2 of 2") and not calls
+
+
+CHANGES = {
+    "seed": ("6", {"seed": 5}),
+    "cfg": ("6", {"cfg": 3.0}),
+    "solver": ("6", {"solver": "euler"}),
+    "negative prompt": ("4", {"negative": "blur"}),
+    "schedule": ("5", {"shift": 4.0}),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_is_changed_is_named(make, films, what):
+    make(stored(frames=25))
+    number, values = CHANGES[what]
+    prompt = stored(frames=25)
+    prompt[number]["inputs"] |= values
+    _, said, _ = make(prompt)
+    assert said == ["night train: 0 of 1 windows were on disk, 1 made", f"not as they were: {what}"]
+
+
+def test_a_longer_film_keeps_what_there_is(make, plain, films):
+    make(stored())
+    samples, said, _ = make(stored(frames=57))
+    assert said == ["night train: 2 of 3 windows were on disk, 1 made"]
+    assert torch.equal(samples, plain(frames=57))
+
+
+def with_lora(prompt, name, strength):
+    prompt["40"] = graphs.node("LoraLoaderModelOnly", model=["1", 0], lora_name=name,
+                               strength_model=strength)  # fmt: skip
+    prompt["6"]["inputs"]["model"] = ["40", 0]
+    return prompt
+
+
+def test_a_lora_and_its_strength_are_part_of_the_film(make, films, small_lora):
+    make(with_lora(stored(frames=25), small_lora, 1.0))
+    _, said, calls = make(with_lora(stored(frames=25), small_lora, 1.0))
+    assert said[0].startswith("night train: 1 of 1") and not calls
+    _, said, _ = make(with_lora(stored(frames=25), small_lora, 0.5))
+    assert said[1] == "not as they were: model"
+
+
+def test_a_model_is_the_same_whether_it_is_loaded_or_not(host, look, small_lora):
+    """The host adds LoRAs to the weights that it has loaded."""
+    import comfy.model_management
+
+    prompt = with_lora({"1": graphs.film()["1"], "6": {"inputs": {}}}, small_lora, 1.0)
+    del prompt["6"]
+    (model,) = look(prompt, model=["40", 0])
+    # Of the pack as the host has loaded it.
+    package = type(model.model).__module__.rsplit(".", 2)[0]
+    identity = importlib.import_module(f"{package}.film.identity")
+    digests = importlib.import_module(package.replace("nodes.host", "skyreels_model.store.digests"))
+    before = digests.digest(identity.describe_model(model))
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    assert model.backup
+    assert digests.digest(identity.describe_model(model)) == before
+    comfy.model_management.unload_all_models()
+    assert digests.digest(identity.describe_model(model)) == before
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "C:\\films", "x" * 200, "film."])
+def test_a_name_that_is_no_folder(run_prompt, films, name):
+    prompt = stored(name=name)
+    prompt["9"] = graphs.node("PreviewImage", images=["7", 0])
+    result = run_prompt(prompt)
+    assert not result.success and "name is" in result.describe() and "nearest" in result.describe()
+    assert not films.exists() or not list(films.iterdir())
+
+
+def test_films_are_listed_with_their_sizes(look, make, films):
+    nodes = {"30": stored()["30"]}
+    assert "no films on disk yet" in look(nodes, films=["30", 1])[0]
+    make(stored(name="dawn"))
+    assert look(nodes, films=["30", 1])[0].endswith("\ndawn: 2 windows, 0.021 MB")
+
+
+def test_afresh_makes_all_of_it_again(make, films):
+    make(stored())
+    _, said, calls = make(stored(afresh=True))
+    assert said == ["night train: 0 of 2 windows were on disk, 2 made"] and calls
