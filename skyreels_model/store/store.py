@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout  # PyTorch's own requirement
 from torch import Tensor
 
 from ..rollout.film import Film, Tail
@@ -54,7 +54,7 @@ class FilmStore:
                 f"give this film another name"
             ) from None
         try:
-            for left in self.folder.glob(f"*{files.UNFINISHED}"):
+            for left in sorted(self.folder.glob(f"*{files.UNFINISHED}")):
                 files.remove(left)
             yield Session(self, keys, afresh)
         finally:

@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         files.write(path, {"x": torch.zeros(3)}, {"n": 2})
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert sorted(tmp_path.iterdir()) == [path]
     tensors, about = files.read(path)
     assert about["n"] == 1 and torch.equal(tensors["x"], torch.ones(3))
 
@@ -261,7 +261,7 @@ def test_rows_go_when_their_window_is_done(tmp_path):
     store = FilmStore(tmp_path, every=0)
     with pytest.raises(Stop):
         Run(plan, limit=24).make(store)
-    assert list(tmp_path.glob("row_*")) and list(tmp_path.glob("passed_*"))
+    assert any(tmp_path.glob("row_*")) and any(tmp_path.glob("passed_*"))
     Run(plan).make(store)
     left = {path.name.split("_")[0] for path in tmp_path.glob("*.safetensors")}
     assert left == {"window"}
@@ -333,4 +333,4 @@ def test_a_process_that_is_killed_loses_no_more_than_a_row(tmp_path):
         assert lines[-1] == "\n"  # it was at work
     film, session = Run().make(FilmStore(folder))
     assert torch.equal(latents(film), expected) and not session.damaged
-    assert not list(folder.glob("*.part"))
+    assert not any(folder.glob("*.part"))

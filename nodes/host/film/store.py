@@ -69,9 +69,9 @@ def list_films() -> str:
         return f"no films on disk yet; they will lie in output/{FILMS}"
     lines = []
     for film in films:
-        sizes = [file.stat().st_size for file in film.glob("*.safetensors")]
-        windows = len(list(film.glob("window_*")))
-        size = sum(sizes)
+        files = sorted(film.glob("*.safetensors"))
+        size = sum(file.stat().st_size for file in files)
+        windows = sum(file.name.startswith("window_") for file in files)
         shown = f"{size / GB:.1f} GB" if size >= GB else f"{size / MB:.2g} MB"
         lines.append(f"{film.name}: {windows} windows, {shown}")
     return "\n".join([f"films in output/{FILMS}:", *lines])
