@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..operations import Operations
+from .small import convolve, is_plain, is_small
 
 NORM_FLOOR = 1e-12
 # A power of two, hence exact: keeps x * gamma inside float16 before x is normalised.
@@ -26,8 +27,6 @@ HEADROOM = 16.0
 PIECE = 2
 # Most scores of the attention at a time, where the back end forms them at all.
 SCORES = 1 << 24
-# Up to C x T x H of this PyTorch convolves a clip, but no batch, several times slower on a CPU.
-SMALL = 20480
 
 
 class Past:
@@ -90,25 +89,11 @@ def no_past(x: Tensor, frames: int) -> Tensor:
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a layer on images, (B, C, H, W), to each frame of x (B, C, T, H, W) in turn."""
+    """Apply a layer on images, (N, C, H, W), to each frame of x (B, C, T, H, W) in turn."""
+    if is_small(x):
+        images = layer(rearrange(x, "b c t h w -> (b t) c h w"))
+        return rearrange(images, "(b t) c h w -> b c t h w", b=len(x))
     return torch.stack([layer(image) for image in x.unbind(dim=2)], dim=2)
-
-
-def is_plain(x: Tensor) -> bool:
-    """Whether x is float32 on a CPU, without gradients: where operations have faster equals."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-
-
-def convolve(conv: Any, x: Tensor) -> Tensor:
-    """conv(x), a convolution over time without padding there: (B, C, T, H, W) -> (B, C', t, H, W).
-
-    A small clip's frames go as a batch, each with those that it looks back to (see `SMALL`).
-    """
-    size, stride = conv.kernel_size[0], conv.stride[0]
-    if not is_plain(x) or x[..., 0].numel() > SMALL or x.shape[0] > 1 or x.shape[2] < size + stride:
-        return conv(x)  # type: ignore[no-any-return]
-    views = rearrange(x.unfold(2, size, stride), "1 c t h w k -> t c k h w")
-    return rearrange(conv(views), "t c 1 h w -> 1 c t h w")
 
 
 class RMSNorm(nn.Module):
