@@ -111,7 +111,7 @@ class RMSNorm(nn.Module):
         """What each position of x is multiplied with, beside gamma: x's shape with one channel."""
         if is_plain(x):
             # There `vector_norm` goes through a position's channels one by one.
-            length = x.square().sum(dim=1, keepdim=True).sqrt_()
+            length = x.square().sum(dim=1, keepdim=True).clamp_min(NORM_FLOOR**2).sqrt()
         else:
             dtype = torch.promote_types(x.dtype, torch.float32)
             length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)

@@ -125,6 +125,12 @@ def working_graph(lora_name):
         "15": graphs.node(
             "SkyReelsV2LoraLoader", model=["1", 0], lora_name=lora_name, strength=1.0
         ),
+        "16": graphs.node(
+            "SkyReelsV2TeaCache", model=["1", 0], mode="automatic", threshold=0.1, start=0.0,
+            end=0.1,
+        ),
+        # Or a film of another case would be taken from the disk.
+        "17": graphs.node("SkyReelsV2Store", name="fuzz", save_every=60.0, start_afresh=True),
         "20": image,
     }  # fmt: skip
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FILMS = "skyreels_v2_films"  # in the host's output folder
 LONGEST_NAME = 80
-FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]+')
 BOUNDS = {"save_every": (0.0, 3600.0)}
 MB = 10**6
 
@@ -57,7 +57,7 @@ def film_folder(name: str) -> Path:
     legal = FORBIDDEN.sub("_", name).strip(" .")[:LONGEST_NAME].strip(" .") or "film"
     if legal != name:
         rule = f"1 to {LONGEST_NAME} letters that are legal in a folder's name, without / or \\"
-        raise refusal("name", name, rule, legal)
+        raise refusal("name", f"{name[:40]}…" if len(name) > 41 else name, rule, legal)
     return films_folder() / name
 
 
