@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SIZE = 16  # bytes of a digest
-SAMPLES = 64  # numbers of a weight that stand for it
+RUNS, RUN = 4, 16  # of numbers of a weight that stand for it
 
 
 def digest(value: Any) -> str:
@@ -65,9 +65,15 @@ def digest_weights(weights: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def sample(weight: Tensor) -> Tensor:
-    """A few numbers of a tensor, evenly over all of it; none of one on the meta device."""
+    """A few numbers of a tensor, in runs evenly over it; none of one on the meta device.
+
+    In runs, since each place of a file that is not in memory yet is a wait for the disk.
+    """
     flat = weight.detach().reshape(-1)
-    if flat.numel() <= SAMPLES or flat.is_meta:
-        return flat.cpu() if not flat.is_meta else torch.zeros(0)
-    places = torch.linspace(0, flat.numel() - 1, SAMPLES, dtype=torch.float64).long()
-    return flat[places.to(flat.device)].cpu()
+    if flat.is_meta:
+        return torch.zeros(0)
+    if flat.numel() <= RUNS * RUN:
+        return flat.cpu()
+    last = flat.numel() - RUN
+    starts = [last * number // (RUNS - 1) for number in range(RUNS)]
+    return torch.cat([flat[start : start + RUN] for start in starts]).cpu()
