@@ -54,12 +54,12 @@ def refuse_second(model: comfy.model_patcher.ModelPatcher) -> None:
     options = model.model_options["transformer_options"]
     if SETTINGS in options or PUBLISHED in options:
         raise ValueError(
-            "model has a SkyReels-V2 TeaCache already; it can have one: remove one of the two nodes"
+            "model has a SkyReels-V2 TeaCache already; it can have one: use one of the two nodes"
         )
     if "easycache" in options:
         raise ValueError(
             "model has EasyCache or LazyCache already; a cache of a cache adds up their errors: "
-            "remove one of the two nodes"
+            "use one of the two nodes"
         )
 
 
