@@ -49,9 +49,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             out.flush()
             os.fsync(out.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            why = f"a film could not be saved: {error.strerror or error}; what was saved is whole"
+            raise OSError(error.errno, why, str(path.parent)) from error
         raise
     _sync_folder(path.parent)
 

@@ -30,6 +30,11 @@ class WindowKey:
     key: str
     parts: Mapping[str, str]
 
+    @property
+    def name(self) -> str:
+        """What files of the window have in their names."""
+        return f"{self.index:05d}_{self.key}"
+
     def differences(self, parts: Mapping[str, str]) -> list[str]:
         """What is not as it was where another window was made."""
         names = sorted({*self.parts, *parts})
@@ -54,7 +59,7 @@ def window_keys(
     keys: list[WindowKey] = []
     for window in plan.windows():
         parts = {
-            "schedule": digest([FORMAT, numbers, window]),
+            "schedule": digest([FORMAT, numbers, *_place(plan, window)]),
             "solver": digest(solver),
             "given images": digest(list(_given(plan, window, conditions))),
             **{name: digest(value) for name, value in others(window).items()},
@@ -62,6 +67,15 @@ def window_keys(
         before = keys[-1].key if keys and plan.continues(window) else ""
         keys.append(WindowKey(window.index, digest([before, parts]), parts))
     return keys
+
+
+def _place(plan: FilmPlan, window: Window) -> list[Any]:
+    """What of a window's place decides it: in a film of windows not where in the film it lies."""
+    # What is shown after it is a picture, which stays clean, or a film's beginning.
+    leads_on = bool(window.end and plan.following)
+    if not plan.sliding:
+        window = dataclasses.replace(window, start=0, shot=0)
+    return [window, leads_on, plan.backwards]
 
 
 def _given(plan: FilmPlan, window: Window, conditions: Conditions) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout  # PyTorch's own requirement
+from filelock import BaseFileLock, FileLock, Timeout  # PyTorch's own requirement
 from torch import Tensor
 
 from ..rollout.film import Film, Tail
@@ -30,11 +30,13 @@ EVERY = 60.0  # seconds between two savings of a window at work
 class FilmStore:
     """One film's folder, for one writer at a time.
 
-    every: seconds from one saving of the window at work to the next. rows: whether that is saved
-    at all, which it cannot where a model remembers of a window what is not in `Film`.
+    every: seconds from one saving of the window at work to the next. rows: whether that can be
+    saved now, which it cannot where a model remembers of a window what is not in `Film`.
     """
 
-    def __init__(self, folder: Path, every: float = EVERY, rows: bool = True) -> None:
+    def __init__(
+        self, folder: Path, every: float = EVERY, rows: Callable[[], bool] = lambda: True
+    ) -> None:
         self.folder, self.every, self.rows = folder, every, rows
 
     @contextlib.contextmanager
@@ -44,15 +46,7 @@ class FilmStore:
         afresh: what is there is not used, and replaced where a window has the same key. Raises
         ValueError where another run writes into it, OSError where it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"the film in {self.folder.name} is being made by another run; wait for that, or "
-                f"give this film another name"
-            ) from None
+        lock = self._lock()
         try:
             for left in sorted(self.folder.glob(f"*{files.UNFINISHED}")):
                 files.remove(left)
@@ -60,10 +54,34 @@ class FilmStore:
         finally:
             lock.release()
 
+    def _lock(self) -> BaseFileLock:
+        """The folder's lock, taken."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / LOCK)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"the film in {self.folder.name} is being made by another run; wait for that, or "
+                f"give this film another name"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise OSError(
+                f"the film cannot be saved in {self.folder} ({error}); it must be a folder that "
+                f"ComfyUI may write to"
+            ) from error
+        return lock
+
+    def list_rows(self, window: str = "") -> list[Path]:
+        """The files of a window at work, or of all."""
+        kinds = ("row", "passed")
+        found = (self.folder.glob(f"{kind}_{window}*{files.ENDING}") for kind in kinds)
+        return [path for paths in found for path in sorted(paths)]
+
     def path(self, kind: str, key: WindowKey, number: int | None = None) -> Path:
         """The file of a window: `kind` is window, row or passed."""
         part = "" if number is None else f"_{number:06d}"
-        return self.folder / f"{kind}_{key.index:05d}_{key.key}{part}{files.ENDING}"
+        return self.folder / f"{kind}_{key.name}{part}{files.ENDING}"
 
 
 class Session:
@@ -82,6 +100,8 @@ class Session:
         # before it, and where the files with latents that have left the view begin.
         self.saved_at, self.skipped = time.monotonic(), 0
         self.passed, self.latents_saved = list[int](), 0
+        # A run may have ended between saving a window and removing its rows.
+        self.windows_with_rows = {path.stem.split("_", 1)[1] for path in store.list_rows()}
 
     def recall(self, film: Film, history: History | None = None) -> bool:
         """Put the current window, finished before, among the film's; False where it is not there.
@@ -112,6 +132,8 @@ class Session:
         film.skipped += about["skipped"]
         advance(film, latents, carried, tail)
         self.kept += 1
+        if any(name.startswith(self.keys[index].name) for name in self.windows_with_rows):
+            self._remove_rows(self.keys[index])
         return True
 
     def _begin_window(self, film: Film) -> None:
@@ -121,7 +143,7 @@ class Session:
     def resume(self, film: Film) -> bool:
         """Put the rows of the current window that were saved into the film, if there are any."""
         key = self.keys[film.window]
-        found = self._read("row", key) if self.store.rows else None
+        found = self._read("row", key) if self.store.rows() else None
         parts = [
             self._read("passed", key, first) for first in (found[1]["passed"] if found else [])
         ]
@@ -143,7 +165,7 @@ class Session:
 
     def save_row_now(self, film: Film) -> None:
         """Save the window at work, in place of what was saved of it before."""
-        if not self.store.rows:
+        if not self.store.rows():
             return
         key = self.keys[film.window]
         tensors, numbers = pack_row(film)
@@ -165,10 +187,12 @@ class Session:
         tensors, about = pack_window(film)
         about |= {"skipped": film.skipped - self.skipped, "parts": dict(key.parts)}
         files.write(self.store.path("window", key), tensors, about)
-        files.remove(self.store.path("row", key))
-        for first in self.passed:
-            files.remove(self.store.path("passed", key, first))
+        self._remove_rows(key)
         self.made += 1
+
+    def _remove_rows(self, key: WindowKey) -> None:
+        for path in self.store.list_rows(key.name):
+            files.remove(path)
 
     def explain(self, index: int) -> list[str]:
         """What has changed since the newest window that was saved with this number."""

@@ -104,6 +104,57 @@ def test_a_cancelled_film_goes_on_to_the_same_bits(
     assert not any((films / "night train").glob("row_*"))
 
 
+def test_what_a_node_remembers_of_a_window_is_not_lost_halfway(
+    run_prompt, make, look, films, cancel_after
+):
+    """APG's momentum lies in its function: a window at work cannot be gone on with."""
+
+    def prompt(graph):
+        graph["9"] = graphs.node("APG", model=["1", 0], eta=1.0, norm_threshold=5.0, momentum=-0.5)
+        graph["6"]["inputs"]["model"] = ["9", 0]
+        return graph
+
+    cancel_after(12)
+    cancelled = prompt(stored(save_every=0.0))
+    cancelled["10"] = graphs.node("PreviewImage", images=["7", 0])
+    assert run_prompt(cancelled).interrupted
+    assert not any((films / "night train").glob("row_*"))
+    (whole,) = look(prompt(graphs.film(**FILM)), latent=["6", 0])
+    samples, said, _ = make(prompt(stored()))
+    assert said == ["night train: 1 of 2 windows were on disk, 1 made"]
+    assert torch.equal(samples, whole["samples"])
+
+
+@pytest.fixture
+def one_queue(host, monkeypatch):
+    """Runs share the results of nodes, as in a server."""
+    import execution
+
+    made, kept = execution.PromptExecutor, []
+
+    def executor(server, **options):
+        kept[:] = kept or [made(server, **options)]
+        kept[0].server = server
+        return kept[0]
+
+    executor.__wrapped__ = made  # whose options are asked for
+    monkeypatch.setattr(execution, "PromptExecutor", executor)
+
+
+def test_a_cancelled_film_is_queued_again_with_the_models_that_are_loaded(
+    run_prompt, make, plain, films, cancel_after, one_queue
+):
+    """They still have what the last run has put on them."""
+    prompt = stored(save_every=3600.0)
+    prompt["9"] = graphs.node("PreviewImage", images=["7", 0])
+    cancel_after(12)
+    assert run_prompt(prompt).interrupted
+    del prompt["9"]
+    samples, said, calls = make(prompt)
+    assert said == ["night train: 1 of 2 windows were on disk, 1 made"] and min(calls) > 12
+    assert torch.equal(samples, plain())
+
+
 def test_another_prompt_makes_other_windows_and_keeps_the_old(make, films):
     make(stored())
     other = stored()
@@ -165,22 +216,46 @@ def test_a_model_is_the_same_whether_it_is_loaded_or_not(host, look, small_lora)
     # Of the pack as the host has loaded it.
     package = type(model.model).__module__.rsplit(".", 2)[0]
     identity = importlib.import_module(f"{package}.film.identity")
-    digests = importlib.import_module(package.replace("nodes.host", "skyreels_model.store.digests"))
-    before = digests.digest(identity.describe_model(model))
+    before = identity.identify_model(model)
     comfy.model_management.load_models_gpu([model], force_full_load=True)
     assert model.backup
-    assert digests.digest(identity.describe_model(model)) == before
+    assert identity.identify_model(model) == before
     comfy.model_management.unload_all_models()
-    assert digests.digest(identity.describe_model(model)) == before
+    assert identity.identify_model(model) == before
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "C:\\films", "x" * 200, "film."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "a/b", "..", "C:\\films", "x" * 200, "film.", "CON", "nul.txt", "Com1", "lpt9 .a",
+        "\U0001f3ac" * 70, "a\ud800b", "del\x7f", "\u3000", "a\nb",
+    ],
+)  # fmt: skip
 def test_a_name_that_is_no_folder(run_prompt, films, name):
     prompt = stored(name=name)
     prompt["9"] = graphs.node("PreviewImage", images=["7", 0])
     result = run_prompt(prompt)
     assert not result.success and "name is" in result.describe() and "nearest" in result.describe()
     assert not films.exists() or not any(films.iterdir())
+
+
+@pytest.mark.parametrize("name", ["console", "com10", "nullo", "\u591c\u884c \u043d", "[a]"])
+def test_a_name_that_is_one(films, name):
+    """And the nearest name to one that is not."""
+    store = next(m for n, m in sys.modules.items() if "/" in n and n.endswith(".host.film.store"))
+    assert store.film_folder(name).name == name
+    for other in ("CON", "con.", "\U0001f3ac" * 70, "aux." + "x" * 90, "\ud800", " . "):
+        with pytest.raises(ValueError, match="nearest: ") as error:
+            store.film_folder(other)
+        nearest = str(error.value).split("nearest: ")[1]
+        assert store.film_folder(nearest).name == nearest
+
+
+def test_a_film_that_another_run_is_writing_is_listed(look, films):
+    film = films / "dawn"
+    film.mkdir(parents=True)
+    (film / "window_gone.safetensors").symlink_to(film / "removed.safetensors")
+    assert "dawn: 1 windows" in look({"30": stored()["30"]}, films=["30", 1])[0]
 
 
 def test_films_are_listed_with_their_sizes(look, make, films):

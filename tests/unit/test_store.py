@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,6 @@ from skyreels_model.rollout.history import new_history
 from skyreels_model.rollout.loop import denoise
 from skyreels_model.rollout.noise import SeededNoise
 from skyreels_model.store import files
-from skyreels_model.store.digests import digest, digest_weights
 from skyreels_model.store.keys import window_keys
 from skyreels_model.store.store import FilmStore, make_film
 from skyreels_model.vae import VideoVAE
@@ -159,23 +159,6 @@ def test_a_longer_film_keeps_the_windows_of_the_shorter(tmp_path, vae):
         assert torch.equal(latents(film), latents(Run(long, vae=vae).make()[0]))
 
 
-def test_what_is_changed_is_made_anew_up_to_the_next_cut(tmp_path):
-    plan = dataclasses.replace(PLAN, **KINDS["shots"])
-
-    def keys(seeds):
-        return window_keys(plan, Conditions(), "unipc", lambda window: {"seed": seeds[window.shot]})
-
-    shots = [window.shot for window in plan.windows()]
-    before, after = keys([0, 0, 0]), keys([0, 1, 0])
-    same = [a.key == b.key for a, b in zip(before, after, strict=True)]
-    assert same == [shot != 1 for shot in shots]
-    changed = keys([1, 0, 0])
-    same = [a.key == b.key for a, b in zip(before, changed, strict=True)]
-    assert same == [shot == 2 for shot in shots]
-    first = shots.index(1)
-    assert after[first].differences(before[first].parts) == ["seed"]
-
-
 def test_a_film_that_is_changed_and_changed_back_is_found_again(tmp_path):
     store = FilmStore(tmp_path)
     Run(prompt="a").make(store)
@@ -267,34 +250,69 @@ def test_rows_go_when_their_window_is_done(tmp_path):
     assert left == {"window"}
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (1, 1.0), (1, True), ("1", 1), (None, "None"), ([1, 2], [[1], 2]), ({"a": 1}, {"a": 2}),
-        (torch.zeros(2, 3), torch.zeros(3, 2)), (torch.zeros(2), torch.zeros(2).half()),
-        (0.1, 0.1 + 1e-16 + 1e-17 * 3), (Shot(5, True, 0), Shot(5, False, 0)), ([], {}), ("", b""),
-    ],
-)  # fmt: skip
-def test_what_differs_has_another_digest(one, other):
-    assert digest(one) != digest(other) and digest(one) == digest(one)
+def test_rows_that_a_killed_run_left_go_with_their_window(tmp_path, monkeypatch):
+    plan = dataclasses.replace(PLAN, **KINDS["one sequence"])
+    store = FilmStore(tmp_path, every=0)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+
+        def stop(path):
+            raise Stop
+
+        patched.setattr(files, "remove", stop)
+        Run(plan).make(store)
+    assert any(tmp_path.glob("window_*")) and any(tmp_path.glob("passed_*"))
+    last = Run(plan)
+    _, session = last.make(store)
+    assert last.calls == 0 and session.kept == 1
+    assert {path.name.split("_")[0] for path in tmp_path.glob("*.safetensors")} == {"window"}
 
 
-def test_a_digest_is_the_same_everywhere():
-    value = {"b": [1, 2.5, None], "a": torch.arange(3)}
-    assert digest(value) == digest(dict(reversed(value.items())))
-    assert digest(value) == "b952a22b3037f7304b4a1f04b334223d"
-    with pytest.raises(TypeError, match="function"):
-        digest({"f": answer})
+def test_rows_saved_at_other_places_go_too(tmp_path):
+    """A damaged part of them has the window begin again, and saves its parts elsewhere."""
+    plan = dataclasses.replace(PLAN, **KINDS["one sequence"])
+    with pytest.raises(Stop):
+        Run(plan, limit=30).make(FilmStore(tmp_path, every=0))
+    parts = sorted(tmp_path.glob("passed_*"))
+    assert len(parts) > 1
+    parts[0].write_bytes(b"")
+    _, session = Run(plan).make(FilmStore(tmp_path))
+    assert session.damaged and session.made == 1
+    assert {path.name.split("_")[0] for path in tmp_path.glob("*.safetensors")} == {"window"}
 
 
-def test_weights_are_told_apart_by_a_few_of_their_numbers():
-    torch.manual_seed(0)
-    plain = VideoVAE(dim=4)
-    before = digest_weights(plain.state_dict().items())
-    assert digest_weights(reversed(plain.state_dict().items())) == before
-    with torch.no_grad():
-        plain.decoder.conv1.weight += 1e-3
-    assert digest_weights(plain.state_dict().items()) != before
+def test_rows_wait_while_a_model_remembers_what_they_do_not_have(tmp_path):
+    store = FilmStore(tmp_path, every=0, rows=lambda: False)
+    with pytest.raises(Stop):
+        Run(limit=5).make(store)
+    assert not any(tmp_path.glob("row_*"))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder's file", "link to nothing"])
+def test_a_folder_that_cannot_be_one_is_named(tmp_path, kind):
+    folder = tmp_path / "films" / "night train"
+    if kind == "file":
+        folder.parent.write_bytes(b"")
+    elif kind == "folder's file":
+        folder.parent.mkdir()
+        folder.write_bytes(b"")
+    else:
+        folder.parent.mkdir()
+        os.symlink(tmp_path / "nowhere" / "else", folder)
+    with pytest.raises(OSError, match="cannot be saved in .*night train.*write to"):
+        Run().make(FilmStore(folder))
+
+
+def test_a_folder_that_goes_away_is_named(tmp_path):
+    folder = tmp_path / "night train"
+    store = FilmStore(folder)
+    run = Run()
+    with store.open(run.keys()) as session:
+        film = Film(PLAN)
+        shutil.rmtree(folder)
+        for _ in denoise(film, answer, SeededNoise(0)):
+            pass
+        with pytest.raises(OSError, match="could not be saved: No such file.*night train"):
+            session.save_row_now(film)
 
 
 CHILD = """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.model_patcher
@@ -15,22 +15,22 @@ import comfy.sd
 import folder_paths
 
 from ....skyreels_model.budget import GB
-from ....skyreels_model.plan.prompts import find_prompts
-from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.rollout.film import Film
 from ....skyreels_model.rules import refusal, require_number
 from ....skyreels_model.store.keys import window_keys
 from ....skyreels_model.store.store import FilmStore, Session
 from ..sockets.tea_cache import SETTINGS as PUBLISHED
-from .cache import find_settings
-from .identity import describe, describe_model, describe_vae
+from .identity import FilmIdentity
 
 if TYPE_CHECKING:
     from .sampling import FilmMaker
 
 FILMS = "skyreels_v2_films"  # in the host's output folder
 LONGEST_NAME = 80
-FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]+')
+LONGEST_BYTES = 240  # which file systems count, of 255
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]+')
+# Devices, on Windows, with any ending.
+DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.I)
 BOUNDS = {"save_every": (0.0, 3600.0)}
 MB = 10**6
 
@@ -54,11 +54,20 @@ def films_folder() -> Path:
 
 def film_folder(name: str) -> Path:
     """The folder of a film. Raises ValueError for what is no name of a folder everywhere."""
-    legal = FORBIDDEN.sub("_", name).strip(" .")[:LONGEST_NAME].strip(" .") or "film"
+    legal = _nearest_name(name)
     if legal != name:
         rule = f"1 to {LONGEST_NAME} letters that are legal in a folder's name, without / or \\"
         raise refusal("name", f"{name[:40]}…" if len(name) > 41 else name, rule, legal)
     return films_folder() / name
+
+
+def _nearest_name(name: str) -> str:
+    """The nearest name that a folder can have on any system."""
+    legal = FORBIDDEN.sub("_", name).strip()[:LONGEST_NAME]
+    legal = legal.encode()[:LONGEST_BYTES].decode(errors="ignore").strip(" .").strip()
+    if DEVICES.match(legal):
+        legal = f"_{legal}"[:LONGEST_NAME]
+    return legal or "film"
 
 
 def list_films() -> str:
@@ -70,11 +79,18 @@ def list_films() -> str:
     lines = []
     for film in films:
         files = sorted(film.glob("*.safetensors"))
-        size = sum(file.stat().st_size for file in files)
+        size = sum(map(_size, files))
         windows = sum(file.name.startswith("window_") for file in files)
         shown = f"{size / GB:.1f} GB" if size >= GB else f"{size / MB:.2g} MB"
         lines.append(f"{film.name}: {windows} windows, {shown}")
     return "\n".join([f"films in output/{FILMS}:", *lines])
+
+
+def _size(file: Path) -> int:
+    """In bytes; 0 of one that another run has just removed."""
+    with contextlib.suppress(OSError):
+        return file.stat().st_size
+    return 0
 
 
 @contextlib.contextmanager
@@ -87,41 +103,16 @@ def open_store(
         return
     identity = FilmIdentity(maker, vae)
     keys = window_keys(film.plan, film.conditions, film.solver, identity.window)
-    rows = not any(remembers(model) for model in maker.models())
+    cached = any(map(keeps_state, maker.models()))
+    rows = (lambda: False) if cached else lambda: not identity.remembers()
     store = FilmStore(film_folder(settings.name), settings.save_every, rows)
     with store.open(keys, settings.afresh) as session:
         yield session
 
 
-def remembers(model: comfy.model_patcher.ModelPatcher) -> bool:
+def keeps_state(model: comfy.model_patcher.ModelPatcher) -> bool:
     """Whether a model has a cache that keeps what it knows of a window to itself."""
     return bool({PUBLISHED, "easycache"} & set(model.model_options["transformer_options"]))
-
-
-class FilmIdentity:
-    """What decides each window of a film, by what a person calls it."""
-
-    def __init__(self, maker: FilmMaker, vae: comfy.sd.VAE | None) -> None:
-        self.maker, self.models = maker, dict[int, Any]()
-        uses_vae = maker.plan.history != "latents"
-        self.vae = describe_vae(vae) if uses_vae else None
-        self.prompts = [describe(shot.positive, whole=True) for shot in maker.shots]
-        self.negative = describe(maker.negative, whole=True)
-
-    def window(self, window: Window) -> Mapping[str, Any]:
-        maker, model = self.maker, self.maker.model_of(window)
-        shown = find_prompts(maker.plan, window, 0, window.length)
-        if id(model) not in self.models:
-            self.models[id(model)] = describe_model(model)
-        return {
-            "model": self.models[id(model)],
-            "prompt": [[self.prompts[shot], share] for shot, share in shown],
-            "negative prompt": self.negative,
-            "cfg": maker.guidance.window(window.index),
-            "seed": [maker.noise.seed(shot) for shot, _ in shown] or maker.noise.seed(window.shot),
-            "cache": find_settings(model.model_options),
-            "vae": self.vae,
-        }
 
 
 def sample_saved(maker: FilmMaker, film: Film, session: Session | None) -> None:
