@@ -25,13 +25,16 @@ from .state import brings_enough, pack_row, pack_window, unpack_row, unpack_tail
 
 LOCK = "in_use.lock"
 EVERY = 60.0  # seconds between two savings of a window at work
+SHARE = 0.01  # of a film's time that saving the window at work may take
 
 
 class FilmStore:
     """One film's folder, for one writer at a time.
 
-    every: seconds from one saving of the window at work to the next. rows: whether that can be
-    saved now, which it cannot where a model remembers of a window what is not in `Film`.
+    every: seconds from one saving of the window at work to the next, or more where saving is so
+    slow that it would take more than `SHARE` of the time; 0 is after every model call. rows:
+    whether that can be saved now, which it cannot where a model remembers of a window what is not
+    in `Film`.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Session:
         self.kept = self.made = 0
         self.damaged: list[str] = []
         self.changed: list[str] = []
+        self.took = 0.0  # seconds, for the last saving of a window at work
         # Of the window at work: when it was saved, how many rows of the film had been forecast
         # before it, and where the files with latents that have left the view begin.
         self.saved_at, self.skipped = time.monotonic(), 0
@@ -160,8 +164,11 @@ class Session:
 
     def save_row(self, film: Film) -> None:
         """Save the window at work where it is time to."""
-        if time.monotonic() - self.saved_at >= self.store.every:
+        pause = self.store.every and max(self.store.every, self.took / SHARE)
+        begin = time.monotonic()
+        if begin - self.saved_at >= pause:
             self.save_row_now(film)
+            self.took = time.monotonic() - begin
 
     def save_row_now(self, film: Film) -> None:
         """Save the window at work, in place of what was saved of it before."""

@@ -23,6 +23,7 @@ from skyreels_model.rollout.history import new_history
 from skyreels_model.rollout.loop import denoise
 from skyreels_model.rollout.noise import SeededNoise
 from skyreels_model.store import files
+from skyreels_model.store import store as store_module
 from skyreels_model.store.keys import window_keys
 from skyreels_model.store.store import FilmStore, make_film
 from skyreels_model.vae import VideoVAE
@@ -237,6 +238,24 @@ def test_rows_that_are_not_finite_are_not_saved(tmp_path):
         film.latents[0, 0, 0, 0, 0] = torch.nan
         session.save_row(film)
         assert saved.read_bytes() == before
+
+
+def test_saving_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
+    """On a clock of its own: a model call takes 2 s and a saving 3 s."""
+    now, saved = [0.0], []
+
+    def write(path, tensors, about):
+        now[0] += 3
+        saved.append(about["row"])
+
+    monkeypatch.setattr(store_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(files, "write", write)
+    with FilmStore(tmp_path, every=10).open(Run().keys()) as session:
+        film = Film(dataclasses.replace(PLAN, num_frames=25, steps=400))
+        for _ in denoise(film, answer, SeededNoise(0)):
+            now[0] += 2
+            session.save_row(film)
+    assert saved == [5, 155, 305]
 
 
 def test_rows_go_when_their_window_is_done(tmp_path):
