@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +27,7 @@ from skyreels_model.plan.windows import picture_frame  # noqa: E402
 from skyreels_model.rollout.conditions import Conditions  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import FrameError, Span, frame_errors  # noqa: E402
+from toy.lockstep import make_together  # noqa: E402
 from toy.toyset import OVERLAP, WINDOW, ToySet, toy_plan  # noqa: E402
 from toy.training.latents import MIDDLE  # noqa: E402
 from toy.world import FPS, HELD_OUT, SCENES, SHAPES, SIZE, TRAINED, Scene, render, step_length  # noqa: E402
@@ -37,6 +39,7 @@ SLIDING_KEY = 7  # the same of a sliding film
 ROUND = round(SIZE / step_length())  # frames
 REMADE = 0.5  # of the way to noise
 INSIDE = (SIZE / 4, 3 * SIZE / 4)  # px, where films that are given pictures begin
+TOGETHER = 16  # films
 LEADING_FRAMES, FOLLOWING_FRAMES = 16, 24  # made before another film; of that film
 
 
@@ -237,13 +240,19 @@ MODES: dict[str, Mode] = {
 }
 
 
-def takes(
-    toys: dict[str, ToySet], mode: str, scenes: tuple[Scene, ...], seeds: int
-) -> Iterator[Take]:
-    """A film of each scene with each seed."""
-    for index, scene in enumerate(scenes):
-        for seed in range(seeds):
-            yield MODES[mode](toys, scene, 1000 * seed + index)
+def takes(toys: dict[str, ToySet], mode: str, scenes: tuple[Scene, ...], seeds: int) -> list[Take]:
+    """A film of each scene with each seed, made together."""
+    each = [(scene, 1000 * seed + i) for i, scene in enumerate(scenes) for seed in range(seeds)]
+    made: list[Take] = []
+    for first in range(0, len(each), TOGETHER):
+        part = each[first : first + TOGETHER]
+        makes = [functools.partial(_make, mode, scene, seed) for scene, seed in part]
+        made += make_together(toys, makes)
+    return made
+
+
+def _make(mode: str, scene: Scene, seed: int, toys: dict[str, ToySet]) -> Take:
+    return MODES[mode](toys, scene, seed)
 
 
 @dataclass(frozen=True)
@@ -300,7 +309,7 @@ def main() -> None:
     kinds = ["DF", *(mode.upper() for mode in modes if mode in ("t2v", "i2v"))]
     toys = {kind: ToySet.load(kind) for kind in kinds}
     for mode in modes:
-        films = list(takes(toys, mode, CHOICES[options.scenes], options.seeds))
+        films = takes(toys, mode, CHOICES[options.scenes], options.seeds)
         print(f"{mode:14} {Summary.of(films)}", flush=True)
         if options.sheet:
             options.sheet.mkdir(parents=True, exist_ok=True)

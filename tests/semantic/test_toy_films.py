@@ -68,7 +68,7 @@ def films(toys):
 
     @functools.cache
     def make(mode):
-        return list(takes(toys, mode, FEWEST if mode in TWO_WINDOWS else FEW, 1))
+        return takes(toys, mode, FEWEST if mode in TWO_WINDOWS else FEW, 1)
 
     return make
 
@@ -82,7 +82,7 @@ def looks(toys):
         Scene(colour, shape, grounds[index % len(grounds)], direction)
         for index, (colour, shape, direction) in enumerate(names)
     )
-    return Summary.of(list(takes(toys, "text-async", scenes, 1)))
+    return Summary.of(takes(toys, "text-async", scenes, 1))
 
 
 def failures(summary: Summary, marks: dict[str, float]) -> list[str]:
@@ -108,7 +108,7 @@ def test_guidance_strengthens_the_prompt(toys, looks, monkeypatch):
     summaries = {GUIDANCE: looks}
     for guidance in (-1.0, 0.0):
         with guided(monkeypatch, guidance):
-            summaries[guidance] = Summary.of(list(takes(toys, "text-async", FEWEST, 1)))
+            summaries[guidance] = Summary.of(takes(toys, "text-async", FEWEST, 1))
     right = {g: sum(s.right.values()) / len(s.right) for g, s in summaries.items()}
     assert right[-1.0] < right[0.0] < right[2.0] and right[0.0] < 0.6 < 0.85 < right[2.0], right
 
@@ -137,7 +137,7 @@ def seam_gaps(films) -> list[float]:
 
 @pytest.mark.parametrize("mode", ["long-pixels", "long-latents", "long-picture"])
 def test_motion_goes_on_over_a_seam(toys, films, mode):
-    gaps = seam_gaps(films(mode) if mode in MARKS else list(takes(toys, mode, FEWEST, 1)))
+    gaps = seam_gaps(films(mode) if mode in MARKS else takes(toys, mode, FEWEST, 1))
     assert gaps[int(0.75 * len(gaps))] < SEAM, gaps
 
 
@@ -168,7 +168,7 @@ FAULTS = {"timesteps of the frame before": the_frame_before, "guidance swapped":
 def test_faults_are_seen(toys, monkeypatch, fault):
     """The same films as above, with a subtle fault: the marks tell."""
     FAULTS[fault](monkeypatch)
-    summary = Summary.of(list(takes(toys, "text-async", FEWEST, 1)))
+    summary = Summary.of(takes(toys, "text-async", FEWEST, 1))
     assert failures(summary, LEAST), summary
 
 
@@ -180,7 +180,7 @@ def test_a_seam_one_frame_off_is_seen(toys, monkeypatch):
         return dataclasses.replace(tail, frames=tail.frames[:, :, :count])
 
     monkeypatch.setattr(history, "_extend_tail", early)
-    gaps = seam_gaps(list(takes(toys, "long-pixels", FEWEST, 1)))
+    gaps = seam_gaps(takes(toys, "long-pixels", FEWEST, 1))
     assert gaps[int(0.75 * len(gaps))] > SEAM, gaps
 
 
