@@ -9,3 +9,4 @@ CATEGORY = "SkyReels-V2/loaders"
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
 Store = io.Custom("SKYREELS_V2_STORE")
+Words = io.Custom("SKYREELS_V2_WORDS")  # a skyreels_model.words.Engine
