@@ -18,15 +18,14 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 from devtools.rounding import Size, rounding_errors  # noqa: E402
 from toy.random_weights import PUBLISHED  # noqa: E402
 
-# 48, 288 and 2550 tokens.
-SHORT, LONGER, PICTURES = Size(), Size(2, 24, 24, 512), Size(5, 34, 60, 512)
+# 48 and 120 tokens: a processor multiplies slowly in bf16.
+SHORT, LONGER = Size(), Size(3, 16, 10, 64)
 CASES = (
     ("DF-1.3B-540P", 30, SHORT),
-    ("DF-1.3B-540P", 30, LONGER),
-    ("I2V-1.3B-540P", 30, LONGER),
-    ("DF-1.3B-540P", 4, PICTURES),
-    ("DF-14B-540P", 4, LONGER),
-    ("I2V-14B-540P", 2, LONGER),
+    ("DF-1.3B-540P", 4, LONGER),
+    ("I2V-1.3B-540P", 4, LONGER),
+    ("DF-14B-540P", 2, LONGER),
+    ("I2V-14B-540P", 1, LONGER),
 )
 
 

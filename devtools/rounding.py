@@ -173,8 +173,8 @@ def rounding_errors(
     given = random_inputs(config, size)
     with torch.no_grad():
         right = _velocities(exact, [t.float() for t in given])
-        model = SkyReelsModel(config, dtype=torch.bfloat16).requires_grad_(False)
-        model.load_state_dict(copy.copy(exact.state_dict()))
+        model = SkyReelsModel(config, dtype=torch.bfloat16, device="meta").requires_grad_(False)
+        model.to_empty(device="cpu").load_state_dict(copy.copy(exact.state_dict()))
         del exact
         found = _velocities(model, given), _velocities(Reference(model), given)
     ours, theirs = (Errors(*map(_error, pair, right)) for pair in found)
