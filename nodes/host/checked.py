@@ -22,6 +22,7 @@ from .tensors import lacks_numbers
 
 Execute = Callable[..., io.NodeOutput]
 SHOWN = 5  # of a combo's options
+ENGINE = "SKYREELS_V2_WORDS,CLIP"
 KINDS = {
     "IMAGE": "images",
     "LATENT": "a LATENT",
@@ -35,6 +36,7 @@ KINDS = {
     "SKYREELS_V2_FRAMES": "frames, of SkyReels-V2 Frames",
     "SKYREELS_V2_STORYBOARD": "a storyboard, of SkyReels-V2 Storyboard",
     "SKYREELS_V2_STORE": "a store, of SkyReels-V2 Store",
+    ENGINE: "a language model, of SkyReels-V2 Language Model Loader, or a CLIP that writes text",
 }
 
 
@@ -126,6 +128,8 @@ def fits(kind: str, value: Any) -> bool:
         return isinstance(value, comfy.model_patcher.ModelPatcher)
     if kind == "CLIP":
         return hasattr(value, "tokenize") and hasattr(value, "encode_from_tokens_scheduled")
+    if kind == ENGINE:
+        return fits("CLIP", value) or hasattr(value, "sees_pictures")
     if kind == "VAE":
         return hasattr(value, "encode") and hasattr(value, "decode") and not isinstance(value, str)
     if kind == "CLIP_VISION":

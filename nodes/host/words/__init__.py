@@ -1,0 +1,1 @@
+"""Language models in the host: engines of words on sockets, and how nodes ask them."""
