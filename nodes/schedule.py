@@ -11,7 +11,7 @@ from ..skyreels_model.budget import describe_memory, describe_ram
 from ..skyreels_model.grid import frames_of_seconds
 from ..skyreels_model.plan.bounds import BOUNDS
 from ..skyreels_model.plan.drawing import draw_plan
-from ..skyreels_model.plan.film_plan import HISTORIES, FilmPlan
+from ..skyreels_model.plan.film_plan import HISTORIES, IDLE_FRAMES, FilmPlan
 from ..skyreels_model.plan.presets import CUSTOM, PRESETS, describe_preset, describe_sliding
 from ..skyreels_model.plan.summary import describe_plan
 from ..skyreels_model.schedule.flow import custom_schedule
@@ -308,5 +308,16 @@ def _preset_inputs() -> list[io.Input]:
             force_input=True,
             tooltip="Frames per second from a FLOAT output, such as the fps of Get Video "
             "Components. Used instead of fps, rounded to a whole number.",
+        ),
+        io.Combo.Input(
+            "idle_frames",
+            options=list(IDLE_FRAMES),
+            default=IDLE_FRAMES[0],
+            optional=True,
+            advanced=True,
+            tooltip="Frames of an asynchronous film (ar_step above 0) that still wait for their "
+            "first step. computed: the model sees them, as in training (the authors' way). "
+            "left_out: it sees them when their turn comes. Faster, and another film of the same "
+            "quality. The summary says how much is left.",
         ),
     ]

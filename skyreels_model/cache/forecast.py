@@ -127,6 +127,7 @@ class Forecast:
     def record(self, state: ForecastState | None, call: Call, velocity: Tensor) -> ForecastState:
         if state is None:
             return ForecastState.first(call, velocity)
+        state.view(call)
         distance = state.passed + 1
         miss = _measure(state, call, velocity)
         if miss is not None:

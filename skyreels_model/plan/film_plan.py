@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from torch import Tensor
+
 from ..grid import SIZE_MULTIPLE, SPATIAL_STRIDE, TEMPORAL_STRIDE, frame_length, latent_length
 from ..rules import (
     refusal,
@@ -15,7 +17,7 @@ from ..rules import (
     require_whole,
 )
 from ..schedule.flow import FlowSchedule, custom_schedule, partial_schedule
-from ..schedule.matrix import TimestepMatrix, WindowRows, window_rows
+from ..schedule.matrix import TimestepMatrix, WindowRows, count_visible, window_rows
 from ..schedule.staircase import Staircase
 from .bounds import BOUNDS, least_sliding_ar_step
 from .given import Given, too_near
@@ -26,6 +28,10 @@ from .windows import LEFT_FOR_LAST, Window, picture_frame
 # How a window learns of the one before: through decoded frames, through its latents as they are,
 # or through its latents with a picture encoded anew in the place of the first.
 HISTORIES = ("pixels", "latents", "picture+latents")
+# What becomes of frames that wait, after all others of an asynchronous window, until they begin.
+IDLE_FRAMES = ("computed", "left_out")
+# Of those, how many the model is shown all the same: measured in `benchmarks/RESULTS.md`.
+SHOWN_AHEAD = 1
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class FilmPlan:
     `anchor`: how strongly (0 to 1) each window's colours are held to its sequence's first one's,
     in latents and in frames that are encoded again.
     `denoise`: below 1 a film is made from a source film, from that share of the way to noise on.
+    `idle_frames`: left_out shows the model no frames that wait after all others, until they begin;
+    a source film is always shown.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -69,6 +77,7 @@ class FilmPlan:
     anchor: float = 0.0
     denoise: float = 1.0
     following: int = 0
+    idle_frames: str = IDLE_FRAMES[0]
 
     def __post_init__(self) -> None:
         self._require_ranges()
@@ -106,6 +115,7 @@ class FilmPlan:
             require_number(name, getattr(self, name), *BOUNDS[name])
         require_flag("sliding", self.sliding)
         require_choice("history", self.history, HISTORIES)
+        require_choice("idle_frames", self.idle_frames, IDLE_FRAMES)
 
     def _require_shots(self) -> None:
         frames = sum(shot.frames for shot in self.shots)
@@ -304,6 +314,24 @@ class FilmPlan:
             end=window.end,
             within=window.end if window.end > 1 else 0,
         )
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some model calls are shown less than their window or view."""
+        return self.idle_frames == "left_out" and self.ar_step > 0 and self.denoise == 1
+
+    def count_visible(self, index: Tensor) -> int:
+        """How many frames of a row, in these steps (F,), the model is shown."""
+        return count_visible(index, SHOWN_AHEAD) if self.leaves_out else len(index)
+
+    def share_shown(self) -> float:
+        """Of all frames in all model calls of windows, those that the model is shown."""
+        hidden = whole = 0
+        for window, times in self.layout.groups():
+            rows = self.rows(window)
+            whole += times * rows.count * rows.shown
+            hidden += times * rows.count_hidden(SHOWN_AHEAD) if self.leaves_out else 0
+        return 1 - hidden / whole
 
     def shown_latents(self, window: Window) -> int:
         """How many latent frames the model is shown at once in a window, at most."""

@@ -18,6 +18,7 @@ def describe_plan(plan: FilmPlan) -> str:
         _describe_windows(plan),
         f"{mode}{blocks}, {plan.steps} steps, {noise}",
         f"{calls} model calls, or {2 * calls} with guidance (cfg above 1)",
+        *_describe_idle(plan),
         *_describe_given(plan),
         *_describe_drawn(plan),
     ]
@@ -35,6 +36,23 @@ def _describe_windows(plan: FilmPlan) -> str:
     if plan.backwards:
         return f"{size}, made from the last to the first, each leading into the next {through}"
     return f"{size}, each sharing {plan.overlap} with the previous one {through}"
+
+
+def _describe_idle(plan: FilmPlan) -> list[str]:
+    """What leaving out frames that wait comes to."""
+    if plan.idle_frames != "left_out":
+        return []
+    if not plan.ar_step:
+        return ["idle_frames left_out: no effect, for no frame waits where ar_step is 0"]
+    if not plan.leaves_out:
+        return ["idle_frames left_out: no effect, for frames that wait show the source film"]
+    if plan.sliding:
+        return ["idle_frames left_out: frames that wait at the beginning are not computed"]
+    share = plan.share_shown()
+    return [
+        f"idle_frames left_out: {share:.0%} of the frames are computed in these model calls; "
+        f"GPU memory must hold the last calls of a window, with all of them"
+    ]
 
 
 def _describe_given(plan: FilmPlan) -> list[str]:

@@ -44,15 +44,15 @@ class CacheState(Protocol):
 class Film:
     """The whole state of a film in the making.
 
-    window, row: the next row to do, rows: how many the window has. latents: the current
-    window's (1, C, F, h, w), float32, normalised, the given frames first, a picture of the
-    film's end after its own. levels: the noise levels of the row at work. nominal: the highest of
-    them that moves, as far as that falls in a window (a host's noise level). cache: what a cache
-    of model calls remembers of the window, a dataclass of tensors and numbers; skipped: how
-    many rows of the film it has forecast so far. carried: the latents that the window made
-    before gives to the current one. tail: what `history` keeps of the film so far. finished:
-    the windows done, given frames included, on the CPU. reference: the statistics (1 + C, C)
-    that a window's colours are held to. begin, passed: of a sliding film the first latent in
+    window, row: the next row to do, rows: how many the window has. latents: the current window's
+    (1, C, F, h, w), float32, normalised, the given frames first, a picture of the film's end after
+    its own. levels: the noise levels of the row at work, of the frames that the model is shown.
+    nominal: the highest of them that moves, as far as that falls in a window (a host's noise
+    level). cache: what a cache of model calls remembers of the window, a dataclass of tensors and
+    numbers; skipped: how many rows of the film it has forecast so far. carried: the latents that
+    the window made before gives to the current one. tail: what `history` keeps of the film so far.
+    finished: the windows done, given frames included, on the CPU. reference: the statistics (1 + C,
+    C) that a window's colours are held to. begin, passed: of a sliding film the first latent in
     view, counted from its sequence's first, and those that the view has left, on the CPU.
     """
 
@@ -84,8 +84,13 @@ class Film:
         """The largest noise level that the row at work moves."""
         return 1.0 if self.levels is None else self.levels.highest
 
-    def begin_row(self, levels: RowLevels) -> None:
-        """The noise levels of the row that is done next."""
+    def begin_row(self, index: Tensor, update: Tensor, fresh: Tensor) -> None:
+        """Take up the row that is done next: what of it the model is shown, at which levels.
+
+        index, update, fresh: of its frames (F,), as in the timestep matrix.
+        """
+        seen = slice(self.plan.count_visible(index))
+        levels = self.plan.schedule().row_levels(index[seen], update[seen], fresh[seen])
         self.levels, self.nominal = levels, min(self.nominal, levels.highest)
 
     def move(self, device: torch.device | str) -> None:

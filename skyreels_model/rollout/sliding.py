@@ -18,7 +18,7 @@ from ..schedule.matrix import levels
 from ..solvers import SOLVERS
 from .film import Film, RowDone, Velocity
 from .noise import NoiseSource
-from .window import lay_over_source, noise_given, send_row
+from .window import ask_model, lay_over_source, noise_given, send_row
 
 
 def slide(
@@ -45,7 +45,7 @@ def slide(
             film.latents[:, :, place] = _draw_latent(film, window, latent, noise)
         step = (row.index - 1).clamp(0, schedule.steps - 1)
         sigmas, frame = schedule.sigmas[step], int(row.update.nonzero()[0])
-        film.begin_row(schedule.row_levels(row.index, row.update, row.fresh))
+        film.begin_row(row.index, row.update, row.fresh)
         timesteps = table[row.index]
         first = max(window.prefix - row.start, 0)
         last = max(row.stop - window.length, 0) if plan.following else 0
@@ -53,7 +53,7 @@ def slide(
         x = film.latents
         shown = noise_given(film, first, last, plan.prefix_noise, noise)
         t, step, moves = send_row(device, timesteps, step, row.update)
-        v = velocity(shown, t[None])
+        v = ask_model(film, velocity, shown, t[None])
         drawn = None
         if solver.stochastic:
             drawn = noise.renoise(film.window, film.row, tuple(x.shape)).to(x)

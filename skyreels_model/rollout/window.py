@@ -41,6 +41,16 @@ def noise_given(film: Film, first: int, last: int, level: int, noise: NoiseSourc
     return torch.cat([given[:, :, :first], x[:, :, first:made], given[:, :, first:]], dim=2)
 
 
+def ask_model(film: Film, velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
+    """The velocity (1, C, F, h, w) of the row at work; 0 for frames that the model is not shown."""
+    assert film.levels is not None
+    visible, frames = len(film.levels.sigmas), x.shape[2]
+    if visible == frames:
+        return velocity(x, t)
+    v = velocity(x[:, :, :visible].contiguous(), t[:, :visible])
+    return torch.cat([v, torch.zeros_like(x[:, :, visible:])], dim=2)
+
+
 def send_row(device: torch.device | str, *numbers: Tensor) -> tuple[Tensor, ...]:
     """What a row has for each latent, (F,) each, as int64 on the device, in one transfer."""
     row = torch.stack([each.long() for each in numbers])
@@ -69,13 +79,13 @@ def denoise_window(
         # Frames not being moved get the nearest legal step; the update mask leaves them alone.
         step = (one.index[0] - 1).clamp(0, schedule.steps - 1)
         sigmas, frame = schedule.sigmas[step], int(one.update[0].nonzero()[0])
-        film.begin_row(schedule.row_levels(one.index[0], one.update[0], one.fresh[0]))
+        film.begin_row(one.index[0], one.update[0], one.fresh[0])
         timesteps = one.timesteps
         timesteps[:, : window.prefix] = plan.prefix_noise
         timesteps[:, timesteps.shape[1] - last :] = plan.prefix_noise
         shown = noise_given(film, window.prefix, last, plan.prefix_noise, noise)
         t, step, moves = send_row(device, timesteps[0], step, one.update[0])
-        v = velocity(shown, t[None])
+        v = ask_model(film, velocity, shown, t[None])
         drawn = noise.renoise(film.window, row, tuple(x.shape)).to(x) if solver.stochastic else None
         film.latents = solver.step(film.solver_state, x, v, step, moves.bool(), drawn)
         film.row += 1

@@ -197,6 +197,18 @@ class WindowRows:
         windows = [(0, self.shown)] * len(rows)
         return TimestepMatrix(levels(self.timesteps)[index], index, update, fresh, windows)
 
+    def count_hidden(self, ahead: int) -> int:
+        """Over all rows, the frames that `count_visible` leaves out."""
+        given = [self.num_given - 1, *self.pictures, *([self.shown - 1] if self.end else [])]
+        ready = self.num_given // self.block_size
+        # A frame is hidden until the one `ahead` before it begins.
+        leaders = range(max(given) + 1, self.num_frames - ahead)
+        return sum(self._rows_before(self.lag * (f // self.block_size - ready)) for f in leaders)
+
+    def _rows_before(self, place: int) -> int:
+        """How many rows come before a place among the rows as if nothing were left out."""
+        return sum(min(max(place - begin, 0), stop - begin) for _, begin, stop in self._stretches)
+
     def _unskipped(self, rows: Tensor) -> Tensor:
         """Rows (R,) by their place as if nothing were left out, (R,)."""
         if not len(rows):
@@ -209,6 +221,16 @@ class WindowRows:
 def _steps_at(rows: Tensor, stairs: Tensor, lag: int, steps: int) -> Tensor:
     """Step numbers of frames (F,) on these stairs in these rows (R,), (R, F)."""
     return (rows[:, None] + 1 - lag * stairs).clamp(0, steps + 1)
+
+
+def count_visible(index: Tensor, ahead: int) -> int:
+    """How many frames of a row a model needs that is shown none that wait, after all others.
+
+    index (F,): 0 where a frame waits. Those are seen that come before one that does not wait, and
+    the first `ahead` of the others.
+    """
+    at_work = index.nonzero()
+    return min(int(at_work[-1]) + 1 + ahead, len(index)) if len(at_work) else len(index)
 
 
 def levels(timesteps: Tensor) -> Tensor:

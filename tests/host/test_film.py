@@ -20,7 +20,11 @@ def test_long_film_has_the_asked_number_of_frames_and_knows_its_seams(look):
     assert plan.num_windows == 4
 
 
-@pytest.mark.parametrize("changes", [{}, {"anchor": 1.0}], ids=["", "anchor"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"anchor": 1.0}, {"idle_frames": "left_out"}],
+    ids=["", "anchor", "idle frames left out"],
+)
 def test_film_through_the_host_is_the_film_without_it(look, changes):
     """The same film by `skyreels_model` alone, with the guidance written out."""
     prompt = graphs.film(frames=33, ar_step=2, **changes)

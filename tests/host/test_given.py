@@ -60,6 +60,8 @@ def test_caches_are_refused_by_name_where_the_view_moves(refusal, kind):
     prompt = with_cache(kind, frames=33, sliding=True, ar_step=1)
     text = refusal(prompt)
     assert f"model has {kind}" in text and "turn sliding off" in text
+    text = refusal(with_cache(kind, ar_step=1, idle_frames="left_out"))
+    assert f"model has {kind}" in text and "set idle_frames to computed" in text
 
 
 def test_the_nominal_noise_level_never_rises_and_changes_no_velocity(host):
@@ -162,6 +164,31 @@ def test_areas_that_have_no_place_in_a_film_are_refused(refusal):
     )  # fmt: skip
     prompt["6"]["inputs"]["negative"] = ["20", 0]
     assert "negative has a mask with set_cond_area 'mask bounds'" in refusal(prompt)
+
+
+@pytest.mark.parametrize(("temporal", "z"), [(0.5, 0.0), (1.0, 0.5)])
+def test_areas_of_some_frames_are_refused_before_sampling(refusal, temporal, z):
+    prompt = graphs.film()
+    prompt["20"] = graphs.node(
+        "ConditioningSetAreaPercentageVideo", conditioning=["4", 0], width=1.0, height=1.0,
+        temporal=temporal, x=0.0, y=0.0, z=z, strength=1.0,
+    )  # fmt: skip
+    prompt["6"]["inputs"]["positive"] = ["20", 0]
+    assert "positive has an area in time" in refusal(prompt)
+
+
+def test_masks_of_frames_follow_what_the_model_is_shown(look):
+    """With a mask of ones for each latent frame, the film is the one without masks."""
+    prompt = graphs.film(ar_step=1, idle_frames="left_out")
+    plain = look(prompt, latent=["6", 0])[0]["samples"]
+    prompt["20"] = graphs.node("EmptyImage", width=32, height=32, batch_size=5, color=0xFFFFFF)
+    prompt["21"] = graphs.node("ImageToMask", image=["20", 0], channel="red")
+    prompt["22"] = graphs.node(
+        "ConditioningSetMask", conditioning=["4", 0], mask=["21", 0], strength=1.0,
+        set_cond_area="default",
+    )  # fmt: skip
+    prompt["6"]["inputs"]["positive"] = ["22", 0]
+    assert torch.equal(look(prompt, latent=["6", 0])[0]["samples"], plain)
 
 
 OUTSIDE = [

@@ -1,6 +1,7 @@
 """Image-to-video models in the host: our nodes and core's, in every mixture."""
 
 import json
+import sys
 
 import graphs
 import pytest
@@ -187,6 +188,24 @@ def test_our_sampler_with_cores_model(look):
     """Whoever loaded it, the sampler takes it."""
     prompt = film()
     mine = final(look, prompt)
+    prompt["1"] = graphs.node("UNETLoader", unet_name=MODEL, weight_dtype="default")
+    assert relative(final(look, prompt), mine) < 1e-3
+
+
+def test_frames_that_wait_are_left_out_of_the_image_too(look, monkeypatch):
+    """The host lays it beside the latents, for our model and for core's."""
+    name = next(n for n in sys.modules if "/" in n and n.endswith("sockets.transformer"))
+    dit, shapes = sys.modules[name].HostDiT, []
+    original = dit.forward
+
+    def forward(self, x, *args, **kwargs):
+        shapes.append(tuple(x.shape[1:3]))
+        return original(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(dit, "forward", forward)
+    prompt = with_schedule(film(), ar_step=1, idle_frames="left_out")
+    mine = final(look, prompt)
+    assert list(dict.fromkeys(shapes)) == [(36, 2), (36, 3), (36, 4), (36, 5)]
     prompt["1"] = graphs.node("UNETLoader", unet_name=MODEL, weight_dtype="default")
     assert relative(final(look, prompt), mine) < 1e-3
 

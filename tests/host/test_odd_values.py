@@ -35,6 +35,7 @@ def test_nothing_on_an_optional_input_is_as_if_it_were_not_connected(node):
         "denoise",
         "preset",
         "fps_float",
+        "idle_frames",
     )
     plain, *_ = node("SkyReelsV2Schedule", **SIZES)
     (without, *_) = node("SkyReelsV2Schedule", **SIZES, **dict.fromkeys(optional))

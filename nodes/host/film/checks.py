@@ -38,6 +38,8 @@ EXTRAS = (
     ("reference_motion", "a motion reference", None),
     ("control", "a ControlNet", None),
 )
+# Those of them that are made for all frames of a window at once.
+OF_ALL_FRAMES = ("vace_frames", "camera_conditions")
 
 
 def check_film(
@@ -85,7 +87,7 @@ def check_model(
     _check_text(transformer, positive, negative)
     channels = transformer.patch_embedding.weight.shape[1]
     for name, prompt in (("positive", positive), ("negative", negative)):
-        _check_extras(name, prompt, transformer, channels > CHANNELS)
+        _check_extras(name, prompt, transformer, channels > CHANNELS, plan)
         _check_areas(name, prompt, plan)
     _check_cache(model, plan, warn)
     if channels != CHANNELS:
@@ -112,7 +114,9 @@ def _check_text(transformer: nn.Module, positive: list[Any], negative: list[Any]
             )
 
 
-def _check_extras(name: str, prompt: list[Any], transformer: nn.Module, takes_image: bool) -> None:
+def _check_extras(
+    name: str, prompt: list[Any], transformer: nn.Module, takes_image: bool, plan: FilmPlan
+) -> None:
     """Refuse what a node has put into a prompt and this model would ignore."""
     carried = {key for entry in prompt for key, value in entry[1].items() if value is not None}
     for key, what, part in EXTRAS:
@@ -124,6 +128,11 @@ def _check_extras(name: str, prompt: list[Any], transformer: nn.Module, takes_im
                 f"{name} carries {what} ({key}), which this model does not take: it would be "
                 f"ignored. Connect the prompt without that node. To give a DF model images, use "
                 f"SkyReels-V2 Frames. To use the node, load a model that is made for it"
+            )
+        if key in carried and key in OF_ALL_FRAMES and plan.leaves_out:
+            raise ValueError(
+                f"idle_frames is left_out, and {name} carries {what} ({key}), which is for all "
+                f"frames of a window: set idle_frames to computed"
             )
 
 
@@ -138,6 +147,7 @@ def _check_areas(name: str, prompt: list[Any], plan: FilmPlan) -> None:
             )
         if area is not None:
             _check_place(name, area, plan)
+            _check_time(name, area, plan)
         if options.get("set_area_to_bounds"):
             raise ValueError(
                 f"{name} has a mask with set_cond_area 'mask bounds', which works for images only: "
@@ -159,6 +169,21 @@ def _check_place(name: str, area: Sequence[Any], plan: FilmPlan) -> None:
             )
 
 
+def _check_time(name: str, area: Sequence[Any], plan: FilmPlan) -> None:
+    """Refuse an area of some frames only: in the model there is a timestep for each of all."""
+    if len(area) < 6:
+        return
+    frames = max(plan.shown_latents(window) for window, _ in plan.layout.groups())
+    length, begin = area[0], area[3]
+    if area[0] == "percentage":
+        length, begin = (round(share * frames) for share in (area[1], area[4]))
+    if begin or length < frames:
+        raise ValueError(
+            f"{name} has an area in time, of {length} latent frames after {begin}; it must be of "
+            f"all {frames} of a window: set temporal to 1 and z to 0"
+        )
+
+
 def _check_cache(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, warn: Warn) -> None:
     """Refuse caches where what they keep of one model call does not fit the next."""
     options = model.model_options["transformer_options"]
@@ -174,6 +199,12 @@ def _check_cache(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, warn: 
             f"model has {name}, which keeps the model's last answer in its place, and sliding is "
             f"on, which moves the view over the film: connect the model without it, or turn "
             f"sliding off"
+        )
+    if cache is not None and plan.leaves_out:
+        raise ValueError(
+            f"model has {name}, which keeps the model's last answer, and idle_frames is left_out, "
+            f"which gives the next call more frames: use SkyReels-V2 TeaCache with mode automatic "
+            f"in its place, or set idle_frames to computed"
         )
     if not plan.ar_step:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import comfy.conds
 import comfy.model_management
 import comfy.samplers
 import torch
@@ -63,7 +64,8 @@ class FilmGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Denoised (1, C, F, h, w). Prompts are mixed before the host's guidance sees them."""
         (first, _), *over = model_options["transformer_options"][PROMPT_SHARES]
-        conds = self.conds
+        before = self.conds
+        conds = {name: cut_frames(cond, x.shape[2]) for name, cond in before.items()}
         if over:
             others = [(conds[SHOT.format(shot)], share) for shot, share in over]
             functions = model_options.get("sampler_pre_cfg_function", [])
@@ -75,7 +77,27 @@ class FilmGuider(comfy.samplers.CFGGuider):
         try:
             return super().predict_noise(x, timestep, model_options, seed)
         finally:
-            self.conds = conds
+            self.conds = before
+
+
+def cut_frames(conds: list[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
+    """The host's conditions of a window for a model that is shown its first latents only.
+
+    Its noise-shaped ones and its masks were made for the whole window.
+    """
+    return [
+        {
+            **cond,
+            "model_conds": {
+                name: type(one)(one.cond[:, :, :frames])
+                if isinstance(one, comfy.conds.CONDNoiseShape)
+                else one
+                for name, one in cond["model_conds"].items()
+            },
+            **({"mask": cond["mask"][:, :frames]} if "mask" in cond else {}),
+        }
+        for cond in conds
+    ]
 
 
 def mix_prompts(others: list[tuple[Any, Tensor]]) -> Callable[[dict[str, Any]], list[Tensor]]:
