@@ -32,6 +32,7 @@ register("devtools", ROOT / "devtools")
 register("graphs", ROOT / "tests" / "graphs")
 register("gpu", ROOT / "benchmarks" / "gpu")
 register("card", ROOT / "tests" / "card")
+register("store_films", ROOT / "tests" / "store_films")
 register("tiny_words", ROOT / "tests" / "tiny_words")
 
 
