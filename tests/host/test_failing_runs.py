@@ -5,6 +5,7 @@ import itertools
 import sys
 
 import graphs
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,14 @@ def film():
     """Two windows, the second continuing the first through the VAE; the probe sees the frames."""
     prompt = graphs.film(frames=13, window=9, overlap=5, steps=2)
     prompt["9"] = graphs.node("SkyReelsV2TestProbe", value=["7", 0], name="frames")
+    return prompt
+
+
+def failing(kind, at):
+    """The film by a model that fails from its forward of this number on."""
+    prompt = film()
+    prompt["10"] = graphs.node("SkyReelsV2TestFailure", model=["1", 0], error=kind, call=at)
+    prompt["6"]["inputs"]["model"] = ["10", 0]
     return prompt
 
 
@@ -114,8 +123,7 @@ def test_all_is_freed_and_the_next_run_is_the_first(
 ):
     prompt, on_event, at = film(), lambda event, data: None, FAILURES[kind]
     if kind in ("error", "out of memory"):
-        prompt["10"] = graphs.node("SkyReelsV2TestFailure", model=["1", 0], error=kind, call=at)
-        prompt["6"]["inputs"]["model"] = ["10", 0]
+        prompt = failing(kind, at)
     elif kind == "cancelled":
         on_event = cancel_in(at)
     else:
@@ -123,10 +131,21 @@ def test_all_is_freed_and_the_next_run_is_the_first(
     result, frames, _, alive = measured(prompt, on_event)
     assert not result.success and frames is None
     assert result.interrupted == (kind == "cancelled"), result.describe()
+    if kind == "out of memory":
+        assert "sampling: there is not enough memory; prompts were computed" in result.describe()
     assert alive == 0 and sane()
     monkeypatch.undo()
     result, frames, peak, alive = measured(film())
     assert result.success and (frames, peak) == first and alive == 0
+
+
+def test_without_room_for_two_prompts_they_are_computed_one_by_one(first, measured, caplog):
+    result, frames, _, alive = measured(failing("no room for two", 2))
+    assert result.success and alive == 0 and sane()
+    # One by one sums are rounded in another order.
+    found, expected = (np.frombuffer(bytes, np.float32) for bytes in (frames, first[0]))
+    assert np.abs(found - expected).max() < 1e-3
+    assert caplog.text.count("they are computed one by one") == 1
 
 
 def test_nothing_waits_for_the_garbage_collector(look):

@@ -32,6 +32,7 @@ from .decoding import decode_pieces, film_latent
 from .encoding import encode_frames
 from .given import FilmImages
 from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
+from .lack import PromptsApart
 from .progress import FilmProgress
 from .shots import FilmShot, plan_shots
 from .store import StoreSettings, describe_session, open_store, sample_saved
@@ -134,8 +135,10 @@ class FilmMaker:
         """The model with a timestep per frame, and with the schedule's shift; made once."""
         if id(model) not in self.prepared:
             prepared = model.clone()
-            kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-            prepared.add_wrapper_with_key(kind, WRAPPER_KEY, use_frame_timesteps)
+            kinds = comfy.patcher_extension.WrappersMP
+            prepared.add_wrapper_with_key(kinds.DIFFUSION_MODEL, WRAPPER_KEY, use_frame_timesteps)
+            apart = PromptsApart(self.progress.warn)
+            prepared.add_wrapper_with_key(kinds.CALC_COND_BATCH, WRAPPER_KEY, apart)
             options = prepared.model_options["transformer_options"]
             options[OURS], options[TALLY] = True, self.progress.published
             use_shift(prepared, self.plan.shift)

@@ -1,5 +1,7 @@
 """A pack of nodes for the host tests: eyes for a link, any value for one, a model that fails."""
 
+import itertools
+
 import torch
 
 SEEN = {}
@@ -41,12 +43,19 @@ class SkyReelsV2TestGiver:
 
 
 class SkyReelsV2TestFailure:
-    """The model, which fails after its forward number `call`."""
+    """The model, which fails after its forward number `call` and each after it.
+
+    "no room for two" is out of memory where a forward is of several prompts.
+    """
 
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "patch"
     CATEGORY = "testing"
-    ERRORS = {"error": RuntimeError, "out of memory": torch.OutOfMemoryError}
+    ERRORS = {
+        "error": RuntimeError,
+        "out of memory": torch.OutOfMemoryError,
+        "no room for two": torch.OutOfMemoryError,
+    }
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
@@ -55,11 +64,11 @@ class SkyReelsV2TestFailure:
     def patch(self, model, error, call):
         import comfy.patcher_extension
 
-        numbers = iter(range(1, call + 1))
+        numbers = itertools.count(1)
 
-        def fail_late(executor, *args, **kwargs):
-            out = executor(*args, **kwargs)
-            if next(numbers) == call:
+        def fail_late(executor, x, *args, **kwargs):
+            out = executor(x, *args, **kwargs)
+            if next(numbers) >= call and (error != "no room for two" or len(x) > 1):
                 raise self.ERRORS[error]("as the test wants it")
             return out
 
