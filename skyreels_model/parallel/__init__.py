@@ -1,1 +1,1 @@
-"""How is a forward shared by several processes, each with a GPU of its own?"""
+"""One forward shared by several processes, each with a GPU of its own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class SharedBlocks:
     grid: the tokens along frames, height and width. blocks: how many there are. run: calls each.
     causal_frames: of block-causal attention, 0 for full. whole_stream: the stream is joined after
     the last block, for a cache that wants it, instead of after the head, which sends far less.
+    begin: called before the first block, where there is one to run: a cache may leave them out.
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class SharedBlocks:
         run: RunBlock = run_directly,
         causal_frames: int = 0,
         whole_stream: bool = False,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
-        self.mesh, self.blocks, self.run = mesh, blocks, run
+        self.mesh, self.blocks, self.run, self.begin = mesh, blocks, run, begin
         self.causal_frames, self.whole_stream = causal_frames, whole_stream
         degrees = mesh.degrees
         self.shards = Shards(
@@ -56,6 +58,7 @@ class SharedBlocks:
 
     def __call__(self, index: int, block: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
         if index == 0:
+            self.begin()
             self.given = self.cut_inputs(inputs)
             x = self.shards.cut(x[self.samples], self.mesh.chunk)
         assert self.given is not None

@@ -1,0 +1,189 @@
+"""Worker processes: a shared forward with them, their failures, and that none is left behind."""
+
+import gc
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import golden_data
+import pytest
+import torch
+from golden_data import models
+
+from skyreels_model.parallel.degrees import Degrees
+from skyreels_model.parallel.forward import share_forward
+from skyreels_model.parallel.process import Launch
+from skyreels_model.parallel.team import Team, TeamFailed
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ranks run on Linux only")
+FOLLOWER = Path(__file__).resolve().parents[1] / "fixtures" / "parallel" / "follower.py"
+CASE = "dit_df_fps24"
+# Seconds in which a failure is told; a loaded machine gets more than it should need.
+SOON = 30
+# As Linux writes them in its tables: of IPv4 and of IPv6.
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
+
+
+def launches(count):
+    def launch(folder):
+        command = (sys.executable, str(FOLLOWER))
+        return [Launch(f"rank {n}", command, folder / f"{n}.log") for n in range(1, count + 1)]
+
+    return launch
+
+
+def make_team(degrees, patience=60.0):
+    team = Team(launches(degrees.world - 1), degrees, patience=patience)
+    team.start({"case": CASE})
+    team.join()
+    return team
+
+
+@pytest.fixture
+def team(request):
+    made = make_team(*request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def given():
+    torch.manual_seed(0)
+    model = models.dit(golden_data.case(CASE))
+    tensors = {
+        "x": torch.randn(2, model.config.in_dim, 3, 6, 10),
+        "timestep": torch.randint(0, 1000, (2, 3)),
+        "context": torch.randn(2, 12, model.config.text_dim),
+    }
+    return model, tensors
+
+
+def run(team, model, tensors, **settings):
+    with torch.inference_mode(), team.forward():
+        team.begin(settings, tensors)
+        return share_forward(model, team.mesh, **tensors)
+
+
+def is_there(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids):
+    end = time.monotonic() + SOON
+    while any(map(is_there, pids)):
+        assert time.monotonic() < end, "a worker is left behind"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("team", [(Degrees(prompts=2, heads=2),)], indirect=True)
+def test_processes_make_what_one_makes_until_one_dies(team, given):
+    model, tensors = given
+    with torch.inference_mode():
+        alone = model(**tensors)
+    for _ in range(2):
+        assert golden_data.relative_l2(run(team, model, tensors), alone) <= 2e-6
+    # Tensors beside a message come as they are.
+    said = team.ask({"do": "say"}, SOON, {"numbers": torch.arange(3.0)[:, None].expand(3, 2)})
+    assert [each["numbers"] for each in said] == [[[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]] * 3
+    pids = [each["pid"] for each in said]
+    addresses = [address for pid in [os.getpid(), *pids] for address in listening(pid)]
+    assert addresses  # gloo's own
+    assert set(addresses) <= LOOPBACK
+
+    with pytest.raises(TeamFailed, match=r"rank 2 was ended by the system \(SIGKILL\)"):
+        run(team, model, tensors, fail=2, how="dies")
+    wait_until_gone(pids)
+    with pytest.raises(TeamFailed, match="rank 2 was ended"):  # and stays so
+        run(team, model, tensors)
+
+
+@pytest.mark.parametrize("team", [(Degrees(ring=2), 2.0)], indirect=True)
+def test_a_worker_that_hangs_ends_the_run_in_time(team, given):
+    with pytest.raises(TeamFailed, match="a model call took longer than 2 seconds"):
+        run(team, *given, fail=1, how="hangs")
+    wait_until_gone([worker.process.pid for worker in team.workers])
+
+
+@pytest.mark.parametrize("team", [(Degrees(heads=2),)], indirect=True)
+def test_a_worker_without_memory_says_so(team, given):
+    with pytest.raises(TeamFailed, match=r"rank 1 ran out of memory \(.*no room for 7 GB\)"):
+        run(team, *given, fail=1, how="lacks memory")
+
+
+def test_a_program_that_does_not_start_is_told():
+    def launch(folder):
+        command = (sys.executable, "-c", "raise SystemExit('no such model')")
+        return [Launch("rank 1", command, folder / "1")]
+
+    team = Team(launch, Degrees(heads=2))
+    with pytest.raises(TeamFailed, match="rank 1 ended with code 1: no such model"):
+        team.start({})
+    team.close()
+    assert not team.folder.exists()
+
+
+def start_sleeper(folder):
+    return [Launch("rank 1", (sys.executable, "-c", "import time; time.sleep(600)"), folder / "1")]
+
+
+def wait_for_pid(team):
+    while team.workers[0].process is None:
+        time.sleep(0.01)
+    return team.workers[0].process.pid
+
+
+def test_an_error_here_ends_the_workers():
+    team = Team(start_sleeper, Degrees(heads=2))
+    pid = wait_for_pid(team)
+    with pytest.raises(KeyboardInterrupt), team.forward():
+        raise KeyboardInterrupt
+    wait_until_gone([pid])
+    team.close()
+
+
+def test_a_team_that_nobody_has_any_more_is_ended():
+    team = Team(start_sleeper, Degrees(heads=2))
+    pid, folder = wait_for_pid(team), team.folder
+    del team
+    gc.collect()
+    wait_until_gone([pid])
+    assert not folder.exists()
+
+
+OWNER = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}, {unit!r}]
+import test_parallel_team as tests
+from skyreels_model.parallel.degrees import Degrees
+team = tests.make_team(Degrees(heads=2))
+print(team.workers[0].process.pid, flush=True)
+input()
+"""
+
+
+def test_no_worker_outlives_a_program_that_is_killed():
+    tests = FOLLOWER.parents[2]
+    code = OWNER.format(root=str(tests.parent), tests=str(tests), unit=str(tests / "unit"))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as owner:
+        pid = int(owner.stdout.readline())
+        assert is_there(pid)
+        owner.kill()
+    wait_until_gone([pid])
+
+
+def listening(pid):
+    """The addresses, as the system writes them, on which a process listens."""
+    own = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                found.append(fields[1].rpartition(":")[0])
+    return found
