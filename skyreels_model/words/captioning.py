@@ -1,0 +1,170 @@
+"""Captions of shots: a model looks at 16 frames, what it writes is read, and fused to captions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..rules import require_choice, require_whole
+from .ask import NoAnswerError, ask
+from .clips import Clip, fit_size, sample_indices
+from .cuts import Span
+from .description import Description, json_schema
+from .engine import Engine, Message, OnToken, Sampling
+from .fusion import fuse
+from .prompts import read_prompt
+from .reading import read_description
+
+FPS = 2.0  # that the published captioner believes its 16 frames have, however long the shot is
+MAX_TOKENS = 2048
+# How bold the answers to a question asked again are: the first as published, then ever less alike.
+TEMPERATURES = (0.05, 0.4, 0.8)
+IF_UNREADABLE = ("stop", "use the text")
+LONGEST_TEXT = 2400  # characters of an unreadable answer that stands for a caption
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How shots are described.
+
+    fusing: what makes sentences of the fields; None joins them. instructions: what the captioner is
+    asked, empty: `prompts/describe_shot.txt`. keep_proportions: of the frames, else 420 x 360 as
+    published. if_unreadable: when no answer can be read, an error, or the text as the caption.
+    drop_seed: leaves fields out of captions at random, as in training; None: keeps all.
+    """
+
+    engine: Engine
+    fusing: Engine | None = None
+    seed: int = 0
+    instructions: str = ""
+    keep_proportions: bool = False
+    if_unreadable: str = "stop"
+    drop_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("if_unreadable", self.if_unreadable, IF_UNREADABLE)
+        if self.drop_seed is not None:
+            require_whole("drop_seed", self.drop_seed, 0, 2**64 - 1)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A shot in words. raw: all that the model wrote of it. notes: what went wrong on the way."""
+
+    description: Description
+    t2v: str
+    i2v: str
+    raw: str
+    notes: tuple[str, ...] = ()
+
+
+def look_at(clip: Clip, span: Span, keep_proportions: bool = False) -> Tensor:
+    """The frames by which a shot is known, (16, H, W, 3), uint8; a single frame is one picture."""
+    height, width = fit_size(*clip.size, keep_proportions)
+    if span.end - span.first == 1:
+        return clip.take([span.first], height, width)
+    return clip.take(sample_indices(span.first, span.end), height, width)
+
+
+def caption(frames: Tensor, settings: Settings, on_token: OnToken) -> Caption:
+    """The caption of a shot of these frames (n, H, W, 3).
+
+    A question whose answer cannot be read is asked again, twice at most. Raises NoAnswerError, with
+    the last answer as it was, and whatever `ask` and `on_token` raise.
+    """
+    description, raw, notes = _describe(frames, settings, on_token)
+    if description is None:
+        text = escape_weights(shorten(raw, LONGEST_TEXT))
+        return Caption(Description(), text, text, raw, tuple(notes))
+    captions = []
+    for manner in ("t2v", "i2v"):
+        text, note = _fuse(description, manner, settings, on_token)
+        captions.append(escape_weights(text))
+        notes += note
+    return Caption(description, captions[0], captions[1], raw, tuple(notes))
+
+
+def _describe(
+    frames: Tensor, settings: Settings, on_token: OnToken
+) -> tuple[Description | None, str, list[str]]:
+    """What is in the frames, what was written of it, and notes; None where that is unreadable."""
+    fps = FPS if len(frames) > 1 else None
+    instructions = settings.instructions.strip() or read_prompt("describe_shot")
+    messages = (Message("user", instructions, frames, fps),)
+    notes: list[str] = []
+    raw, failure = "", None
+    for number, temperature in enumerate(TEMPERATURES):
+        sampling = Sampling(
+            MAX_TOKENS, temperature, seed=_seed(settings.seed, number), schema=json_schema()
+        )
+        try:
+            answer = ask(settings.engine, messages, sampling, on_token)
+            notes += ["a loop in the answer was cut"] * answer.looped
+            return read_description(answer.text), answer.raw, notes
+        except NoAnswerError as error:
+            raw, failure = error.raw or raw, error
+            notes.append(str(error))
+    assert failure is not None
+    if settings.if_unreadable == "stop" or not raw.strip():
+        raise NoAnswerError(f"{failure} (asked {len(TEMPERATURES)} times)", raw) from failure
+    return None, raw, notes
+
+
+def _fuse(
+    description: Description, manner: str, settings: Settings, on_token: OnToken
+) -> tuple[str, list[str]]:
+    """The caption, and notes; the fields joined where the fusing model gives nothing."""
+
+    def fused(engine: Engine | None) -> str:
+        return fuse(description, manner, engine, on_token, settings.seed, settings.drop_seed)
+
+    try:
+        return fused(settings.fusing), []
+    except NoAnswerError as error:
+        return fused(None), [f"{error}; the fields of the {manner} caption were joined instead"]
+
+
+def _seed(seed: int, number: int) -> int:
+    return (seed + number) % 2**64
+
+
+def shorten(text: str, most: int) -> str:
+    """One line of at most `most` characters, ended after a sentence where there is one."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    text = text[:most]
+    end = max(text.rfind(mark) for mark in (". ", "! ", "? ", "\u3002"))
+    if end < most // 2:
+        end = text.rfind(" ") - 1
+    return text[: end + 1] if end > 0 else text
+
+
+def escape_weights(text: str) -> str:
+    """Brackets as text: in prompts (word:1.2) is a weight, and a caption means none."""
+    return text.replace("\\", "").replace("(", "\\(").replace(")", "\\)")
+
+
+def caption_spans(
+    clip: Clip, spans: list[Span], settings: Settings, start: Callable[[int], OnToken]
+) -> list[Caption]:
+    """A caption for each span, in order; `start` gives what hears the tokens of one.
+
+    With the text of an unreadable answer allowed, a shot without any answer stops the film all the
+    same. Errors say which shot it was.
+    """
+    captions = []
+    for number, span in enumerate(spans):
+        frames = look_at(clip, span, settings.keep_proportions)
+        one = dataclasses.replace(settings, seed=_seed(settings.seed, number * len(TEMPERATURES)))
+        try:
+            captions.append(caption(frames, one, start(number)))
+        except NoAnswerError as error:
+            begin = clip.second(span.first)
+            raise NoAnswerError(
+                f"shot {number + 1} of {len(spans)}, at {begin:.1f} s: {error}", error.raw
+            ) from error
+    return captions

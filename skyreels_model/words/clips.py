@@ -1,0 +1,242 @@
+"""Films to look at: frames in memory, or a file of which only the wanted frames are decoded."""
+
+from __future__ import annotations
+
+import bisect
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..rules import refusal, require_number
+
+SAMPLES = 16  # frames that the published captioner sees of a shot, however long
+SIZE = (420, 360)  # height and width that it sees them at, whatever the film's proportions
+SMALL = 256  # pixels of the long side of frames that are only compared
+EVERY = 500  # packets or frames between two signs of life
+PIECE = 16  # frames that are made small together
+
+Tick = Callable[[float], None]  # called with the share that is done; may raise to end the work
+
+
+def sample_indices(first: int, end: int, samples: int = SAMPLES) -> list[int]:
+    """The frames that stand for the frames [first, end): evenly spaced, the last one not reached.
+
+    Few frames are repeated. Source: SkyworkAI/SkyReels-V2 skycaptioner_v1 vllm_struct_caption.py.
+    """
+    step = (end - first - 1) / samples
+    return [first + round(step * number) for number in range(samples)]
+
+
+def fit_size(height: int, width: int, keep_proportions: bool) -> tuple[int, int]:
+    """Height and width of frames for a captioner: the published, or as many pixels as those."""
+    if not keep_proportions:
+        return SIZE
+    scale = (SIZE[0] * SIZE[1] / (height * width)) ** 0.5
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+class Clip(Protocol):
+    """A film whose frames can be counted, placed in time, and looked at."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as shown."""
+        ...
+
+    def second(self, index: int) -> float:
+        """When a frame is shown; of the count of frames, when the last one ends."""
+        ...
+
+    def take(self, indices: Sequence[int], height: int, width: int) -> Tensor:
+        """These frames in this size, (n, height, width, 3), uint8."""
+        ...
+
+    def go_through(self, tick: Tick) -> Iterator[np.ndarray]:
+        """All frames in order and small, (h, w, 3), uint8, blue first."""
+        ...
+
+
+class ImageClip:
+    """Frames (T, H, W, 1, 3 or 4) in 0..1 in memory, `fps` of them a second."""
+
+    def __init__(self, images: Tensor, fps: float) -> None:
+        require_number("fps", fps, 0.01, 1000)
+        if images.ndim != 4 or 0 in images.shape:
+            raise refusal("images", tuple(images.shape), "at least one image, (T, H, W, channels)")
+        self.images, self.fps = images, fps
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.images.shape[1], self.images.shape[2]
+
+    def second(self, index: int) -> float:
+        return index / self.fps
+
+    def take(self, indices: Sequence[int], height: int, width: int) -> Tensor:
+        frames = self._colours(self.images[list(indices)])
+        frames = functional.interpolate(
+            frames, (height, width), mode="bicubic", antialias=True
+        ).clamp(0, 1)
+        return (frames * 255).round().byte().movedim(1, 3)
+
+    def go_through(self, tick: Tick) -> Iterator[np.ndarray]:
+        height, width = _small(*self.size)
+        for start in range(0, len(self), PIECE):
+            tick(start / len(self))
+            frames = self._colours(self.images[start : start + PIECE])
+            frames = functional.interpolate(frames, (height, width), mode="area").clamp(0, 1)
+            yield from (frames * 255).round().byte().movedim(1, 3).flip(3).numpy()
+
+    def _colours(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W), float32, on the CPU."""
+        images = images.detach().to("cpu", torch.float32)
+        if not images.isfinite().all():
+            raise refusal("images", "not finite", "finite numbers: the node that made them failed")
+        channels = images[..., :3] if images.shape[3] >= 3 else images[..., :1].repeat(1, 1, 1, 3)
+        return channels.movedim(3, 1)
+
+
+class FileClip:
+    """A film in a file, or in the bytes of one; `start` and `duration` (0: all) cut it, in seconds.
+
+    Its packets are read once for their times, none of them decoded. Raises ValueError where it
+    cannot be read or has no frames.
+    """
+
+    def __init__(
+        self,
+        source: str | io.BytesIO,
+        start: float = 0.0,
+        duration: float = 0.0,
+        tick: Tick = lambda share: None,
+    ) -> None:
+        self.source = source
+        with self._open() as (container, stream):
+            base = stream.time_base
+            first = int(start / base)
+            end = int((start + duration) / base) if duration else None
+            self.times, self.keys = self._read_times(container, stream, tick)
+            self.times = [t for t in self.times if t >= first and (end is None or t < end)]
+            if not self.times:
+                raise refusal("video", "without frames", "at least one frame long")
+            rate = float(stream.average_rate or 0) or 1.0
+            self.base, self.last = float(base), 1 / rate
+            one = next(self._decode(container, stream, self.times[0]))
+            sides = (one.height, one.width)
+            self.size = sides[::-1] if _turns(one) % 2 else sides
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def second(self, index: int) -> float:
+        if index < len(self):
+            return (self.times[index] - self.times[0]) * self.base
+        return self.second(len(self) - 1) + self.last
+
+    def take(self, indices: Sequence[int], height: int, width: int) -> Tensor:
+        found: dict[int, Tensor] = {}
+        with self._open() as (container, stream):
+            frames, frame = iter(()), None
+            for time in sorted({self.times[index] for index in indices}):
+                if frame is None or frame.pts < self._key(time):
+                    frames = self._decode(container, stream, time)
+                    frame = next(frames)
+                while frame.pts < time:
+                    following = next(frames, None)
+                    if following is None:  # broken off: the last frame that could be read
+                        break
+                    frame = following
+                found[time] = torch.from_numpy(_show(frame, height, width, "rgb24"))
+        return torch.stack([found[self.times[index]] for index in indices])
+
+    def go_through(self, tick: Tick) -> Iterator[np.ndarray]:
+        height, width = _small(*self.size)
+        with self._open() as (container, stream):
+            for number, frame in enumerate(self._decode(container, stream, self.times[0])):
+                if number % PIECE == 0:
+                    tick(min(number / len(self), 1))
+                if frame.pts > self.times[-1]:
+                    return
+                if frame.pts >= self.times[0]:
+                    yield _show(frame, height, width, "bgr24")
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        import av
+
+        if isinstance(self.source, io.BytesIO):
+            self.source.seek(0)
+        try:
+            with av.open(self.source) as container:
+                if not container.streams.video:
+                    raise refusal("video", "without pictures", "a file with a video stream")
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                yield container, stream
+        except (av.error.FFmpegError, OSError) as error:
+            raise ValueError(
+                f"video cannot be read ({error}); it must be a whole video file"
+            ) from error
+
+    @staticmethod
+    def _read_times(container: Any, stream: Any, tick: Tick) -> tuple[list[int], list[int]]:
+        """When frames are shown, and which of them are whole pictures, in units of the stream."""
+        times, keys = [], []
+        length = float(stream.duration or 0)
+        for number, packet in enumerate(container.demux(stream)):
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is None or packet.is_discard:
+                continue
+            if number % EVERY == 0:
+                tick(min(max(time / length, 0), 1) if length else 0)
+            times.append(time)
+            if packet.is_keyframe:
+                keys.append(time)
+        return sorted(set(times)), sorted(keys)
+
+    def _key(self, time: int) -> int:
+        """The last whole picture up to a time."""
+        place = bisect.bisect_right(self.keys, time)
+        return self.keys[place - 1] if place else self.times[0]
+
+    def _decode(self, container: Any, stream: Any, time: int) -> Iterator[Any]:
+        """Frames from the last whole picture before `time` on; from the first where that fails."""
+        for target in (self._key(time), min(self.keys[:1] + self.times[:1])):
+            container.seek(target, stream=stream)
+            frames = (frame for frame in container.decode(stream) if frame.pts is not None)
+            first = next(frames, None)
+            if first is not None and first.pts <= time:
+                break
+        if first is None:
+            raise ValueError("video cannot be read from the middle; it must be a whole video file")
+        yield first
+        yield from frames
+
+
+def _small(height: int, width: int) -> tuple[int, int]:
+    scale = min(SMALL / max(height, width), 1)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def _turns(frame: Any) -> int:
+    """Quarter turns that a player gives a frame, as phones write them."""
+    return round(frame.rotation / 90) % 4
+
+
+def _show(frame: Any, height: int, width: int, layout: str) -> np.ndarray:
+    """A decoded frame as a player shows it, in this size."""
+    turns = _turns(frame)
+    sides = (width, height) if turns % 2 else (height, width)
+    small = frame.reformat(sides[1], sides[0], format=layout, interpolation="BICUBIC")
+    return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns))
