@@ -105,10 +105,16 @@ TEST = Group(
         "gguf>=0.13",
         "peft>=0.17",
         "lycoris-lora>=4.1",
+        "pydantic~=2.0",
+        "json-repair>=0.40",
+        "scenedetect-headless>=0.7",
     ),
-    tuple("pytest xdist pytest_randomly ruff mypy diffusers gguf peft lycoris".split()),
-    "the checkers, and diffusers, gguf, peft and LyCORIS as independent judges",
-    "40 MB",
+    tuple(
+        "pytest xdist pytest_randomly ruff mypy diffusers gguf peft lycoris pydantic json_repair "
+        "scenedetect".split()
+    ),
+    "the checkers, diffusers, gguf, peft and LyCORIS as independent judges, and what is optional",
+    "110 MB",
 )
 # Without their media packages (380 MB), which the page does not need.
 TEMPLATES = ("comfyui-workflow-templates-core", "comfyui-workflow-templates-json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .captioner import SkyReelsV2Captioner, SkyReelsV2CaptionFilm
 from .color_anchor import SkyReelsV2ColorAnchor
 from .decode import SkyReelsV2Decode
 from .encode import SkyReelsV2Encode
@@ -42,6 +43,8 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2LoraLoader,
     SkyReelsV2TeaCache,
     SkyReelsV2Store,
+    SkyReelsV2Captioner,
+    SkyReelsV2CaptionFilm,
 ]
 
 

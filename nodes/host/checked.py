@@ -32,6 +32,7 @@ KINDS = {
     "VAE": "a VAE, as of SkyReels-V2 VAE Loader",
     "CLIP_VISION": "a CLIP_VISION, as of SkyReels-V2 Image Encoder Loader",
     "SIGMAS": "SIGMAS, as of Basic Scheduler",
+    "VIDEO": "a VIDEO, as of Load Video",
     "SKYREELS_V2_SCHEDULE": "a schedule, of SkyReels-V2 Schedule",
     "SKYREELS_V2_FRAMES": "frames, of SkyReels-V2 Frames",
     "SKYREELS_V2_STORYBOARD": "a storyboard, of SkyReels-V2 Storyboard",
@@ -134,6 +135,8 @@ def fits(kind: str, value: Any) -> bool:
         return hasattr(value, "encode") and hasattr(value, "decode") and not isinstance(value, str)
     if kind == "CLIP_VISION":
         return hasattr(value, "encode_image")
+    if kind == "VIDEO":
+        return hasattr(value, "get_stream_source") and hasattr(value, "get_components")
     if kind == "LATENT":
         return isinstance(value, dict)
     if kind == "CONDITIONING":

@@ -147,7 +147,8 @@ class FileClip:
     def take(self, indices: Sequence[int], height: int, width: int) -> Tensor:
         found: dict[int, Tensor] = {}
         with self._open() as (container, stream):
-            frames, frame = iter(()), None
+            frames: Iterator[Any] = iter(())
+            frame: Any = None
             for time in sorted({self.times[index] for index in indices}):
                 if frame is None or frame.pts < self._key(time):
                     frames = self._decode(container, stream, time)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from ..rules import require_choice
@@ -26,6 +27,7 @@ SAMPLING = Sampling(max_tokens=512, temperature=0.1, stop=("\n\n",))
 WITH_EXPRESSION = ("Human", "Animal")
 # Types that are no name for anything.
 NAMELESS = ("", "Other")
+VIEWS = ("shot_type", "shot_angle", "shot_position")
 SHOTS = {
     "long_shot": "long shot",
     "full_shot": "full shot",
@@ -71,7 +73,7 @@ def clean(description: Description, manner: str, drop_seed: int | None = None) -
             subjects.append(fields)
     cleaned: dict[str, Any] = {"num_subjects": len(subjects), "subjects": subjects}
     if manner == "t2v":
-        for name in ("shot_type", "shot_angle", "shot_position", "environment", "lighting"):
+        for name in (*VIEWS, "environment", "lighting"):
             cleaned[name] = getattr(description, name)
         if drop():
             del cleaned["lighting"]
@@ -132,13 +134,27 @@ def fuse(
 
 def _join(cleaned: dict[str, Any]) -> str:
     """The fields as sentences, in the published order."""
-    views = [SHOTS.get(cleaned.get(name, ""), "") for name in ("shot_type", "shot_angle")]
-    views.append(SHOTS.get(cleaned.get("shot_position", ""), ""))
-    sentences = [", ".join(filter(None, views))]
+    sentences = [_join_views(cleaned)]
     for subject in cleaned["subjects"]:
         sentences += _tell(subject)
     sentences += [cleaned.get("environment", ""), cleaned.get("lighting", "")]
     return " ".join(filter(None, map(_sentence, sentences)))
+
+
+def _join_views(fields: Mapping[str, Any]) -> str:
+    said = (fields.get(name, "") for name in VIEWS)
+    return ", ".join(SHOTS[one] for one in said if one in SHOTS)
+
+
+def tell_shot(description: Description) -> str:
+    """The shot's size, the camera's angle and its side, in words: long shot, at eye level."""
+    return _join_views(description.model_dump())
+
+
+def tell_subjects(description: Description) -> list[str]:
+    """A line for each subject, the main ones first."""
+    ordered = sorted(description.subjects, key=lambda subject: not subject.is_main_subject)
+    return [" ".join(map(_sentence, _tell(_subject_fields(one)))) for one in ordered]
 
 
 def _tell(subject: dict[str, str]) -> list[str]:
