@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..skyreels_model.words import Engine
 from ..skyreels_model.words.captioning import IF_UNREADABLE, Settings
 from ..skyreels_model.words.film import write_shots, write_storyboard
 from ..skyreels_model.words.fusion import tell_shot, tell_subjects
@@ -80,7 +81,7 @@ class SkyReelsV2Captioner(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = Settings(
             as_engine(engine),
-            None if fusion_engine is None else as_engine(fusion_engine),
+            _engine_or_none(fusion_engine),
             seed,
             instructions,
             keep_proportions,
@@ -185,7 +186,7 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = Settings(
             as_engine(engine),
-            None if fusion_engine is None else as_engine(fusion_engine),
+            _engine_or_none(fusion_engine),
             seed,
             instructions,
             keep_proportions,
@@ -198,6 +199,10 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
             write_shots(film.clip, film.spans, film.captions),
             len(film.spans),
         )
+
+
+def _engine_or_none(fusion_engine: object) -> Engine | None:
+    return None if fusion_engine is None else as_engine(fusion_engine, "fusion_engine")
 
 
 def _what_is_seen() -> list[io.Input]:

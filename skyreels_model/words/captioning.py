@@ -92,7 +92,9 @@ def _describe(
 ) -> tuple[Description | None, str, list[str]]:
     """What is in the frames, what was written of it, and notes; None where that is unreadable."""
     fps = FPS if len(frames) > 1 else None
-    instructions = settings.instructions.strip() or read_prompt("describe_shot")
+    # Half a character cannot be told to a model.
+    own = settings.instructions.strip().encode("utf-8", "replace").decode("utf-8")
+    instructions = own or read_prompt("describe_shot")
     messages = (Message("user", instructions, frames, fps),)
     notes: list[str] = []
     raw, failure = "", None

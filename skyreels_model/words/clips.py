@@ -104,7 +104,7 @@ class ImageClip:
         if not images.isfinite().all():
             raise refusal("images", "not finite", "finite numbers: the node that made them failed")
         channels = images[..., :3] if images.shape[3] >= 3 else images[..., :1].repeat(1, 1, 1, 3)
-        return channels.movedim(3, 1)
+        return channels.movedim(3, 1).clamp(0, 1)
 
 
 class FileClip:

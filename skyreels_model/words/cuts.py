@@ -16,6 +16,7 @@ from .clips import Clip, Tick
 
 INSTALL = "pip install scenedetect-headless"
 MOST_SHOTS = 1000
+SHOWN = 40  # characters of what cannot be read
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ def read_cuts(text: str, clip: Clip) -> list[int]:
         try:
             second = float(word.strip().removesuffix("s"))
         except ValueError:
-            raise refusal("cuts", word.strip(), "seconds, separated by commas: 2.5, 4") from None
+            rule = "seconds, separated by commas: 2.5, 4"
+            raise refusal("cuts", word.strip()[:SHOWN], rule) from None
         require_number("cuts", second, 0, end)
         # One frame has one second; they are in order.
         index = _nearest(clip, second)
         if cuts and index <= cuts[-1]:
-            raise refusal("cuts", text, "seconds that go forward, at least a frame apart")
+            rule = "seconds that go forward, at least a frame apart"
+            raise refusal("cuts", text[:SHOWN], rule)
         if 0 < index < len(clip):
             cuts.append(index)
     return cuts

@@ -13,6 +13,7 @@ from .ask import NoAnswerError
 from .description import FIELDS, Description
 
 REPAIR = "pip install json-repair"
+LONGEST_ANSWER = 20_000  # characters; no engine is asked for more, and repairs take their time
 SHOWN = 300  # characters of an answer that cannot be read
 MOST_STARTS = 50  # places at which an object may begin
 _START = re.compile(r"\{")
@@ -25,16 +26,17 @@ def read_description(text: str) -> Description:
     Broken JSON is repaired by json_repair. Raises NoAnswerError, which has the raw text, where
     there is no description, or where it is broken and json_repair is not installed.
     """
+    raw, text = text, text[:LONGEST_ANSWER]
     for found in _whole_objects(text):
         description = _validate(found)
         if description is not None:
             return description
     start = _OURS.search(text) or _START.search(text)
     if start is None:
-        raise _unreadable("has no JSON in it", text)
+        raise _unreadable("has no JSON in it", raw)
     description = _validate(_repair(text, start.start()))
     if description is None:
-        raise _unreadable("has JSON without any field of a description", text)
+        raise _unreadable("has JSON without any field of a description", raw)
     return description
 
 

@@ -132,6 +132,13 @@ def working_graph(lora_name):
         # Or a film of another case would be taken from the disk.
         "17": graphs.node("SkyReelsV2Store", name="fuzz", save_every=60.0, start_afresh=True),
         "20": image,
+        "21": graphs.node("ScriptedWords", answer='{"lighting": "dim"}'),
+        "22": graphs.node("SkyReelsV2Captioner", engine=["21", 0], images=["20", 0], seed=0),
+        "23": graphs.node(
+            "SkyReelsV2CaptionFilm",
+            engine=["21", 0], images=["20", 0], seed=0, fps=24.0, cuts="", shortest_shot=1.0,
+            longest_part=10.0,
+        ),
     }  # fmt: skip
 
 

@@ -34,20 +34,20 @@ def quiet(_share):
     pass
 
 
-def write_film(path, frames, fps=24, codec="libx264", **options):
+def write_film(path, frames, fps=24, codec="libx264", size=(48, 64), **options):
     """Frames, each a number (grey) or an array (H, W, 3), as a file, a whole picture every 12."""
-    with av.open(path, "w", format=options.pop("format", None)) as container:
+    with av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=fps)
         stream.pix_fmt, stream.gop_size = "yuv420p", options.pop("gop", 12)
         stream.options = options
+        stream.height, stream.width = size
         for index, value in enumerate(frames):
-            picture = value if np.ndim(value) else np.full((48, 64, 3), value, np.uint8)
-            stream.height, stream.width = picture.shape[:2]
+            picture = value if np.ndim(value) else np.full((*size, 3), value, np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path if isinstance(path, io.BytesIO) else str(path)
+    return str(path)
 
 
 def brightness(clip, indices):
@@ -160,7 +160,7 @@ def test_an_hour_is_sampled_without_decoding_it(tmp_path, monkeypatch):
 def test_a_file_that_is_no_film_is_refused(tmp_path, content):
     path = tmp_path / "film.mp4"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="video cannot be read .*it must be a whole file"):
+    with pytest.raises(ValueError, match="video cannot be read .*it must be a whole video file"):
         FileClip(str(path))
 
 
@@ -223,7 +223,7 @@ def scene(seed, count, speed):
 
 def test_cuts_are_found_and_motion_is_none(tmp_path):
     shots = [scene(1, 30, 2), scene(2, 40, 1), scene(3, 30, 4)]
-    path = write_film(tmp_path / "shots.mp4", sum(shots, []))
+    path = write_film(tmp_path / "shots.mp4", sum(shots, []), size=(60, 80))
     shares = []
     assert find_cuts(FileClip(path), 0.5, shares.append) == [30, 70]
     assert shares == sorted(shares) and 0 <= shares[0] and shares[-1] <= 1

@@ -86,7 +86,7 @@ def test_what_stands_around_or_is_broken_in_json_is_mended(text):
     assert read(text) == HORSE
 
 
-@pytest.mark.parametrize("length", range(30, len(WHOLE), 61))
+@pytest.mark.parametrize("length", range(150, len(WHOLE), 61))
 def test_an_answer_that_ends_anywhere_keeps_what_is_whole(length):
     found = read(WHOLE[:length])
     for whole, part in zip(HORSE["subjects"], found["subjects"], strict=False):
@@ -199,14 +199,15 @@ def test_fields_of_an_i2v_caption_are_what_happens():
 
 
 def test_fields_are_dropped_by_seed_one_in_ten_and_never_without_one():
-    whole, counts = clean(horse(), "t2v"), {"appearance": 0, "position": 0, "lighting": 0}
+    told = horse()
+    whole, counts = clean(told, "t2v"), {"appearance": 0, "position": 0, "lighting": 0}
     for seed in range(400):
-        found = clean(horse(), "t2v", seed)
-        assert found == clean(horse(), "t2v", seed)
+        found = clean(told, "t2v", seed)
+        assert found == clean(told, "t2v", seed)
         for name in ("appearance", "position"):
             counts[name] += sum(name not in one for one in found["subjects"])
         counts["lighting"] += "lighting" not in found
-    assert clean(horse(), "t2v") == whole
+    assert clean(told, "t2v") == whole
     assert 80 < counts["appearance"] < 160 and 80 < counts["position"] < 160  # of 1200
     assert 20 < counts["lighting"] < 60  # of 400
 

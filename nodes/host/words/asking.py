@@ -16,15 +16,18 @@ SHOW_EVERY = 8  # tokens between two previews
 SHOWN = 400  # characters
 
 
-def as_engine(value: Any) -> Engine:
+def as_engine(value: Any, name: str = "engine") -> Engine:
     """What a socket for engines gives: an engine, or a CLIP that writes text.
 
-    Raises ValueError for any other CLIP.
+    Raises ValueError for any other CLIP, which names the input.
     """
     if all(hasattr(value, name) for name in ("generate", "sees_pictures", "constrains_json")):
         engine: Engine = value
         return engine
-    return CLIPEngine(value)
+    try:
+        return CLIPEngine(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 class Asker:

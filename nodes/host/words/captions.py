@@ -11,7 +11,7 @@ import comfy.utils
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ....skyreels_model.rules import refusal, require_number
+from ....skyreels_model.rules import refusal
 from ....skyreels_model.words.captioning import Caption, Settings, caption_spans
 from ....skyreels_model.words.clips import Clip, FileClip, ImageClip, Tick
 from ....skyreels_model.words.cuts import Span, divide, find_cuts, read_cuts
@@ -102,10 +102,6 @@ def caption_film(
     """The captions of a film's shots, which end at `cuts`, typed seconds, or where it is seen to
     cut. shortest, longest: seconds of a shot, and of what is captioned as one; longest 0: any.
     """
-    if longest and longest < shortest:
-        rule = f"0, or at least shortest_shot, {shortest:g}"
-        raise refusal("longest_part", longest, rule, shortest)
-    require_number("shortest_shot", shortest, 0.1, 3600)
     progress = _Progress()
     clip = _open(images, video, fps, progress.looking(0, 0.2))
     if cuts.strip():

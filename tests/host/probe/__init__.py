@@ -78,7 +78,32 @@ class SkyReelsV2TestFailure:
         return (model,)
 
 
+class ScriptedWords:
+    """An engine of words that sees pictures and always says `answer`."""
+
+    RETURN_TYPES = ("SKYREELS_V2_WORDS",)
+    FUNCTION = "make"
+    CATEGORY = "testing"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"answer": ("STRING",)}}
+
+    def make(self, answer):
+        from tiny_words import ScriptedEngine
+
+        return (ScriptedEngine(Repeated(answer), name="the test's engine"),)
+
+
+class Repeated(str):
+    """An answer to every call."""
+
+    def __getitem__(self, index):
+        return str(self)
+
+
 NODE_CLASS_MAPPINGS = {
+    "ScriptedWords": ScriptedWords,
     "SkyReelsV2TestProbe": SkyReelsV2TestProbe,
     "SkyReelsV2TestGiver": SkyReelsV2TestGiver,
     "SkyReelsV2TestFailure": SkyReelsV2TestFailure,
