@@ -32,14 +32,7 @@ class SkyReelsV2Captioner(io.ComfyNode):
             inputs=[
                 *_what_is_seen(),
                 *_how_it_is_told("stop"),
-                io.Boolean.Input(
-                    "drop_fields",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Leave 1 in 10 looks, positions and lights out of the captions at "
-                    "random, by the seed. Training captions were made so.",
-                ),
+                *_training_inputs(),
             ],
             outputs=[
                 io.String.Output(
@@ -118,37 +111,7 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
             ),
             inputs=[
                 *_what_is_seen(),
-                io.Float.Input(
-                    "fps",
-                    default=24.0,
-                    min=0.1,
-                    max=1000.0,
-                    step=0.1,
-                    tooltip="Frames per second of the images. A VIDEO knows its own.",
-                ),
-                io.String.Input(
-                    "cuts",
-                    default="",
-                    tooltip="The seconds at which a new shot begins, separated by commas: 2.5, 4. "
-                    "Empty: they are found automatically.",
-                ),
-                io.Float.Input(
-                    "shortest_shot",
-                    default=1.0,
-                    min=0.1,
-                    max=3600.0,
-                    step=0.1,
-                    tooltip="In seconds: cuts nearer to the one before are passed over.",
-                ),
-                io.Float.Input(
-                    "longest_part",
-                    default=10.0,
-                    min=0.0,
-                    max=86400.0,
-                    step=0.5,
-                    tooltip="In seconds: longer shots are described in equal parts that continue "
-                    "each other. 0: each shot as a whole.",
-                ),
+                *_where_shots_end(),
                 *_how_it_is_told("use the text"),
             ],
             outputs=[
@@ -264,5 +227,54 @@ def _how_it_is_told(if_unreadable: str) -> list[io.Input]:
             advanced=True,
             tooltip="When the answer has no fields in it after 3 tries. stop: an error that shows "
             "it. use the text: it becomes the caption.",
+        ),
+    ]
+
+
+def _where_shots_end() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "fps",
+            default=24.0,
+            min=0.1,
+            max=1000.0,
+            step=0.1,
+            tooltip="Frames per second of the images. A VIDEO knows its own.",
+        ),
+        io.String.Input(
+            "cuts",
+            default="",
+            tooltip="The seconds at which a new shot begins, separated by commas: 2.5, 4. "
+            "Empty: they are found automatically.",
+        ),
+        io.Float.Input(
+            "shortest_shot",
+            default=1.0,
+            min=0.1,
+            max=3600.0,
+            step=0.1,
+            tooltip="In seconds: cuts nearer to the one before are passed over.",
+        ),
+        io.Float.Input(
+            "longest_part",
+            default=10.0,
+            min=0.0,
+            max=86400.0,
+            step=0.5,
+            tooltip="In seconds: longer shots are described in equal parts that continue "
+            "each other. 0: each shot as a whole.",
+        ),
+    ]
+
+
+def _training_inputs() -> list[io.Input]:
+    return [
+        io.Boolean.Input(
+            "drop_fields",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Leave 1 in 10 looks, positions and lights out of the captions at "
+            "random, by the seed. Training captions were made so.",
         ),
     ]

@@ -14,7 +14,7 @@ from .clips import Clip, fit_size, sample_indices
 from .cuts import Span
 from .description import Description, json_schema
 from .engine import Engine, Message, OnToken, Sampling
-from .fusion import fuse
+from .fusion import MANNERS, NO_SUBJECTS, fuse
 from .prompts import read_prompt
 from .reading import read_description
 
@@ -75,44 +75,53 @@ def caption(frames: Tensor, settings: Settings, on_token: OnToken) -> Caption:
     A question whose answer cannot be read is asked again, twice at most. Raises NoAnswerError, with
     the last answer as it was, and whatever `ask` and `on_token` raise.
     """
-    description, raw, notes = _describe(frames, settings, on_token)
-    if description is None:
-        text = escape_weights(shorten(raw, LONGEST_TEXT))
-        return Caption(Description(), text, text, raw, tuple(notes))
+    answer = _describe(frames, settings, on_token)
+    notes = answer.notes
+    if answer.description is None:
+        text = escape_weights(shorten(answer.text, LONGEST_TEXT)) or NO_SUBJECTS
+        return Caption(Description(), text, text, answer.raw, tuple(notes))
     captions = []
-    for manner in ("t2v", "i2v"):
-        text, note = _fuse(description, manner, settings, on_token)
+    for manner in MANNERS:
+        text, note = _fuse(answer.description, manner, settings, on_token)
         captions.append(escape_weights(text))
         notes += note
-    return Caption(description, captions[0], captions[1], raw, tuple(notes))
+    return Caption(answer.description, captions[0], captions[1], answer.raw, tuple(notes))
 
 
-def _describe(
-    frames: Tensor, settings: Settings, on_token: OnToken
-) -> tuple[Description | None, str, list[str]]:
-    """What is in the frames, what was written of it, and notes; None where that is unreadable."""
+@dataclass(frozen=True)
+class _Described:
+    """What a captioner answered. description: None where its text cannot be read as one."""
+
+    description: Description | None
+    text: str
+    raw: str
+    notes: list[str]
+
+
+def _describe(frames: Tensor, settings: Settings, on_token: OnToken) -> _Described:
+    """What the captioner answers, asked again where that cannot be read."""
     fps = FPS if len(frames) > 1 else None
     # Half a character cannot be told to a model.
     own = settings.instructions.strip().encode("utf-8", "replace").decode("utf-8")
     instructions = own or read_prompt("describe_shot")
     messages = (Message("user", instructions, frames, fps),)
     notes: list[str] = []
-    raw, failure = "", None
+    text, raw, failure = "", "", None
     for number, temperature in enumerate(TEMPERATURES):
         sampling = Sampling(
             MAX_TOKENS, temperature, seed=_seed(settings.seed, number), schema=json_schema()
         )
         try:
             answer = ask(settings.engine, messages, sampling, on_token)
+            text, raw = answer.text, answer.raw
             notes += ["a loop in the answer was cut"] * answer.looped
-            return read_description(answer.text), answer.raw, notes
+            return _Described(read_description(text), text, raw, notes)
         except NoAnswerError as error:
-            raw, failure = error.raw or raw, error
+            raw, failure = raw or error.raw, error
             notes.append(str(error))
-    assert failure is not None
-    if settings.if_unreadable == "stop" or not raw.strip():
+    if settings.if_unreadable == "stop":
         raise NoAnswerError(f"{failure} (asked {len(TEMPERATURES)} times)", raw) from failure
-    return None, raw, notes
+    return _Described(None, text, raw, notes)
 
 
 def _fuse(
@@ -155,8 +164,7 @@ def caption_spans(
 ) -> list[Caption]:
     """A caption for each span, in order; `start` gives what hears the tokens of one.
 
-    With the text of an unreadable answer allowed, a shot without any answer stops the film all the
-    same. Errors say which shot it was.
+    Errors say which shot it was.
     """
     captions = []
     for number, span in enumerate(spans):

@@ -12,7 +12,7 @@ import torch
 from tiny_words import ScriptedEngine
 
 from skyreels_model.plan.storyboard import parse_storyboard
-from skyreels_model.words import NoAnswerError
+from skyreels_model.words import NoAnswerError, film
 from skyreels_model.words.captioning import (
     Settings,
     caption,
@@ -55,7 +55,7 @@ def brightness(clip, indices):
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def film_file(tmp_path_factory):
     """200 frames with the brightness `BRIGHT`, with frames that are coded out of order."""
     return write_film(tmp_path_factory.mktemp("films") / "film.mp4", BRIGHT, bf="2")
 
@@ -93,15 +93,15 @@ def test_the_frames_of_a_file_are_the_right_ones(tmp_path, suffix, codec):
     )
 
 
-def test_a_trimmed_video_has_the_frames_in_it(film):
-    clip = FileClip(film, start=2.0, duration=3.0)
+def test_a_trimmed_video_has_the_frames_in_it(film_file):
+    clip = FileClip(film_file, start=2.0, duration=3.0)
     assert len(clip) == 72
     assert brightness(clip, [0, 71]) == pytest.approx([BRIGHT[48], BRIGHT[119]], abs=6)
     assert len(list(clip.go_through(quiet))) == 72
 
 
-def test_a_film_in_bytes_is_read_as_one_in_a_file(film):
-    with open(film, "rb") as file:
+def test_a_film_in_bytes_is_read_as_one_in_a_file(film_file):
+    with open(film_file, "rb") as file:
         clip = FileClip(io.BytesIO(file.read()))
     assert brightness(clip, [150]) == pytest.approx([BRIGHT[150]], abs=6)
 
@@ -179,9 +179,9 @@ def test_sound_alone_is_refused(tmp_path):
         FileClip(str(tmp_path / "sound.wav"))
 
 
-def test_a_trim_without_frames_is_refused(film):
+def test_a_trim_without_frames_is_refused(film_file):
     with pytest.raises(ValueError, match="video is 'without frames'; it must be at least one"):
-        FileClip(film, start=100.0)
+        FileClip(film_file, start=100.0)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(0, 8, 8, 3), torch.zeros(8, 8, 3)])
@@ -196,14 +196,14 @@ def test_images_that_are_not_finite_are_refused():
         clip.take([0], 8, 8)
 
 
-def test_a_sampled_film_can_be_cancelled(film):
+def test_a_sampled_film_can_be_cancelled(film_file):
     def cancel(_share):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        FileClip(film, tick=cancel)
+        FileClip(film_file, tick=cancel)
     with pytest.raises(KeyboardInterrupt):
-        next(FileClip(film).go_through(cancel))
+        next(FileClip(film_file).go_through(cancel))
 
 
 def test_sizes_are_the_published_or_as_many_pixels():
@@ -339,8 +339,20 @@ def test_or_its_text_is_the_caption():
     found = caption(FRAMES, Settings(engine, if_unreadable="use the text"), quiet)
     assert found.t2v == found.i2v == "A horse \\(grey\\)." and found.raw == "A  horse (grey)."
     assert found.description.says_nothing and len(found.notes) == 3
-    with pytest.raises(NoAnswerError):
-        caption(FRAMES, Settings(ScriptedEngine([""] * 3), if_unreadable="use the text"), quiet)
+
+
+def test_or_a_dash_where_there_is_no_text_either():
+    """So that a film of a thousand shots is not lost to one of them."""
+    engine = ScriptedEngine(["", "<think>hm</think>", ""])
+    found = caption(FRAMES, Settings(engine, if_unreadable="use the text"), quiet)
+    assert found.t2v == found.i2v == "-" and found.raw == "<think>hm</think>"
+    assert len(found.notes) == 3
+
+
+def test_thoughts_are_no_captions_and_stay_in_the_raw_answer():
+    engine = ScriptedEngine(["<think>a {cat}?</think> " + ANSWER])
+    found = caption(FRAMES, Settings(engine), quiet)
+    assert found.t2v == "Dim. Pans." and found.raw.startswith("<think>")
 
 
 def test_a_loop_is_cut_and_what_was_whole_is_kept():
@@ -414,11 +426,16 @@ def test_a_storyboard_of_any_captions_is_read_back(text):
     }
 
 
-def test_a_thousand_long_captions_are_a_legal_storyboard():
-    spans = [Span(index, index + 1, True) for index in range(1000)]
-    clip = ImageClip(torch.zeros(1000, 1, 1, 1), 1)
-    written = write_storyboard(clip, spans, ["A long sentence of a caption. " * 200] * 1000)
-    assert len(parse_storyboard(written, 1000)) == 1000
+def test_many_long_captions_are_a_legal_storyboard(monkeypatch):
+    """Each a legal prompt, and all of them not longer than a text may be."""
+    monkeypatch.setattr(film, "MAX_LENGTH", 50_000)
+    spans = [Span(index, index + 1, True) for index in range(100)]
+    clip = ImageClip(torch.zeros(100, 1, 1, 1), 1)
+    written = write_storyboard(clip, spans, ["A long sentence of a caption. " * 200] * 100)
+    shots = parse_storyboard(written, 100)
+    assert len(shots) == 100 and 45_000 < len(written) <= 50_000
+    assert all(shot.prompt.endswith("caption.") for shot in shots)
+    assert len(write_storyboard(clip, spans[:1], ["word " * 5000])) < 2500
 
 
 def test_what_is_known_of_shots_is_json():

@@ -12,6 +12,7 @@ from comfy_api.latest import InputImpl
 from torch import Tensor
 
 from ....skyreels_model.rules import refusal
+from ....skyreels_model.words import NoAnswerError
 from ....skyreels_model.words.captioning import Caption, Settings, caption_spans
 from ....skyreels_model.words.clips import Clip, FileClip, ImageClip, Tick
 from ....skyreels_model.words.cuts import Span, divide, find_cuts, read_cuts
@@ -85,8 +86,7 @@ def caption_shot(images: Tensor | None, video: Any, settings: Settings) -> Capti
     """The caption of images or a VIDEO that is one shot."""
     progress = _Progress()
     clip = _open(images, video, 24.0, progress.looking(0, 1))
-    (found,) = caption_spans(clip, [Span(0, len(clip), True)], settings, progress.writing(1))
-    _warn([found])
+    (found,) = _caption(clip, [Span(0, len(clip), True)], settings, progress)
     return found
 
 
@@ -109,13 +109,19 @@ def caption_film(
     else:
         found = find_cuts(clip, shortest, progress.looking(0.2, 1))
     spans = divide(clip, found, longest)
-    captions = caption_spans(clip, spans, settings, progress.writing(len(spans)))
-    _warn(captions)
-    return FilmInWords(clip, spans, captions)
+    return FilmInWords(clip, spans, _caption(clip, spans, settings, progress))
 
 
-def _warn(captions: list[Caption]) -> None:
-    """Say what went wrong and was got over."""
+def _caption(
+    clip: Clip, spans: list[Span], settings: Settings, progress: _Progress
+) -> list[Caption]:
+    """The captions; what went wrong and was got over is said, and an unreadable answer logged."""
+    try:
+        captions = caption_spans(clip, spans, settings, progress.writing(len(spans)))
+    except NoAnswerError as error:
+        notice.LOG.warning("The model wrote: %s", error.raw)
+        raise
     for number, one in enumerate(captions, 1):
         for note in one.notes:
             notice.warn(f"shot {number}: {note}" if len(captions) > 1 else note)
+    return captions
