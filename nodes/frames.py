@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..skyreels_model.framing import FITS
+from ..skyreels_model.plan.bounds import BOUNDS
 from ..skyreels_model.plan.drawing import draw_plan
 from ..skyreels_model.plan.film_plan import FilmPlan
 from ..skyreels_model.plan.summary import describe_plan
@@ -31,6 +32,7 @@ class SkyReelsV2Frames(io.ComfyNode):
                     "schedule", tooltip="The film's schedule, from SkyReels-V2 Schedule."
                 ),
                 *_image_inputs(),
+                *_clip_inputs(),
             ],
             outputs=[
                 Frames.Output(display_name="frames", tooltip="For the sampler."),
@@ -56,9 +58,10 @@ class SkyReelsV2Frames(io.ComfyNode):
         key_seconds: str = "",
         fit: str = "crop",
         loop: bool = False,
+        clip_fps: float | None = None,
         **given: io.Image.Type | None,
     ) -> io.NodeOutput:
-        images = collect_images(schedule, given, key_seconds, fit, loop)
+        images = collect_images(schedule, given, key_seconds, fit, loop, clip_fps)
         plan = schedule.fit(images.counts)
         return io.NodeOutput(images, images.preview, draw_plan(plan), describe_plan(plan))
 
@@ -104,6 +107,11 @@ def _image_inputs() -> list[io.Input]:
             optional=True,
             tooltip="End where the film begins: the start image is also the end image.",
         ),
+    ]
+
+
+def _clip_inputs() -> list[io.Input]:
+    return [
         io.Image.Input(
             "source",
             optional=True,
@@ -116,5 +124,15 @@ def _image_inputs() -> list[io.Input]:
             tooltip="A clip to lead into. On its own, the film is made backwards from it. With a "
             "start image, a video, several shots or sliding, it is made forwards until it meets "
             "the clip. SkyReels-V2 Decode gives the new frames, then the clip.",
+        ),
+        io.Float.Input(
+            "clip_fps",
+            min=BOUNDS["clip_fps"][0],
+            max=BOUNDS["clip_fps"][1],
+            optional=True,
+            force_input=True,
+            tooltip="Frames per second of video, source and prepend_to, such as the fps of Get "
+            "Video Components. They are brought to the schedule's fps. Not connected: they have "
+            "it already.",
         ),
     ]

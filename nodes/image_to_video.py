@@ -92,7 +92,6 @@ def _size_inputs() -> list[io.Input]:
             default=97,
             min=1,
             max=1001,
-            step=4,
             tooltip="Length of the film in frames, all in one window. Connect the schedule's "
             "frames. Trained: 97 at 540P, 121 at 720P. KSampler makes 4k + 1 frames, up to 3 more.",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -18,19 +19,26 @@ FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICU
 
 @dataclass(frozen=True)
 class FramedFilm:
-    """Images (N, H, W, 3) of any size, brought to a film's size only where they are looked at."""
+    """Images (N, H, W, 3) of any size, brought to a film's size only where they are looked at.
+
+    places: which of them are the film's frames, in order; None: each once.
+    """
 
     images: Tensor
     width: int
     height: int
     fit: str = "crop"
+    places: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images if self.places is None else self.places)
 
     def cut(self, start: int = 0, stop: int | None = None) -> Tensor:
         """The images [start, stop) in 0..1, (n, height, width, 3)."""
-        images = self.images[start:stop]
+        if self.places is None:
+            images = self.images[start:stop]
+        else:
+            images = self.images[list(self.places[start:stop])]
         if images.shape[1:3] == (self.height, self.width):
             return images.clamp(0, 1)
         return torch.stack(
@@ -40,6 +48,17 @@ class FramedFilm:
     def pieces(self) -> Iterator[Tensor]:
         """All images, a few at a time."""
         return (self.cut(start, start + PIECE) for start in range(0, len(self), PIECE))
+
+
+def resample(count: int, rate: float, fps: int, from_end: bool = False) -> tuple[int, ...]:
+    """Which of `count` frames, `rate` of them a second, are shown at `fps`: the nearest in time.
+
+    from_end: counted from the last frame, which is then among them, else from the first.
+    """
+    step = Fraction(rate) / fps
+    stop = int((count - 1) / step) + 1
+    places = [int(number * step + Fraction(1, 2)) for number in range(stop)]
+    return tuple(count - 1 - place for place in reversed(places)) if from_end else tuple(places)
 
 
 def fit_image(

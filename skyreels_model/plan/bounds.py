@@ -10,6 +10,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "frames": (1, 4_000_001),
     "seconds": (0.0, 86400.0),
     "fps": (1, 240),
+    "clip_fps": (0.1, 1000.0),
     "width": (16, 4096),
     "height": (16, 4096),
     "window": (5, 1001),

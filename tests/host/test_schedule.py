@@ -94,10 +94,11 @@ def test_a_whole_float_frame_rate_needs_no_words(plan_film):
     assert plan.fps == 16 and "fps_float" not in summary[0]
 
 
-def test_any_number_of_frames_can_be_typed(host):
+@pytest.mark.parametrize("kind", ["SkyReelsV2Schedule", "SkyReelsV2ImageToVideo"])
+def test_any_number_of_frames_can_be_typed(host, kind):
     import nodes
 
-    schema = nodes.NODE_CLASS_MAPPINGS["SkyReelsV2Schedule"].INPUT_TYPES()
+    schema = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()
     assert schema["required"]["frames"][1].get("step", 1) == 1
 
 

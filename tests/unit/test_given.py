@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skyreels_model.framing import FramedFilm, fit_image
+from skyreels_model.framing import FramedFilm, fit_image, resample
 from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.plan.given import Given
 from skyreels_model.rollout import Film, SeededNoise, WindowDone, generate
@@ -53,6 +53,29 @@ def test_only_the_frames_that_are_looked_at_are_fitted():
     # What is not looked at may be anything.
     film.images[:30] = torch.nan
     assert torch.equal(film.cut(37), whole[37:])
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "fps", "places"),
+    [
+        (4, 24, 24, [0, 1, 2, 3]),
+        (3, 12, 24, [0, 1, 1, 2, 2]),
+        (9, 60, 24, [0, 3, 5, 8]),
+        (1, 10, 24, [0]),
+        (4, 1000, 24, [0]),
+        (3, 10, 24, [0, 0, 1, 1, 2]),
+    ],
+)
+def test_frames_of_another_rate_are_those_nearest_in_time(count, rate, fps, places):
+    assert list(resample(count, rate, fps)) == places
+    # From the end, where the film goes on, its last frame is shown last.
+    assert list(resample(count, rate, fps, from_end=True)) == [count - 1 - p for p in places[::-1]]
+
+
+def test_a_clip_of_places_is_cut_by_them():
+    film = FramedFilm(torch.rand(5, 32, 32, 3), 32, 32, places=(0, 2, 2, 4))
+    assert len(film) == 4 and torch.equal(film.cut(1, 3), film.images[[2, 2]])
+    assert torch.equal(torch.cat(list(film.pieces())), film.images[[0, 2, 2, 4]])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 50)])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ....skyreels_model.framing import FramedFilm
+from ....skyreels_model.framing import FramedFilm, resample
 from ....skyreels_model.grid import frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.given import Given, too_near
 from ....skyreels_model.rollout.conditions import Conditions
+from ..notice import warn
 from .images import open_images
 
 
@@ -86,12 +87,17 @@ class FilmImages:
 
 
 def collect_images(
-    plan: FilmPlan, given: Mapping[str, Tensor | None], key_seconds: str, fit: str, loop: bool
+    plan: FilmPlan,
+    given: Mapping[str, Tensor | None],
+    key_seconds: str,
+    fit: str,
+    loop: bool,
+    clip_fps: float | None = None,
 ) -> FilmImages:
     """All images with the plan's size; raises ValueError where they contradict each other.
 
     given: images (N, H, W, C) by input: start_image, end_image, key_images, video, source,
-    prepend_to.
+    prepend_to. clip_fps: the frame rate of the last three, None for the plan's.
     """
     _require_agreement(given, loop)
 
@@ -99,7 +105,10 @@ def collect_images(
         images = given.get(name)
         if images is None:
             return None
-        return FramedFilm(open_images(name, images, count), plan.width, plan.height, fit)
+        film = FramedFilm(open_images(name, images, count), plan.width, plan.height, fit)
+        if clip_fps is None or name not in CLIPS:
+            return film
+        return _bring_to_rate(name, film, clip_fps, plan.fps)
 
     start, end = frame_film("start_image", 1), frame_film("end_image", 1)
     if loop:
@@ -113,6 +122,23 @@ def collect_images(
         source=frame_film("source"),
         following=frame_film("prepend_to"),
     )
+
+
+# Inputs that are films, with a frame rate of their own.
+CLIPS = ("video", "source", "prepend_to")
+
+
+def _bring_to_rate(name: str, film: FramedFilm, rate: float, fps: int) -> FramedFilm:
+    """A clip with so many frames a second as the film has: some left out, or shown again."""
+    # A film to extend is continued from its last frame.
+    places = resample(len(film), rate, fps, from_end=name == "video")
+    if places == tuple(range(len(film))):
+        return film
+    warn(
+        f"{name} has {rate:g} frames per second and the schedule {fps}: its {len(film)} frames "
+        f"become {len(places)}, so that it keeps its speed."
+    )
+    return replace(film, places=places)
 
 
 # Inputs that exclude each other, and why.
