@@ -204,12 +204,21 @@ def _check_prompts(name: str, prompts: list[Any]) -> None:
                     f"{name} has a {key} of {value}; it must be a finite number: the node that set "
                     f"it failed"
                 )
+            if isinstance(value, torch.Tensor) and not (lacks_numbers(value) or _is_finite(value)):
+                raise ValueError(
+                    f"{name} has a {key} with numbers that are infinite or not a number; the node "
+                    f"that set it failed"
+                )
         _require_numbers(name, text, KINDS["CONDITIONING"])
-        if not bool(torch.isfinite(text).all()):
+        if not _is_finite(text):
             raise ValueError(
                 f"{name} has text that is infinite or not a number; the text encoder failed (try "
                 f"another file or format of it)"
             )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 SHAPES: dict[str, Callable[[str, Any], None]] = {

@@ -361,6 +361,7 @@ TEXTS = [
     ("0s: one\n0.8s: two\n0.5s: three", ("text has shot 2 at 0.8s, and shot 3 is at 0.5s",)),
     ("0s: one\n1s: two", ("text has shot 2 at 1s", "the film's end is at 1s")),
     ("0s: one / 0.5s cut: ", ("text has no prompt for shot 2, at 0.5s",)),
+    ("0s: one / 0.5s: " + "red circle " * 400, ("text, shot 2: the text is ", "512")),
 ]
 
 

@@ -1,5 +1,6 @@
 """What other nodes put into a film's model, prompts and images: it works, or is refused by name."""
 
+import dataclasses
 import logging
 import sys
 
@@ -148,6 +149,14 @@ def test_our_image_to_video_is_not_ignored_by_a_df_model(refusal):
     assert "positive carries an image" in refusal(prompt)
 
 
+@pytest.mark.parametrize("weight", ["nan", "1e999"])
+def test_a_weight_of_text_that_is_no_number_is_refused(refusal, weight):
+    prompt = graphs.film()
+    prompt["40"] = graphs.node("CLIPTextEncode", clip=["2", 0], text=f"a (red:{weight}) circle")
+    prompt["6"]["inputs"]["positive"] = ["40", 0]
+    assert "the weight of a part of the text is " in refusal(prompt)
+
+
 def test_areas_that_have_no_place_in_a_film_are_refused(refusal):
     prompt = graphs.film()
     prompt["20"] = graphs.node(
@@ -189,6 +198,31 @@ def test_masks_of_frames_follow_what_the_model_is_shown(look):
     )  # fmt: skip
     prompt["6"]["inputs"]["positive"] = ["22", 0]
     assert torch.equal(look(prompt, latent=["6", 0])[0]["samples"], plain)
+
+
+def with_mask(mask, **changes):
+    probe = next(module for name, module in sys.modules.items() if name.endswith("/host/probe"))
+    probe.GIVEN["mask"] = mask
+    prompt = graphs.film(**changes)
+    prompt["21"] = graphs.node("SkyReelsV2TestGiver", name="mask")
+    prompt["20"] = graphs.node(
+        "ConditioningSetMask", conditioning=["4", 0], mask=["21", 0], strength=1.0,
+        set_cond_area="default",
+    )  # fmt: skip
+    prompt["6"]["inputs"]["positive"] = ["20", 0]
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("mask", "frames", "words"),
+    [
+        (torch.ones(4, 32, 32), 17, "a batch of 4 masks; it must be 1 for the whole film, or 5"),
+        (torch.ones(5, 32, 32), 25, "a batch of 5 masks; it must be 1 for the whole film"),
+        (torch.full((1, 32, 32), torch.nan), 17, "a mask with numbers that are infinite"),
+    ],
+)
+def test_masks_that_cannot_be_laid_over_a_film_are_refused(refusal, look, mask, frames, words):
+    assert f"positive has {words}" in refusal(with_mask(mask, frames=frames))
 
 
 OUTSIDE = [
@@ -255,6 +289,22 @@ def test_a_given_clip_is_copied_only_into_the_result(look, frames_node):
     clip = torch.rand(30, 32, 32, 3)
     film = frames_node.execute(schedule=schedule, video=clip).result[0]
     assert film.video.images.data_ptr() == clip.data_ptr()
+
+
+def test_a_clip_of_another_frame_rate_keeps_its_speed(look, frames_node, caplog):
+    (schedule,) = look(graphs.film(fps=24), schedule=["5", 0])
+    clip = torch.linspace(0, 1, 21)[:, None, None, None].expand(-1, 32, 32, 3)
+    for name in ("video", "source", "prepend_to"):
+        plan = dataclasses.replace(schedule, denoise=0.5) if name == "source" else schedule
+        for rate, count in ((12.0, 41), (24.0, 21), (23.976, 21)):
+            caplog.clear()
+            given = {name: clip, "clip_fps": rate}
+            film = frames_node.execute(schedule=plan, **given).result[0]
+            brought = film.following if name == "prepend_to" else getattr(film, name)
+            assert len(brought) == len(brought.cut()) == count
+            assert brought.cut()[0].max() == clip[0].max() and brought.cut()[-1].min() == 1
+            told = f"{name} has 12 frames per second and the schedule 24: its 21 frames become 41"
+            assert (told in caplog.text) == (count != len(clip))
 
 
 def test_frames_of_another_size_than_the_schedule_are_refused(refusal):

@@ -54,6 +54,14 @@ def test_cleaning_agrees_with_diffusers(text):
     assert clean_text(text) == pipeline.prompt_clean(text)
 
 
+def test_a_mender_that_goes_line_by_line_is_given_no_empty_ones(monkeypatch):
+    """Thousands of them would hold up the host for seconds."""
+    seen = []
+    monkeypatch.setattr(module, "_text_mender", lambda: lambda text: seen.append(text) or text)
+    assert clean_text("a" + "\n" * 999 + " \r\n\t\n b\nc\n\n") == "a b c"
+    assert [text.count("\n") for text in seen] == [3]
+
+
 def test_cleaning_without_ftfy_warns_once(monkeypatch, caplog):
     real_import = builtins.__import__
 

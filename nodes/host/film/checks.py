@@ -8,7 +8,7 @@ from typing import Any
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.sd
-from torch import nn
+from torch import Tensor, nn
 
 from ....skyreels_model.grid import CHANNELS, SPATIAL_STRIDE, frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
@@ -153,6 +153,20 @@ def _check_areas(name: str, prompt: list[Any], plan: FilmPlan) -> None:
                 f"{name} has a mask with set_cond_area 'mask bounds', which works for images only: "
                 f"set it to 'default'"
             )
+        if options.get("mask") is not None:
+            _check_mask(name, options["mask"], plan)
+
+
+def _check_mask(name: str, mask: Tensor, plan: FilmPlan) -> None:
+    """Refuse several masks (n, height, width) that are not one for each latent frame in view."""
+    count = 1 if mask.ndim < 3 else mask.shape[-3]
+    shown = plan.shown_latents(plan.window_at(0))
+    one_view = plan.num_windows == 1 and not plan.sliding
+    if count != 1 and not (one_view and count == shown):
+        also = f", or {shown}, one for each latent frame" if one_view else ""
+        raise ValueError(
+            f"{name} has a batch of {count} masks; it must be 1 for the whole film{also}"
+        )
 
 
 def _check_place(name: str, area: Sequence[Any], plan: FilmPlan) -> None:

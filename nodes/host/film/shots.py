@@ -38,19 +38,25 @@ def add_shot(
     ease: int,
     seed: int | None,
     model: comfy.model_patcher.ModelPatcher | None,
+    name: str = "prompt",
 ) -> tuple[FilmShot, ...]:
-    """The shots before and one more; raises ValueError for a shot without length."""
+    """The shots before and one more; raises ValueError for a shot without length.
+
+    name: of the input that the prompt is from, for messages.
+    """
     require_number("seconds", seconds, SHORTEST, BOUNDS["seconds"][1])
     require_whole("ease", ease, *BOUNDS["ease"])
-    positive = encode_prompt(clip, "prompt", prompt)
+    positive = encode_prompt(clip, name, prompt)
     return (*previous, FilmShot(positive, seconds, cut, ease, seed, model))
 
 
 def parse_shots(clip: comfy.sd.CLIP, text: str, seconds: float, ease: int) -> tuple[FilmShot, ...]:
     """The shots of a text such as `0s: a prompt / 6s: another`."""
     shots: tuple[FilmShot, ...] = ()
-    for timed in parse_storyboard(text, seconds):
-        shots = add_shot(shots, clip, timed.prompt, timed.seconds, timed.cut, ease, None, None)
+    for number, timed in enumerate(parse_storyboard(text, seconds), 1):
+        name = f"text, shot {number}"
+        numbers = timed.seconds, timed.cut, ease
+        shots = add_shot(shots, clip, timed.prompt, *numbers, None, None, name)
     return shots
 
 

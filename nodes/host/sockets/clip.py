@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from ....skyreels_model.files import loading
 from ....skyreels_model.files.quantized import Weights
 from ....skyreels_model.model import identity
+from ....skyreels_model.rules import refusal
 from ....skyreels_model.text_encoder.config import UMT5Config
 from ....skyreels_model.text_encoder.memory import forward_bytes
 from ....skyreels_model.text_encoder.names import to_original_names
@@ -51,6 +53,8 @@ class HostTokenizer:
         segments = token_weights(escape_important(text), 1.0)
         pairs: TokenWeights = []
         for part, weight in segments:
+            if not math.isfinite(weight):
+                raise refusal("the weight of a part of the text", weight, "a finite number, 0 to 2")
             *pieces, eos = self.tokenizer.encode(unescape_important(part))
             pairs += [(piece, weight) for piece in pieces]
         if not segments:
