@@ -28,6 +28,21 @@ def test_files_in_the_tour_exist():
     assert not [name for name in told if not any(path.endswith("/" + name) for path in known)]
 
 
+def test_names_in_the_tour_are_in_the_code():
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+    sources = "".join(file.read_text(encoding="utf-8") for file in files)
+    told = sorted(set(re.findall(r"`([A-Za-z_]\w+)`", TOUR)))
+    assert len(told) > 20
+    assert not [name for name in told if not re.search(rf"\b{name}\b", sources)]
+
+
+def test_names_in_the_tour_are_in_the_files_that_it_names():
+    told = re.findall(r"`(\w+)` (?:in|of) `([\w/]+\.py)`", TOUR)
+    assert len(told) > 3
+    for name, file in told:
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")), (name, file)
+
+
 @pytest.mark.parametrize("folder", [p for p in packages() if name_of(p) not in ROOMS], ids=name_of)
 def test_every_folder_is_in_the_tour(folder):
     assert re.search(rf"[`/]{folder.name}/?[`/]", TOUR)

@@ -67,7 +67,7 @@ def test_a_disk_that_may_only_be_read_is_named(disk):
 def test_a_clock_that_was_set_back_changes_nothing(tmp_path):
     store = FilmStore(tmp_path)
     Run(prompt="b").make(store)
-    for path in tmp_path.glob(f"*{files.ENDING}"):
+    for path in sorted(tmp_path.glob(f"*{files.ENDING}")):
         os.utime(path, (1, 1))
     film, session = Run().make(store)
     assert session.made == WINDOWS and session.changed == ["prompt"]
