@@ -12,7 +12,10 @@ from PIL import Image, ImageDraw
 from skyreels_model.framing import fit_image
 from skyreels_model.grid import latent_length
 
-SIZES = [(32, 32), (64, 48), (20, 50)]
+# The least that the model takes, where what is shown does not matter, and what the toys can show.
+SIDE, READ = 16, (32, 32)
+small_film = functools.partial(graphs.film, width=SIDE, height=SIDE)
+SIZES = [(SIDE, SIDE), (32, 24), (20, 50)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,7 +23,7 @@ def pictures(host):
     """Circles on a background in the host's input folder, by size and colour."""
     import folder_paths
 
-    for width, height in SIZES:
+    for width, height in (*SIZES, READ):
         for colour in ("red", "blue"):
             image = Image.new("RGB", (width, height), "white")
             x, y, radius = width / 2, height / 2, min(width, height) / 5
@@ -33,7 +36,7 @@ def name(colour, size):
     return f"{colour}_{size[0]}x{size[1]}.png"
 
 
-def with_frames(prompt, picture=(32, 32), **inputs):
+def with_frames(prompt, picture=SIZES[0], **inputs):
     """The film with a red picture "10", a blue one "11", both as a batch "12", and Frames "13"."""
     prompt["10"] = graphs.node("LoadImage", image=name("red", picture))
     prompt["11"] = graphs.node("LoadImage", image=name("blue", picture))
@@ -43,7 +46,7 @@ def with_frames(prompt, picture=(32, 32), **inputs):
     return prompt
 
 
-def with_video(prompt, size=(32, 32), length=20, **inputs):
+def with_video(prompt, size=SIZES[0], length=20, **inputs):
     """The film going on from `length` frames "14" of noise on a picture."""
     prompt = with_frames(prompt, size, video=["14", 0], **inputs)
     prompt["15"] = graphs.node("RepeatImageBatch", image=["10", 0], amount=length)
@@ -71,7 +74,7 @@ WAYS = {
 @pytest.fixture(scope="module")
 def without(look):
     """`without(**numbers)` -> the frames of the film without pictures, made once."""
-    return functools.cache(lambda **numbers: look(graphs.film(**numbers), frames=["7", 0])[0])
+    return functools.cache(lambda **numbers: look(small_film(**numbers), frames=["7", 0])[0])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -81,18 +84,18 @@ def test_film_has_exactly_its_frames_and_is_not_the_one_without_pictures(
 ):
     inputs, count = WAYS[way]
     plain = without(frames=frames, fps=fps)
-    prompt = with_frames(graphs.film(frames=frames, fps=fps), **inputs)
+    prompt = with_frames(small_film(frames=frames, fps=fps), **inputs)
     film, latent, preview = look(prompt, frames=["7", 0], latent=["6", 0], preview=["13", 1])
-    assert film.shape == plain.shape == (frames, 32, 32, 3)
+    assert film.shape == plain.shape == (frames, SIDE, SIDE, 3)
     assert latent["samples"].shape[2] == latent_length(frames)
-    assert preview.shape == (count, 32, 32, 3)
+    assert preview.shape == (count, SIDE, SIDE, 3)
     assert (film - plain).abs().max() > 1e-2
 
 
 def test_preview_is_in_the_films_order(look):
     inputs, _ = WAYS["all"]
     preview, red, blue = look(
-        with_frames(graphs.film(frames=30), **inputs),
+        with_frames(small_film(frames=30), **inputs),
         preview=["13", 1], red=["10", 0], blue=["11", 0],
     )  # fmt: skip
     # The first key image is for second 0.9, the other one for 0.4.
@@ -101,17 +104,16 @@ def test_preview_is_in_the_films_order(look):
 
 @pytest.mark.parametrize("frames", [1, 5])
 def test_shortest_films(look, frames):
-    (film,) = look(with_frames(graphs.film(frames=frames), **END), frames=["7", 0])
+    (film,) = look(with_frames(small_film(frames=frames), **END), frames=["7", 0])
     assert len(film) == frames
 
 
 @pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
 @pytest.mark.parametrize("rhythm", [{}, {"ar_step": 2, "block_size": 3}])
 def test_film_begins_with_the_start_image(look, history, rhythm):
-    prompt = with_frames(graphs.film(frames=30, history=history, **rhythm), **START)
-    film, image, through = look(
-        prompt, film=["7", 0], image=["10", 0], through=coded(prompt, ["10", 0])
-    )
+    prompt = with_frames(graphs.film(frames=30, history=history, **rhythm), READ, **START)
+    seen = coded(prompt, ["10", 0])
+    film, image, through = look(prompt, film=["7", 0], image=["10", 0], through=seen)
     assert len(film) == 30
     # Not quite the image, but the image as the VAE can show it.
     assert (film[0] - through[0]).abs().max() < 1e-3
@@ -121,44 +123,42 @@ def test_film_begins_with_the_start_image(look, history, rhythm):
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("fit", ["crop", "pad"])
 def test_pictures_of_other_sizes_are_fitted(look, size, fit):
-    prompt = with_frames(graphs.film(), size, fit=fit, **START)
+    prompt = with_frames(small_film(), size, fit=fit, **START)
     film, image, preview, through = look(
         prompt,
         film=["7", 0], image=["10", 0], preview=["13", 1], through=coded(prompt, ["13", 1]),
     )  # fmt: skip
-    assert image.shape[1:3] == size[::-1] and preview.shape == (1, 32, 32, 3)
-    assert torch.equal(preview[0], fit_image(image[0], 32, 32, fit, "bicubic"))
+    assert image.shape[1:3] == size[::-1] and preview.shape == (1, SIDE, SIDE, 3)
+    assert torch.equal(preview[0], fit_image(image[0], SIDE, SIDE, fit, "bicubic"))
     assert len(film) == 17 and (film[0] - through[0]).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("numbers", [(96, 64), (32, 64)])
 def test_films_of_other_proportions(look, numbers):
     width, height = numbers
-    film, preview = look(
-        with_frames(graphs.film(width=width, height=height, steps=1), **START),
-        film=["7", 0], preview=["13", 1],
-    )  # fmt: skip
+    prompt = with_frames(graphs.film(width=width, height=height, steps=1), **START)
+    film, preview = look(prompt, film=["7", 0], preview=["13", 1])
     assert film.shape == (17, height, width, 3) and preview.shape == (1, height, width, 3)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("frames", "history"), [(17, "pixels"), (30, "pixels"), (40, "latents")])
 def test_film_goes_on_from_a_video_which_stays_as_it_is(look, size, frames, history):
-    prompt = with_video(graphs.film(frames=frames, history=history), size)
+    prompt = with_video(small_film(frames=frames, history=history), size)
     film, video, preview = look(prompt, film=["7", 0], video=["14", 0], preview=["13", 1])
-    fitted = torch.stack([fit_image(one, 32, 32, "crop", "bicubic") for one in video])
+    fitted = torch.stack([fit_image(one, SIDE, SIDE, "crop", "bicubic") for one in video])
     assert len(film) == 20 + frames - 9
     assert torch.equal(film[:20], fitted) and torch.equal(preview, fitted[-1:])
 
 
 def test_continued_frames_depend_on_the_overlap_alone(look):
     long, short = (
-        look(with_video(graphs.film(frames=30), length=n), film=["7", 0])[0] for n in (20, 9)
+        look(with_video(small_film(frames=30), length=n), film=["7", 0])[0] for n in (20, 9)
     )
     assert len(long) == 41 and len(short) == 30
     # Noise is drawn over the batch, so the shorter video is not the longer one's end.
     assert not torch.equal(long[20:], short[9:])
-    prompt = with_video(graphs.film(frames=30), length=20)
+    prompt = with_video(small_film(frames=30), length=20)
     prompt["16"] = graphs.node("ImageFromBatch", image=["14", 0], batch_index=11, length=9)
     prompt["13"]["inputs"]["video"] = ["16", 0]
     (end,) = look(prompt, film=["7", 0])
@@ -167,10 +167,8 @@ def test_continued_frames_depend_on_the_overlap_alone(look):
 
 def test_half_precision_of_a_video_is_not_the_new_frames(look):
     """As a program or another node may give it."""
-    video, latent, vae = look(
-        with_video(graphs.film(frames=17)),
-        video=["14", 0], latent=["6", 0], vae=["3", 0],
-    )  # fmt: skip
+    prompt = with_video(small_film(frames=17))
+    video, latent, vae = look(prompt, video=["14", 0], latent=["6", 0], vae=["3", 0])
     import nodes
 
     latent["skyreels_v2_film"] = dataclasses.replace(
@@ -181,7 +179,7 @@ def test_half_precision_of_a_video_is_not_the_new_frames(look):
     assert not torch.equal(film[20:], film[20:].bfloat16().float())
 
 
-def with_following(prompt, size=(32, 32), length=20, **inputs):
+def with_following(prompt, size=SIZES[0], length=20, **inputs):
     """The film leading up to `length` frames "14" of noise on a picture."""
     prompt = with_video(prompt, size, length)
     prompt["13"]["inputs"] = {"schedule": ["5", 0], "prepend_to": ["14", 0], **inputs}
@@ -199,12 +197,12 @@ def with_following(prompt, size=(32, 32), length=20, **inputs):
     ],
 )
 def test_film_leads_up_to_another_which_stays_as_it_is(look, history, frames, window):
-    graph = graphs.film(frames=frames, window=window, history=history)
-    prompt = with_following(graph, (64, 48))
+    graph = small_film(frames=frames, window=window, history=history)
+    prompt = with_following(graph, SIZES[1])
     film, video, preview, plan = look(
         prompt, film=["7", 0], video=["14", 0], preview=["13", 1], plan=["13", 0]
     )
-    fitted = torch.stack([fit_image(one, 32, 32, "crop", "bicubic") for one in video])
+    fitted = torch.stack([fit_image(one, SIDE, SIDE, "crop", "bicubic") for one in video])
     assert len(film) == frames + 20 and plan.following is not None
     assert torch.equal(film[frames:], fitted) and torch.equal(preview, fitted[:1])
     # A longer film ends like the shorter one.
@@ -227,7 +225,7 @@ def test_film_leads_up_to_another_which_stays_as_it_is(look, history, frames, wi
 )
 def test_film_between_two_others(look, frames, start, sliding):
     rhythm = {"ar_step": 3, "window": 17} if sliding else {}
-    prompt = with_following(graphs.film(frames=frames, sliding=sliding, **rhythm))
+    prompt = with_following(small_film(frames=frames, sliding=sliding, **rhythm))
     prompt["13"]["inputs"][start] = ["17", 0]
     count = 12 if start == "video" else 1
     prompt["17"] = graphs.node("RepeatImageBatch", image=["11", 0], amount=count)
@@ -243,7 +241,7 @@ def test_film_between_two_others(look, frames, start, sliding):
 
 def test_key_images_of_a_film_that_is_made_backwards(look):
     def prompt(**inputs):
-        return with_following(graphs.film(frames=40, fps=16), **inputs)
+        return with_following(small_film(frames=40, fps=16), **inputs)
 
     plain = look(prompt(), film=["7", 0])[0]
     keyed = look(prompt(key_images=["10", 0], key_seconds="0.5"), film=["7", 0])[0]
@@ -253,7 +251,7 @@ def test_key_images_of_a_film_that_is_made_backwards(look):
 
 
 def test_drift_of_a_film_made_backwards_is_told_against_its_end(look):
-    prompt = with_following(graphs.film(frames=40))
+    prompt = with_following(small_film(frames=40))
     numbers, latent = look(prompt, numbers=["6", 2], latent=["6", 0])
     lines = numbers.splitlines()
     spans = latent["skyreels_v2_film"].spans
@@ -271,7 +269,7 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_what_ends_a_film_excludes_another_end(run_prompt, case):
     inputs, part = CONTRADICTIONS[case]
-    prompt = with_following(graphs.film())
+    prompt = with_following(small_film())
     prompt["13"]["inputs"] = {"schedule": ["5", 0], **inputs}
     prompt["40"] = graphs.node("PreviewImage", images=["7", 0])
     result = run_prompt(prompt)
@@ -279,14 +277,14 @@ def test_what_ends_a_film_excludes_another_end(run_prompt, case):
 
 
 def test_two_key_images_for_one_frame_are_refused(run_prompt):
-    prompt = with_frames(graphs.film(), **KEYS, key_seconds="0.5, 0.51")
+    prompt = with_frames(small_film(), **KEYS, key_seconds="0.5, 0.51")
     prompt["40"] = graphs.node("PreviewImage", images=["7", 0])
     result = run_prompt(prompt)
     assert not result.success and "frames 12 and 12" in result.describe()
 
 
 def test_a_film_to_lead_up_to_that_is_too_short_is_refused(run_prompt):
-    prompt = with_following(graphs.film(), length=8)
+    prompt = with_following(small_film(), length=8)
     prompt["40"] = graphs.node("PreviewImage", images=["7", 0])
     result = run_prompt(prompt)
     assert not result.success
@@ -299,16 +297,16 @@ def test_one_sequence_with_pictures(look, without, way):
     if "key_images" in inputs:
         inputs["key_seconds"] = "0.4, 0.6"
     numbers = {"frames": 46, "fps": 24, "sliding": True, "ar_step": 2, "window": 25}
-    plain, prompt = without(**numbers), with_frames(graphs.film(**numbers), **inputs)
+    plain, prompt = without(**numbers), with_frames(small_film(**numbers), **inputs)
     film, through = look(prompt, film=["7", 0], through=coded(prompt, ["10", 0]))
-    assert film.shape == plain.shape == (46, 32, 32, 3)
+    assert film.shape == plain.shape == (46, SIDE, SIDE, 3)
     assert (film - plain).abs().max() > 1e-2
     if "start_image" in inputs:
         assert (film[0] - through[0]).abs().max() < 1e-3
 
 
 def test_core_vae_decode_shows_the_same_frames(look):
-    prompt = with_frames(graphs.film(frames=16), **START, **END)
+    prompt = with_frames(small_film(frames=16), **START, **END)
     prompt["20"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
     ours, core = look(prompt, ours=["7", 0], core=["20", 0])
     assert len(ours) == 16 and len(core) == 17
@@ -316,7 +314,7 @@ def test_core_vae_decode_shows_the_same_frames(look):
 
 
 def test_core_vae_decode_shows_a_film_carried_by_latents_whole(look):
-    prompt = graphs.film(frames=40, history="latents")
+    prompt = small_film(frames=40, history="latents")
     prompt["20"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
     ours, core = look(prompt, ours=["7", 0], core=["20", 0])
     assert len(ours) == 40 and len(core) == 41
@@ -324,11 +322,11 @@ def test_core_vae_decode_shows_a_film_carried_by_latents_whole(look):
 
 
 def test_core_vae_decode_of_a_film_that_goes_on(look):
-    prompt = with_video(graphs.film(frames=30))
+    prompt = with_video(small_film(frames=30))
     prompt["20"] = graphs.node("VAEDecode", samples=["6", 0], vae=["3", 0])
     latent, core = look(prompt, latent=["6", 0], core=["20", 0])
     assert latent["samples"].shape[2] == latent_length(30) - 3
-    assert core.shape[1:] == (32, 32, 3) and core.isfinite().all()
+    assert core.shape[1:] == (SIDE, SIDE, 3) and core.isfinite().all()
 
 
 CHANGES = {
@@ -343,7 +341,7 @@ CHANGES = {
 @pytest.mark.parametrize("history", ["pixels", "latents"])
 def test_latents_changed_after_sampling_are_one_window(look, change, history, caplog):
     kind, inputs = CHANGES[change]
-    prompt = with_video(graphs.film(frames=30, history=history))
+    prompt = with_video(small_film(frames=30, history=history))
     prompt["20"] = graphs.node(kind, samples=["6", 0], **inputs)
     prompt["7"]["inputs"]["samples"] = ["20", 0]
     with caplog.at_level(logging.WARNING, "skyreels_v2"):
@@ -355,7 +353,7 @@ def test_latents_changed_after_sampling_are_one_window(look, change, history, ca
 
 def test_same_pictures_same_film_and_a_longer_one_begins_like_the_shorter(look):
     def make(frames):
-        prompt = with_frames(graphs.film(frames=frames), **START, **KEYS, key_seconds="0.3, 1")
+        prompt = with_frames(small_film(frames=frames), **START, **KEYS, key_seconds="0.3, 1")
         return look(prompt, latent=["6", 0])[0]["samples"]
 
     first, second, longer = make(33), make(33), make(49)
@@ -364,7 +362,8 @@ def test_same_pictures_same_film_and_a_longer_one_begins_like_the_shorter(look):
 
 def source_film(denoise, frames=41, length=45, **changes):
     """A film made anew from `length` frames "15" of a picture."""
-    prompt = with_frames(graphs.film(frames=frames, denoise=denoise, **changes), source=["15", 0])
+    film = graphs.film(frames=frames, denoise=denoise, **changes)
+    prompt = with_frames(film, READ, source=["15", 0])
     prompt["15"] = graphs.node("RepeatImageBatch", image=["11", 0], amount=length)
     return prompt
 
@@ -375,7 +374,7 @@ def test_less_denoise_keeps_more_of_the_source_in_every_window(look, ar_step):
     for denoise in (0.1, 0.5, 0.9):
         prompt = source_film(denoise, ar_step=ar_step)
         film, source, plan = look(prompt, frames=["7", 0], source=["15", 0], plan=["5", 0])
-        assert film.shape == (41, 32, 32, 3) and plan.num_windows == 4
+        assert film.shape == (41, *READ, 3) and plan.num_windows == 4
         error = (film - source[:41]).abs().mean((1, 2, 3))  # (T,)
         spans = [plan.new_frames(window) for window in plan.windows()]
         far.append(torch.stack([error[start:stop].mean() for start, stop in spans]))
@@ -390,7 +389,7 @@ def test_less_denoise_keeps_more_of_the_source_in_every_window(look, ar_step):
     [
         (lambda: source_film(1.0), ("denoise is 1", "below 1")),
         (lambda: source_film(0.5, length=40), ("source has 40 frames", "41", "at most 40")),
-        (lambda: graphs.film(denoise=0.5), ("denoise is 0.5", "no source")),
+        (lambda: small_film(denoise=0.5), ("denoise is 0.5", "no source")),
     ],
 )
 def test_unfit_sources_are_refused(run_prompt, prompt, parts):

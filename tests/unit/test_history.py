@@ -1,6 +1,7 @@
 """Three ways over a seam, by a VAE of the golden data: what the next window is given."""
 
 import dataclasses
+import functools
 
 import golden_data
 import pytest
@@ -42,6 +43,7 @@ def velocity(x, t):
     return 0.7 * x - 0.2 * x.mean(dim=2, keepdim=True) + t[:, None, :, None, None] / 2000
 
 
+@functools.cache
 def made(plan, vae):
     """A finished film, and per seam (latents given to the next window, windows finished so far)."""
     film, seams = Film(plan), []
@@ -61,12 +63,18 @@ def encoded(vae, frames):
     return normalize_latents(vae.encode(frames))
 
 
+@functools.cache
+def whole_windows(plan, vae):
+    """The frames of each window of the plan's film, decoded whole."""
+    return [decoded(vae, latents) for latents in made(plan, vae)[0].finished]
+
+
 def frames_so_far(plan, vae, finished):
     """The film as a viewer has it: each window decoded whole, without what it repeats."""
     pieces = []
-    for window, latents in zip(plan.windows(), finished, strict=False):
+    for window, frames, _ in zip(plan.windows(), whole_windows(plan, vae), finished, strict=False):
         repeated = frame_length(window.repeated) if window.repeated else 0
-        pieces.append(decoded(vae, latents)[:, :, repeated:])
+        pieces.append(frames[:, :, repeated:])
     return torch.cat(pieces, dim=2)
 
 
@@ -123,7 +131,7 @@ def test_an_anchor_holds_the_frames_that_go_on_to_the_first_windows(plan, histor
     _, seams = made(plan, vae)
     changed = []
     for prefix, finished in seams:
-        first = statistics(decoded(vae, finished[0]))
+        first = statistics(whole_windows(plan, vae)[0])
         frames = frames_so_far(plan, vae, finished)[:, :, -plan.overlap :]
         held = anchor_colours(frames, first, anchor).clamp(-1, 1)
         count = plan.overlap if history == "pixels" else 1

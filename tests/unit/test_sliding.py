@@ -79,19 +79,21 @@ def test_every_row_moves_something_and_every_latent_takes_every_step_in_view():
         rows = list(stairs)
         assert len(rows) == stairs.rows
         for row in rows:
-            assert row.update.any(), case
+            # Lists: an element of a tensor costs as much as all of it.
+            update, fresh, index = row.update.tolist(), row.fresh.tolist(), row.index.tolist()
+            assert any(update), case
             assert left <= row.start < row.stop and entered <= row.stop <= frames + end, case
             left, entered = row.start, row.stop
-            assert not row.update[max(frames - row.start, 0) :].any(), case
-            for place in row.update.nonzero()[:, 0].tolist():
-                taken.setdefault(row.start + place, []).append(int(row.index[place]))
-            for place in row.fresh.nonzero()[:, 0].tolist():
+            assert not any(update[max(frames - row.start, 0) :]), case
+            for place in itertools.compress(itertools.count(), update):
+                taken.setdefault(row.start + place, []).append(index[place])
+            for place in itertools.compress(itertools.count(), fresh):
                 latent = row.start + place
                 assert latent in pictures and taken[latent] == [1], case
                 # Its neighbours are done, and shown.
                 for beside in sorted({latent - 1, latent + 1} & set(range(frames)) - set(pictures)):
                     assert row.start <= beside < row.stop, case
-                    assert row.index[beside - row.start] == steps + 1, case
+                    assert index[beside - row.start] == steps + 1, case
         assert entered == frames + end, case
         assert stairs.widest == max(row.stop - row.start for row in rows), case
         made = set(range(given, frames))
