@@ -20,6 +20,7 @@ SIZE = (420, 360)  # height and width that it sees them at, whatever the film's 
 SMALL = 256  # pixels of the long side of frames that are only compared
 EVERY = 500  # packets or frames between two signs of life
 PIECE = 16  # frames that are made small together
+LATE = 3  # jumps to earlier pictures before a file is read from its beginning
 
 Tick = Callable[[float], None]  # called with the share that is done; may raise to end the work
 
@@ -132,7 +133,7 @@ class FileClip:
                 raise refusal("video", "without frames", "at least one frame long")
             rate = float(stream.average_rate or 0) or 1.0
             self.base, self.last = float(base), 1 / rate
-            one = next(self._decode(container, stream, self.times[0]))
+            one = self._first(container, stream, self.times[0])[0]
             sides = (one.height, one.width)
             self.size = sides[::-1] if _turns(one) % 2 else sides
 
@@ -151,8 +152,7 @@ class FileClip:
             frame: Any = None
             for time in sorted({self.times[index] for index in indices}):
                 if frame is None or frame.pts < self._key(time):
-                    frames = self._decode(container, stream, time)
-                    frame = next(frames)
+                    frame, frames = self._first(container, stream, time)
                 while frame.pts < time:
                     following = next(frames, None)
                     if following is None:  # broken off: the last frame that could be read
@@ -176,10 +176,11 @@ class FileClip:
     def _open(self) -> Iterator[tuple[Any, Any]]:
         import av
 
-        if isinstance(self.source, io.BytesIO):
-            self.source.seek(0)
+        source = self.source
+        if isinstance(source, io.BytesIO):  # each reader has a place of its own; nothing is copied
+            source = io.BytesIO(source.getvalue())
         try:
-            with av.open(self.source) as container:
+            with av.open(source) as container:
                 if not container.streams.video:
                     raise refusal("video", "without pictures", "a file with a video stream")
                 stream = container.streams.video[0]
@@ -206,23 +207,39 @@ class FileClip:
                 keys.append(time)
         return sorted(set(times)), sorted(keys)
 
-    def _key(self, time: int) -> int:
-        """The last whole picture up to a time."""
-        place = bisect.bisect_right(self.keys, time)
-        return self.keys[place - 1] if place else self.times[0]
+    def _first(self, container: Any, stream: Any, time: int) -> tuple[Any, Iterator[Any]]:
+        """The first frame of `_decode`, and those after it."""
+        frames = self._decode(container, stream, time)
+        first = next(frames, None)
+        if first is None:
+            raise refusal("video", "without frames that can be decoded", "a whole video file")
+        return first, frames
+
+    def _key(self, time: int, before: int = 0) -> int:
+        """The last whole picture up to a time, or one so many before it."""
+        place = bisect.bisect_right(self.keys, time) - before
+        return self.keys[place - 1] if place > 0 else self.times[0]
 
     def _decode(self, container: Any, stream: Any, time: int) -> Iterator[Any]:
-        """Frames from the last whole picture before `time` on; from the first where that fails."""
-        for target in (self._key(time), min(self.keys[:1] + self.times[:1])):
-            container.seek(target, stream=stream)
-            frames = (frame for frame in container.decode(stream) if frame.pts is not None)
+        """Frames from a whole picture at or before `time` on.
+
+        In some files a jump lands late: then from one picture before, or from the beginning.
+        """
+        for before in range(LATE):
+            container.seek(self._key(time, before), stream=stream)
+            frames = _placed(container.decode(stream))
             first = next(frames, None)
             if first is not None and first.pts <= time:
-                break
-        if first is None:
-            raise ValueError("video cannot be read from the middle; it must be a whole video file")
-        yield first
-        yield from frames
+                yield first
+                yield from frames
+                return
+        with self._open() as (afresh, its_stream):
+            yield from _placed(afresh.decode(its_stream))
+
+
+def _placed(frames: Iterator[Any]) -> Iterator[Any]:
+    """Those that know their time."""
+    return (frame for frame in frames if frame.pts is not None)
 
 
 def _small(height: int, width: int) -> tuple[int, int]:

@@ -79,7 +79,13 @@ def test_sixteen_frames_are_sampled_as_published(count, indices):
 
 @pytest.mark.parametrize(
     ("suffix", "codec"),
-    [("mp4", "libx264"), ("mkv", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")],
+    [
+        ("mp4", "libx264"),
+        ("mkv", "libx264"),
+        ("webm", "libvpx"),
+        ("avi", "mpeg4"),
+        ("ts", "libx264"),
+    ],
 )
 def test_the_frames_of_a_file_are_the_right_ones(tmp_path, suffix, codec):
     path = write_film(tmp_path / f"film.{suffix}", BRIGHT[:100], codec=codec)
@@ -91,6 +97,22 @@ def test_the_frames_of_a_file_are_the_right_ones(tmp_path, suffix, codec):
     assert brightness(clip, [99, 0, 50, 50]) == pytest.approx(
         [BRIGHT[i] for i in (99, 0, 50, 50)], abs=6
     )
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_file_that_is_broken_off_has_the_frames_before(tmp_path, in_memory):
+    """In this kind of file a jump to the beginning lands late."""
+    path = write_film(tmp_path / "film.ts", BRIGHT[:100])
+    with open(path, "rb") as file:
+        half = io.BytesIO(file.read()[:9400])
+    if not in_memory:
+        (tmp_path / "half.ts").write_bytes(half.getvalue())
+    clip = FileClip(half if in_memory else str(tmp_path / "half.ts"))
+    count = len(clip)
+    assert 20 < count < 80 and len(list(clip.go_through(quiet))) == count
+    indices = sample_indices(0, count)
+    assert brightness(clip, indices) == pytest.approx([BRIGHT[i] for i in indices], abs=6)
+    assert not in_memory or half.tell() == 0
 
 
 def test_a_trimmed_video_has_the_frames_in_it(film_file):
