@@ -24,6 +24,11 @@ from .schedule import SkyReelsV2Schedule
 from .store import SkyReelsV2Store
 from .storyboard import SkyReelsV2Storyboard, SkyReelsV2StoryboardText
 from .tea_cache import SkyReelsV2TeaCache
+from .words import (
+    SkyReelsV2LanguageEndpoint,
+    SkyReelsV2LanguageModelLoader,
+    SkyReelsV2PromptEnhancer,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2ModelLoader,
@@ -45,6 +50,9 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2Store,
     SkyReelsV2Captioner,
     SkyReelsV2CaptionFilm,
+    SkyReelsV2LanguageModelLoader,
+    SkyReelsV2LanguageEndpoint,
+    SkyReelsV2PromptEnhancer,
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import re
 import struct
@@ -19,6 +20,8 @@ GGUF_CATEGORIES = {
     "diffusion_models": "skyreels_v2_gguf",
     "text_encoders": "skyreels_v2_gguf_text_encoders",
 }
+LANGUAGE_MODELS = "language models"  # those of text encoders, and of other packs' folder for them
+LLM, LLM_CATEGORY = "LLM", "skyreels_v2_llm"
 # Where a whole repository, original or -Diffusers, has what a category is for.
 PARTS = {
     category: re.compile(rf"(^|/){pattern}$")
@@ -54,6 +57,8 @@ def register_more_files() -> None:
     for category, packed in GGUF_CATEGORIES.items():
         known[packed] = (known[category][0], {GGUF})
     known[DIFFUSERS_CATEGORY] = (known["diffusers"][0], set(SAFETENSORS + PICKLED))
+    own = [os.path.join(folder_paths.models_dir, LLM)]
+    known[LLM_CATEGORY] = (known[LLM][0] if LLM in known else own, set(SAFETENSORS))
 
 
 def list_files(category: str) -> list[str]:
@@ -90,8 +95,16 @@ def _find(category: str, name: str) -> tuple[str, str] | None:
 
 def _categories_of(category: str) -> list[tuple[str, str]]:
     """Each file that the host has for a category, with the host's own category for it."""
-    found = [(name, category) for name in folder_paths.get_filename_list(category)]
     known = folder_paths.folder_names_and_paths
+    if category == LANGUAGE_MODELS:
+        return [
+            (name, each)
+            for each in ("text_encoders", LLM_CATEGORY)
+            if each in known
+            for name in folder_paths.get_filename_list(each)
+            if name.endswith(SAFETENSORS)
+        ]
+    found = [(name, category) for name in folder_paths.get_filename_list(category)]
     packed = GGUF_CATEGORIES.get(category)
     if packed in known:
         found += [(name, packed) for name in folder_paths.get_filename_list(packed)]

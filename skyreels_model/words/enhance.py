@@ -1,0 +1,166 @@
+"""A short prompt to a long one, in the manner of the captions that the model was trained on."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..plan.bounds import BOUNDS
+from ..plan.storyboard import TimedPrompt, parse_storyboard
+from ..rules import require_choice, require_whole
+from .ask import Answer
+from .engine import Message, Sampling
+
+FILE = pathlib.Path(__file__).with_name("enhancer.md")
+LANGUAGES = ("english", "as written")
+PARTS = ("task", *LANGUAGES, "picture", "after a shot", "after a cut")
+LONG = 60  # words of a prompt that says enough
+MOST_WORDS = 350  # that the text encoder surely reads
+MOST_TOKENS = 640
+
+Ask = Callable[[Sequence[Message], Sampling], Answer]
+
+_STORYBOARD = re.compile(r"\s*0(?:\.0+)?\s*s(?:\s+cut)?\s*:", re.IGNORECASE)
+_FENCE = re.compile(r"```\w*")
+_BOLD = re.compile(r"\*\*|__|^#+\s*", re.MULTILINE)
+_LABEL = re.compile(
+    r"\A(?:(?:enhanced|long|video|example)\s+)?(?:prompt|answer|caption)\s*:\s*", re.I
+)
+_OPENING = re.compile(r"\A(?:sure|certainly|of course|here(?:'s| is| are))\b[^\n]*:\s*\n", re.I)
+_SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)]*(?=\s|\Z)|[。！？])\s*", re.DOTALL)
+_QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "「": "」"}
+_NEARLY_A_MARK = re.compile(r"\s*/\s*(?=-?[\d.,])|\s/\s")
+
+
+@dataclass(frozen=True)
+class Enhancer:
+    """How prompts are written out.
+
+    language: of the answer. long_words: prompts of as many words stay as they are, 0: none do.
+    sampling: how the words are drawn. picture: (1, H, W, 3), the first frame of the first shot.
+    previous: the shot before, or nothing.
+    """
+
+    language: str = "english"
+    long_words: int = LONG
+    sampling: Sampling = Sampling(MOST_TOKENS, top_p=0.9, repetition_penalty=1.05)
+    picture: Tensor | None = None
+    previous: str = ""
+
+    def __post_init__(self) -> None:
+        require_choice("language", self.language, LANGUAGES)
+        require_whole("long_words", self.long_words, 0, 10000)
+
+    def enhance(self, text: str, ask: Ask) -> str:
+        """A prompt, or a storyboard's text shot by shot, written out; of the same form.
+
+        Raises ValueError for an empty prompt, and what `parse_storyboard` and `ask` raise.
+        """
+        if not is_storyboard(text):
+            return self._enhance_shot(text, self.previous, False, ask)
+        shots = parse_storyboard(text, BOUNDS["seconds"][1])
+        written: list[TimedPrompt] = []
+        for shot in shots:
+            previous = written[-1].prompt if written else self.previous
+            # The picture is where the film begins, not where its other shots do.
+            this = self if not written else replace(self, picture=None)
+            prompt = this._enhance_shot(shot.prompt, previous, shot.cut, ask)
+            written.append(replace(shot, prompt=_NEARLY_A_MARK.sub(", ", prompt)))
+        return write_storyboard(written)
+
+    def _enhance_shot(self, prompt: str, previous: str, cut: bool, ask: Ask) -> str:
+        prompt = prompt.strip()
+        if not prompt and self.picture is None:
+            raise ValueError("prompt is empty; it must say what the film shows, in a few words")
+        if self.long_words and count_words(prompt) >= self.long_words:
+            return prompt
+        answer = ask(self._messages(prompt, previous, cut), self.sampling)
+        return tidy_prompt(answer.text)
+
+    def _messages(self, prompt: str, previous: str, cut: bool) -> list[Message]:
+        parts = read_parts()
+        told = [parts["task"], parts[self.language]]
+        if self.picture is not None:
+            told.append(parts["picture"])
+        said = [f"Idea: {prompt or 'what could happen next in this picture'}"]
+        if previous.strip():
+            told.append(parts["after a cut" if cut else "after a shot"])
+            said.insert(0, f"The shot before: {previous.strip()}")
+        return [
+            Message("system", "\n\n".join(told)),
+            Message("user", "\n\n".join(said), self.picture),
+        ]
+
+
+def count_calls(text: str) -> int:
+    """How often at most an engine is asked for such a text."""
+    if not is_storyboard(text):
+        return 1
+    return len(parse_storyboard(text, BOUNDS["seconds"][1]))
+
+
+def is_storyboard(text: str) -> bool:
+    """Whether a text begins as a storyboard does: with the mark of second 0."""
+    return _STORYBOARD.match(text) is not None
+
+
+def write_storyboard(shots: Sequence[TimedPrompt]) -> str:
+    """The text of shots, a line each: what `parse_storyboard` reads."""
+    lines, start = [], 0.0
+    for shot in shots:
+        second = f"{start:.3f}".rstrip("0").rstrip(".")
+        lines.append(f"{second}s{' cut' if shot.cut else ''}: {shot.prompt}")
+        start += shot.seconds
+    return "\n".join(lines)
+
+
+def read_parts(file: pathlib.Path = FILE) -> dict[str, str]:
+    """The parts of the file by their headings.
+
+    Raises ValueError where it cannot be read or a part is missing.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file.name}, the enhancer's instructions, cannot be read: {error}"
+        ) from error
+    _, *sections = re.split(r"^## +(.+?) *$", text, flags=re.MULTILINE)
+    parts = {name: body.strip() for name, body in zip(sections[::2], sections[1::2], strict=True)}
+    missing = [name for name in PARTS if not parts.get(name)]
+    if missing:
+        raise ValueError(
+            f"{file.name}, the enhancer's instructions, has no part {missing[0]!r}; it must have "
+            f"a heading '## {missing[0]}' with text below it"
+        )
+    return parts
+
+
+def count_words(text: str) -> int:
+    """Words of a text; where a language sets no spaces, two characters count as one."""
+    dense = re.findall(r"[぀-ヿ㐀-鿿가-힯]", text)
+    return len(re.findall(r"[^\W_]+", re.sub(r"[぀-ヿ㐀-鿿가-힯]", " ", text))) + len(dense) // 2
+
+
+def tidy_prompt(text: str) -> str:
+    """An answer as one paragraph of whole sentences, without what models put around it."""
+    text = _BOLD.sub("", _FENCE.sub("", text)).strip()
+    text = _LABEL.sub("", _OPENING.sub("", text)).strip()
+    if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        text = text[1:-1]
+    return _whole_sentences(" ".join(text.split()))
+
+
+def _whole_sentences(text: str) -> str:
+    """As many whole sentences as the text encoder reads; the text itself where there are none."""
+    kept, words = "", 0
+    for sentence in _SENTENCE.findall(text):
+        words += count_words(sentence)
+        if kept and words > MOST_WORDS:
+            break
+        kept += sentence
+    return kept.strip() or text
