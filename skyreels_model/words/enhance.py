@@ -31,8 +31,12 @@ _LABEL = re.compile(
     r"\A(?:(?:enhanced|long|video|example)\s+)?(?:prompt|answer|caption)\s*:\s*", re.I
 )
 _OPENING = re.compile(r"\A(?:sure|certainly|of course|here(?:'s| is| are))\b[^\n]*:\s*\n", re.I)
-_SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)]*(?=\s|\Z)|[。！？])\s*", re.DOTALL)
-_QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "「": "」"}
+_SENTENCE = re.compile(
+    r".+?(?:[.!?\u2026]+[\"'\u201d\u2019)]*(?=\s|\Z)|[\u3002\uff01\uff1f])\s*", re.DOTALL
+)
+# Kana, Chinese characters and Hangul.
+_DENSE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u00ab": "\u00bb", "\u300c": "\u300d"}
 _NEARLY_A_MARK = re.compile(r"\s*/\s*(?=-?[\d.,])|\s/\s")
 
 
@@ -142,8 +146,8 @@ def read_parts(file: pathlib.Path = FILE) -> dict[str, str]:
 
 def count_words(text: str) -> int:
     """Words of a text; where a language sets no spaces, two characters count as one."""
-    dense = re.findall(r"[぀-ヿ㐀-鿿가-힯]", text)
-    return len(re.findall(r"[^\W_]+", re.sub(r"[぀-ヿ㐀-鿿가-힯]", " ", text))) + len(dense) // 2
+    sparse, dense = _DENSE.subn(" ", text)
+    return len(re.findall(r"[^\W_]+", sparse)) + dense // 2
 
 
 def tidy_prompt(text: str) -> str:

@@ -12,7 +12,7 @@ LONGEST_ROUND = 1000  # characters
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _THOUGHT_END = re.compile(r"\A.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)]*(?=\s|\Z)|[。！？]+|(?=\n)")
+_SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)]*(?=\s|\Z)|[\u3002\uff01\uff1f]+|(?=\n)")
 
 
 def drop_thoughts(text: str) -> str:
