@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 LOOK_EVERY = 0.1  # seconds between two looks whether the work was cancelled
+THREAD_LEFT = 60.0  # seconds that a thread may outlive the work it was for
 LONGEST_LINE = 4 * 2**20  # bytes
 
 Wait = Callable[[], None]
@@ -23,7 +24,7 @@ Wait = Callable[[], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: to connect, to the first byte, between two lines, and for everything."""
+    """Seconds: to connect, to the first line, between two lines, and for everything."""
 
     connect: float = 10.0
     first: float = 300.0
@@ -76,29 +77,26 @@ class _Worker:
 
     def lines(self, wait: Wait) -> Iterator[bytes]:
         start = last = time.monotonic()
-        allowed = self.limits.connect + self.limits.first
+        allowed, url = self.limits.first, self.request.url
         while True:
             wait()
-            try:
+            item: bytes | None | Exception = b""
+            with contextlib.suppress(queue.Empty):
                 item = self.queue.get(timeout=LOOK_EVERY)
-            except queue.Empty:
-                now = time.monotonic()
-                if now - last > allowed or now - start > self.limits.total:
-                    waited = now - last if now - last > allowed else now - start
-                    raise EndpointError(
-                        f"{self.request.url} did not go on for {waited:.0f} seconds"
-                    ) from None
-                continue
-            if item is None:
-                return
             if isinstance(item, Exception):
                 raise item
-            if time.monotonic() - start > self.limits.total:
+            if item is None:
+                return
+            now = time.monotonic()
+            if now - start > self.limits.total:
                 raise EndpointError(
-                    f"{self.request.url} did not come to an end in {self.limits.total:.0f} seconds"
+                    f"{url} did not come to an end in {self.limits.total:g} seconds"
                 )
-            last, allowed = time.monotonic(), self.limits.between
-            yield item
+            if item:
+                last, allowed = now, self.limits.between
+                yield item
+            elif now - last > allowed:
+                raise EndpointError(f"{url} did not go on for {allowed:g} seconds")
 
     def close(self) -> None:
         """End the thread, which may be in the middle of waiting for the server."""
@@ -124,7 +122,7 @@ class _Worker:
         self.connection = connection = _connect(self.request.url, self.limits.connect)
         connection.connect()
         # From here on whoever waits counts; this only ends threads whose server is gone.
-        connection.sock.settimeout(self.limits.total)
+        connection.sock.settimeout(self.limits.total + THREAD_LEFT)
         address = urlsplit(self.request.url)
         headers = {"Accept": "application/json, text/event-stream"}
         if self.request.key:
