@@ -14,7 +14,7 @@ from .host.checked import checked
 from .host.words.asking import Asker, as_engine
 from .host.words.endpoint import open_endpoint
 from .host.words.language_model import load_engine
-from .inputs import CATEGORY, Words, engine_input
+from .inputs import CATEGORY, Words
 
 LOG = logging.getLogger("skyreels_v2")
 WORDS = "SkyReels-V2/words"
@@ -163,9 +163,12 @@ class SkyReelsV2PromptEnhancer(io.ComfyNode):
 
 def _enhancer_inputs() -> list[io.Input]:
     return [
-        engine_input(
-            "What writes: SkyReels-V2 Language Model Loader, SkyReels-V2 Language Endpoint, or a "
-            "CLIP that writes text (Qwen3-VL, Qwen3.5, Gemma). The film's UMT5 cannot."
+        io.MultiType.Input(
+            "engine",
+            types=[Words, io.Clip],
+            tooltip="What writes: SkyReels-V2 Language Model Loader, SkyReels-V2 Language "
+            "Endpoint, or a CLIP that writes text (Qwen3-VL, Qwen3.5, Gemma). The film's UMT5 "
+            "cannot.",
         ),
         io.String.Input(
             "prompt",

@@ -91,9 +91,9 @@ def test_streamed_weights_follow_their_inputs(load, kind):
             engine.patcher.patch_model(device_to=META, lowvram_model_memory=memory)
             engine._move_buffers(META)
             ids = torch.zeros(1, 5, dtype=torch.long, device=META)
+            places = ids.expand(3, 1, 5) if kind == "qwen2_5_vl" else ids
             with OneDevice():
-                out = engine.network(input_ids=ids, position_ids=ids.expand(3, 1, 5) if (
-                    kind == "qwen2_5_vl") else ids)  # fmt: skip
+                out = engine.network(input_ids=ids, position_ids=places)
             assert out.logits.device == META
 
 
@@ -276,16 +276,11 @@ class TestCLIP:
 
 
 @pytest.fixture
-def give(host):
-    """`give(value)`: a node that gives it."""
-    from devtools import inprocess
-
-    inprocess.load_pack(graphs.ROOT / "tests" / "host" / "probe" if hasattr(graphs, "ROOT") else (
-        __import__("pathlib").Path(__file__).parent / "probe"))  # fmt: skip
-    given = module("/host/probe").GIVEN
+def give(look):
+    """`give(value)`: a node that gives it; of the pack that `look` loads."""
 
     def run(value):
-        given["words"] = value
+        module("/host/probe").GIVEN["words"] = value
         return node("SkyReelsV2TestGiver", name="words")
 
     return run

@@ -76,4 +76,4 @@ def write_model(folder, kind, shard_size="5GB", dtype=torch.float32, vision=None
     else:
         network = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**values))
     network.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
-    return next(iter(sorted(folder.glob("*.safetensors"))))
+    return sorted(folder.glob("*.safetensors"))[0]
