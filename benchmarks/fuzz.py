@@ -51,6 +51,7 @@ def _register(name: str, folder: Path) -> None:
 def _bench(comfyui: Path, work: Path) -> Any:
     _register("devtools", ROOT / "devtools")
     _register("graphs", ROOT / "tests" / "graphs")
+    _register("tiny_words", ROOT / "tests" / "tiny_words")
     from devtools import inprocess
     from devtools.prompt import InvalidPrompt
 
@@ -71,8 +72,16 @@ def _bench(comfyui: Path, work: Path) -> Any:
     (work / "models" / "loras").mkdir(parents=True, exist_ok=True)
     save_file(parts, work / "models" / "loras" / "small.safetensors")
     probe = next(module for name, module in sys.modules.items() if name.endswith("/host/probe"))
+    from tiny_words import write_model
+
+    words = write_model(work / "models" / "text_encoders" / "tiny words", "qwen2")
     return fuzzing.Bench(
-        nodes.NODE_CLASS_MAPPINGS, probe, inprocess.execute, InvalidPrompt, "small.safetensors"
+        nodes.NODE_CLASS_MAPPINGS,
+        probe,
+        inprocess.execute,
+        InvalidPrompt,
+        "small.safetensors",
+        f"tiny words/{words.name}",
     )
 
 

@@ -153,7 +153,7 @@ class SkyReelsV2PromptEnhancer(io.ComfyNode):
         writer = as_engine(engine)
         enhancer = Enhancer(language=language, long_words=long_words, previous=previous)
         sampling = dataclasses.replace(enhancer.sampling, seed=seed, temperature=temperature)
-        picture = None if start_image is None else start_image[:1, :, :, :3]
+        picture = None if start_image is None else start_image[:1, ..., :3].expand(-1, -1, -1, 3)
         enhancer = dataclasses.replace(enhancer, sampling=sampling, picture=picture)
         asker = Asker(writer, count_calls(prompt), sampling.max_tokens)
         written = enhancer.enhance(prompt, asker.ask)

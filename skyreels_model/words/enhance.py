@@ -66,7 +66,7 @@ class Enhancer:
         """
         if not is_storyboard(text):
             return self._enhance_shot(text, self.previous, False, ask)
-        shots = parse_storyboard(text, BOUNDS["seconds"][1])
+        shots = _read_storyboard(text)
         written: list[TimedPrompt] = []
         for shot in shots:
             previous = written[-1].prompt if written else self.previous
@@ -104,7 +104,15 @@ def count_calls(text: str) -> int:
     """How often at most an engine is asked for such a text."""
     if not is_storyboard(text):
         return 1
-    return len(parse_storyboard(text, BOUNDS["seconds"][1]))
+    return len(_read_storyboard(text))
+
+
+def _read_storyboard(text: str) -> list[TimedPrompt]:
+    """Its shots; the last one ends whenever the film does."""
+    try:
+        return parse_storyboard(text, BOUNDS["seconds"][1])
+    except ValueError as error:
+        raise ValueError(f"prompt: {error}") from error
 
 
 def is_storyboard(text: str) -> bool:

@@ -105,7 +105,7 @@ def cases(inputs, objects, count, seed):
         yield one, mutated
 
 
-def working_graph(lora_name):
+def working_graph(lora_name, words_name):
     """A graph in which every node of the pack works, with a value for every input it has."""
     image = graphs.node("EmptyImage", width=32, height=32, batch_size=1, color=0)
     text = "toy/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
@@ -138,6 +138,11 @@ def working_graph(lora_name):
             "SkyReelsV2CaptionFilm",
             engine=["21", 0], images=["20", 0], seed=0, fps=24.0, cuts="", shortest_shot=1.0,
             longest_part=10.0,
+        ),
+        "24": graphs.node("SkyReelsV2LanguageModelLoader", language_model_name=words_name),
+        "25": graphs.node("SkyReelsV2LanguageEndpoint", model="m", sees_images=True),
+        "26": graphs.node(
+            "SkyReelsV2PromptEnhancer", engine=["21", 0], prompt="a", seed=0, language="english"
         ),
     }  # fmt: skip
 
@@ -218,11 +223,11 @@ def unclear(message, trace, known, given):
 class Bench:
     """The host with the pack and the test pack in it, ready to run cases."""
 
-    def __init__(self, node_classes, probe, execute, invalid, lora_name):
+    def __init__(self, node_classes, probe, execute, invalid, lora_name, words_name):
         """node_classes: the host's, by id; probe: the test pack's module; execute: runs a prompt;
         invalid: what it raises where the host refuses the prompt."""
         self.probe, self.execute, self.invalid = probe, execute, invalid
-        graph = working_graph(lora_name)
+        graph = working_graph(lora_name, words_name)
         more, found = graph_of_objects(lora_name)
         links = {tuple(v) for n in graph.values() for v in n["inputs"].values() if type(v) is list}
         links |= {tuple(link) for _, link in found.values()}

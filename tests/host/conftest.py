@@ -9,6 +9,7 @@ import pytest
 import torch
 from graphs.quantised import scaled
 from safetensors.torch import load_file, save_file
+from tiny_words import write_model
 
 from devtools import inprocess, serving
 from toy.toyset import transformer_path
@@ -155,6 +156,13 @@ def small_lora(models_folder):
     }
     save_file(parts, models_folder / "loras" / "small.safetensors")
     return "small.safetensors"
+
+
+@pytest.fixture(scope="session")
+def small_words(models_folder):
+    """The name of a tiny language model with random weights."""
+    file = write_model(models_folder / "text_encoders" / "tiny words", "qwen2")
+    return f"{file.parent.name}/{file.name}"
 
 
 @pytest.fixture(scope="session")

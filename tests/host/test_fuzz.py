@@ -17,12 +17,12 @@ CASES, SEED, BATCH = 200, 2026, 25
 
 
 @pytest.fixture(scope="module")
-def bench(look, models_folder, small_lora):
+def bench(look, small_lora, small_words):
     import nodes
 
     probe = next(module for name, module in sys.modules.items() if name.endswith("/host/probe"))
     return graphs.fuzzing.Bench(
-        nodes.NODE_CLASS_MAPPINGS, probe, inprocess.execute, InvalidPrompt, small_lora
+        nodes.NODE_CLASS_MAPPINGS, probe, inprocess.execute, InvalidPrompt, small_lora, small_words
     )
 
 

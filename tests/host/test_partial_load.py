@@ -7,8 +7,7 @@ tensors of two devices. The second is PyTorch's `meta`, which computes nothing b
 import graphs
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from graphs.one_device import OneDevice
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 TOY = graphs.TOY
@@ -16,20 +15,6 @@ TOY = graphs.TOY
 
 PARTS = ("transformer", "transformer in bf16", "transformer in scaled fp8", "I2V", "text encoder",
          "VAE decoder", "VAE encoder", "image encoder")  # fmt: skip
-
-
-class OneDevice(TorchDispatchMode):
-    """Refuses operators, but for copies, on tensors of several devices, as a GPU would."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        aten = torch.ops.aten
-        copies = aten.copy_, aten._to_copy, aten.to
-        if func.overloadpacket not in copies:
-            given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-            devices = {tensor.device.type for tensor in given if tensor.ndim}
-            assert len(devices) < 2, f"{func} on {devices}: {[tuple(t.shape) for t in given]}"
-        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("name", PARTS)

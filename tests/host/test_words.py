@@ -5,8 +5,8 @@ import sys
 import graphs
 import pytest
 import torch
+from graphs.one_device import OneDevice
 from safetensors.torch import load_file, save_file
-from test_partial_load import OneDevice
 from tiny_words import ScriptedEngine, write_model
 from tiny_words.server import Server, piece
 

@@ -8,7 +8,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 
-from ....skyreels_model.words import Answer, Engine, Message, Sampling, ask
+from ....skyreels_model.words import Answer, Engine, Message, NoAnswerError, Sampling, ask
 from .. import notice
 from .clip import CLIPEngine
 
@@ -51,7 +51,12 @@ class Asker:
                 notice.show(text[-SHOWN:])
 
         comfy.model_management.throw_exception_if_processing_interrupted()
-        answer = ask(self.engine, messages, sampling, on_token)
+        try:
+            answer = ask(self.engine, messages, sampling, on_token)
+        except NoAnswerError as error:
+            raise NoAnswerError(f"engine: {error}", error.raw) from error
+        except ValueError as error:
+            raise ValueError(f"engine: {error}") from error
         self.done += self.max_tokens
         self.bar.update_absolute(self.done)
         return answer

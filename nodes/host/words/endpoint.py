@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import comfy.model_management
 
+from ....skyreels_model.words import Message, OnToken, Sampling
 from ....skyreels_model.words.endpoint import Endpoint, EndpointEngine
 
 URL, KEY, MODEL = (f"SKYREELS_V2_WORDS_{name}" for name in ("URL", "KEY", "MODEL"))
+
+
+@dataclass(frozen=True)
+class NoEndpoint:
+    """In the place of an engine where no address is set: it refuses when it is asked.
+
+    So a workflow with an endpoint runs anywhere as long as nobody has to write.
+    """
+
+    sees_pictures: bool
+    name: str = "the endpoint"
+    constrains_json: bool = False
+
+    def generate(
+        self, _messages: Sequence[Message], _sampling: Sampling, _on_token: OnToken
+    ) -> str:
+        raise ValueError(
+            f"{URL} is not set, and nothing is sent until it is; it must be your server's address, "
+            f"such as http://localhost:11434/v1, set before you start ComfyUI (and {KEY}, if the "
+            f"server wants a key)"
+        )
 
 
 def open_endpoint(
@@ -17,19 +40,15 @@ def open_endpoint(
     sees_pictures: bool,
     clips_as_video: bool,
     environment: Mapping[str, str] = os.environ,
-) -> EndpointEngine:
-    """The engine at the address that the environment names. model: empty for the environment's, or
-    the server's first.
+) -> EndpointEngine | NoEndpoint:
+    """The engine at the address that the environment names; nothing is sent before it is asked.
 
-    Raises ValueError where it names none, before anything is sent.
+    model: empty for the environment's, or the server's first. Raises ValueError for an address
+    that is none.
     """
     url = environment.get(URL, "").strip()
     if not url:
-        raise ValueError(
-            f"{URL} is not set; nothing is sent until it is. Set it to your server's address, such "
-            f"as http://localhost:11434/v1, and {KEY} to its key if it wants one, before you start "
-            f"ComfyUI"
-        )
+        return NoEndpoint(sees_pictures)
     endpoint = Endpoint(
         url,
         environment.get(KEY, "").strip(),
