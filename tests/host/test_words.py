@@ -1,5 +1,6 @@
 """Language models in the host: loaded, streamed, unloaded, asked; CLIPs as engines; the nodes."""
 
+import contextlib
 import sys
 
 import graphs
@@ -82,8 +83,10 @@ def test_the_loaded_model_answers_as_without_a_host_and_partly_loaded(load, file
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_streamed_weights_follow_their_inputs(load, kind):
+def test_streamed_weights_follow_their_inputs(load, kind, monkeypatch):
     """On PyTorch's meta device, which is not the CPU: no operator meets tensors of two."""
+    # Which that device has not; here it is turned off around tables of positions.
+    monkeypatch.setattr(torch, "autocast", lambda **_options: contextlib.nullcontext())
     for share in (0.001, 0.7):
         engine, _ = load(kind)
         memory = int(engine.patcher.model_size() * share)
@@ -168,11 +171,12 @@ def test_fp8_files_stay_fp8_and_write_what_their_numbers_say(load, files, models
         (folder / file.name).write_bytes(file.read_bytes())
     weights = change(load_file(source))
     save_file(weights, folder / source.name)
-    engine, report = module("words.language_model").load_engine(folder / source.name)
+    with torch.inference_mode():  # as for nodes
+        engine, report = module("words.language_model").load_engine(folder / source.name)
+        text = engine.generate(SAID, LIKELIEST, hear)
     assert "float8_e4m3fn" in report
-    packed = engine.network.model.layers[0].self_attn.q_proj
-    assert packed.weight.element_size() == 1 or hasattr(packed.weight, "dequantize")
-    text = engine.generate(SAID, LIKELIEST, hear)
+    packed = engine.network.model.layers[0].self_attn.q_proj.weight
+    assert type(packed).__name__ == "QuantizedTensor" or packed.dtype == FP8
     plain = {}
     for key, value in weights.items():
         if key.endswith(("scale_weight", "scaled_fp8")):
@@ -199,7 +203,7 @@ def writer_clip(host):
     class TinyModel(sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
             super().__init__(
-                device=device, layer="hidden", layer_idx=-2, textmodel_json_config=sizes,
+                device=device, layer="hidden", layer_idx=-1, textmodel_json_config=sizes,
                 dtype=torch.float32, special_tokens={"pad": 151643}, layer_norm_hidden_state=False,
                 model_class=llama.Qwen3_06B, enable_attention_masks=True,
                 return_attention_masks=True, model_options=model_options or {},
@@ -303,15 +307,14 @@ def test_progress_goes_on_with_each_token_to_the_end(look, give):
     events = []
 
     def record(event, data):
-        if event == "progress" and data.get("node") == "2":
-            events.append((data["value"], data["max"]))
+        if event == "progress_state" and "2" in data["nodes"]:
+            events.append((data["nodes"]["2"]["value"], data["nodes"]["2"]["max"]))
 
     engine = ScriptedEngine(["One two three.", "Four five."])
     board = enhancer(give(engine), "0s: one\n4s: four")
     (text,) = look(board, record, text=["2", 0])
     assert text == "0s: One two three.\n4s: Four five."
-    values = [value for value, _ in events]
-    assert values == sorted(values) and values[-1] == events[-1][1] == 2 * 640
+    assert (640, 1280) in events and (1280, 1280) in events
 
 
 def test_cancel_ends_the_work_at_the_next_token(run_prompt, give):
