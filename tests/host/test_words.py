@@ -303,18 +303,20 @@ def test_a_prompt_is_enhanced_and_shown_on_the_node(look, give):
     assert asked[0][1].text == "Idea: a cat" and (asked[1].seed, asked[1].temperature) == (7, 0.0)
 
 
-def test_progress_goes_on_with_each_token_to_the_end(look, give):
-    events = []
+def test_progress_goes_on_with_each_token_to_the_end(look, give, monkeypatch):
+    import comfy.utils
 
-    def record(event, data):
-        if event == "progress_state" and "2" in data["nodes"]:
-            events.append((data["nodes"]["2"]["value"], data["nodes"]["2"]["max"]))
+    values, original = [], comfy.utils.ProgressBar.update_absolute
 
+    def record(bar, value, *more, **options):
+        values.append((value, bar.total))
+        return original(bar, value, *more, **options)
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", record)
     engine = ScriptedEngine(["One two three.", "Four five."])
-    board = enhancer(give(engine), "0s: one\n4s: four")
-    (text,) = look(board, record, text=["2", 0])
+    (text,) = look(enhancer(give(engine), "0s: one\n4s: four"), text=["2", 0])
     assert text == "0s: One two three.\n4s: Four five."
-    assert (640, 1280) in events and (1280, 1280) in events
+    assert values == [(value, 1280) for value in (1, 2, 3, 640, 641, 642, 1280)]
 
 
 def test_cancel_ends_the_work_at_the_next_token(run_prompt, give):
