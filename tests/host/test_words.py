@@ -167,7 +167,7 @@ def test_fp8_files_stay_fp8_and_write_what_their_numbers_say(load, files, models
     source = files["qwen2"]
     folder = models_folder / "text_encoders" / "tiny fp8"
     folder.mkdir(exist_ok=True)
-    for file in source.parent.iterdir():
+    for file in sorted(source.parent.iterdir()):
         (folder / file.name).write_bytes(file.read_bytes())
     weights = change(load_file(source))
     save_file(weights, folder / source.name)
@@ -417,5 +417,5 @@ def test_models_are_found_in_both_folders(models_folder, files, category):
     listed = [n for n in pack.list_files(pack.LANGUAGE_MODELS) if n.startswith("mine/")]
     assert listed == ["mine/model-00001-of-00002.safetensors"]
     assert pack.find_file(pack.LANGUAGE_MODELS, listed[0]) == shards[0]
-    for file in (folder / "mine").iterdir():
+    for file in sorted((folder / "mine").iterdir()):
         file.unlink()
