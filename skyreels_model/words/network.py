@@ -155,7 +155,7 @@ def _build(family: Family, values: dict[str, Any]) -> Any:
                 if hasattr(module, "config")
                 else type(module)(2 * len(buffers["inv_freq"]))
             )
-            network.set_submodule(name, again)
+            _put(network, name, again)
     return network
 
 
@@ -163,15 +163,28 @@ def _replace_layers(network: nn.Module, replace: Callable[[nn.Module], nn.Module
     for name, layer in list(network.named_modules()):
         new = replace(layer) if name and not list(layer.children()) else None
         if new is not None:
-            network.set_submodule(name, new)
+            _put(network, name, new)
+
+
+def _put(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Another module in the place of the one of that name."""
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
 
 
 def _set_dtypes(layout: nn.Module, weights: dict[str, Any]) -> None:
-    """Each parameter in the format of its weight: nothing is converted in memory."""
+    """Each parameter in the format of its weight: nothing is converted in memory.
+
+    But what is small, or packed and kept by no layer, becomes bfloat16: networks compute with the
+    former as they are.
+    """
     for key, parameter in layout.named_parameters():
         value = weights.get(key)
-        if isinstance(value, Tensor) and value.is_floating_point():
-            parameter.data = parameter.data.to(value.dtype)
+        dtype = value.dtype if isinstance(value, Tensor) else torch.bfloat16
+        if dtype.itemsize == 1 and parameter.ndim != 2:
+            dtype = torch.bfloat16
+        if dtype.is_floating_point:
+            parameter.data = parameter.data.to(dtype)
 
 
 class TiedHead(nn.Module):

@@ -6,6 +6,8 @@ import sys
 import graphs
 import pytest
 import torch
+from card.install import installed, use_dynamic
+from card.tensors import CARD
 from graphs.one_device import OneDevice
 from safetensors.torch import load_file, save_file
 from tiny_words import ScriptedEngine, write_model
@@ -148,7 +150,7 @@ def test_loads_where_the_host_gives_layers_their_weights_late(load, monkeypatch)
 
 
 def to_plain_fp8(weights):
-    return {k: v.to(FP8) if k.endswith("proj.weight") else v for k, v in weights.items()}
+    return {key: value.to(FP8) for key, value in weights.items()}
 
 
 def to_scaled_fp8(weights):
@@ -419,3 +421,40 @@ def test_models_are_found_in_both_folders(models_folder, files, category):
     assert pack.find_file(pack.LANGUAGE_MODELS, listed[0]) == shards[0]
     for file in sorted((folder / "mine").iterdir()):
         file.unlink()
+
+
+@pytest.fixture
+def card(host, monkeypatch):
+    """The stand-in for a card, with the host's dynamic memory on it."""
+    import comfy.model_management as management
+    import comfy.model_prefetch
+
+    if not hasattr(management, "STREAM_AIMDO_CAST_BUFFERS"):
+        pytest.skip("this ComfyUI has another dynamic patcher")
+    management.unload_all_models()
+    with torch.inference_mode(), installed(monkeypatch) as card:
+        use_dynamic(monkeypatch)
+        yield card
+        management.reset_cast_buffers()
+        comfy.model_prefetch.cleanup_prefetch_queues()
+        management.unload_all_models()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_come_layer_by_layer(card, load, files, kind):
+    import comfy.model_management as management
+
+    ids = torch.arange(7)[None] + 40
+    places = ids.expand(3, 1, 7) if kind == "qwen2_5_vl" else ids
+    wanted = open_model(files[kind]).network(input_ids=ids, position_ids=places).logits
+    engine, _ = load(kind)
+    assert engine.patcher.is_dynamic()
+    for budget in (1 << 40, engine.patcher.model_size() // 3):
+        card.vram.budget = budget
+        management.load_models_gpu([engine.patcher])
+        engine._move_buffers(CARD)
+        out = engine.network(input_ids=ids.to(CARD), position_ids=places.to(CARD))
+        assert torch.equal(out.logits.cpu(), wanted)
+        assert 0 < card.vram.used() <= budget
+        management.reset_cast_buffers()
+        management.unload_all_models()
