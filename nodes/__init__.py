@@ -8,6 +8,7 @@ from .captioner import SkyReelsV2Captioner, SkyReelsV2CaptionFilm
 from .color_anchor import SkyReelsV2ColorAnchor
 from .decode import SkyReelsV2Decode
 from .encode import SkyReelsV2Encode
+from .film_to_video import SkyReelsV2FilmToVideo
 from .frames import SkyReelsV2Frames
 from .host.files import register_more_files, register_toy_weights
 from .image_to_video import SkyReelsV2ImageToVideo
@@ -53,6 +54,7 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2LanguageModelLoader,
     SkyReelsV2LanguageEndpoint,
     SkyReelsV2PromptEnhancer,
+    SkyReelsV2FilmToVideo,
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..skyreels_model.framing import FITS
@@ -59,11 +61,12 @@ class SkyReelsV2Frames(io.ComfyNode):
         fit: str = "crop",
         loop: bool = False,
         clip_fps: float | None = None,
-        **given: io.Image.Type | None,
+        **given: Any,
     ) -> io.NodeOutput:
         images = collect_images(schedule, given, key_seconds, fit, loop, clip_fps)
         plan = schedule.fit(images.counts)
-        return io.NodeOutput(images, images.preview, draw_plan(plan), describe_plan(plan))
+        summary = describe_plan(plan) + images.describe()
+        return io.NodeOutput(images, images.preview, draw_plan(plan), summary)
 
 
 def _image_inputs() -> list[io.Input]:
@@ -134,5 +137,17 @@ def _clip_inputs() -> list[io.Input]:
             tooltip="Frames per second of video, source and prepend_to, such as the fps of Get "
             "Video Components. They are brought to the schedule's fps. Not connected: they have "
             "it already.",
+        ),
+        io.Video.Input(
+            "video_file",
+            optional=True,
+            tooltip="As video, from Load Video: of a long clip only the frames that the film "
+            "continues are decoded. Its frame rate is brought to the schedule's.",
+        ),
+        io.Video.Input(
+            "prepend_to_file",
+            optional=True,
+            tooltip="As prepend_to, from Load Video: of a long clip only the frames that the film "
+            "leads into are decoded. Its frame rate is brought to the schedule's.",
         ),
     ]

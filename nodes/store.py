@@ -46,6 +46,14 @@ class SkyReelsV2Store(io.ComfyNode):
                     tooltip="Make all windows again, also those that are on disk. Nothing is "
                     "deleted. A window that comes out the same takes the old one's place.",
                 ),
+                io.Boolean.Input(
+                    "watch",
+                    default=False,
+                    optional=True,
+                    tooltip="Writes each finished window as a video at once, so you can watch the "
+                    "film while it is made. SkyReels-V2 Film to Video at its defaults joins them "
+                    "without decoding. Needs a VAE at the sampler.",
+                ),
             ],
             outputs=[
                 Store.Output(display_name="store", tooltip="For SkyReels-V2 Sampler."),
@@ -57,5 +65,7 @@ class SkyReelsV2Store(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, name: str, save_every: float, start_afresh: bool) -> io.NodeOutput:
-        return io.NodeOutput(StoreSettings(name, save_every, start_afresh), list_films())
+    def execute(
+        cls, name: str, save_every: float, start_afresh: bool, watch: bool = False
+    ) -> io.NodeOutput:
+        return io.NodeOutput(StoreSettings(name, save_every, start_afresh, watch), list_films())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +16,16 @@ FITS = ("crop", "pad")
 PIECE = 16  # images
 SAME_LEVEL = 1e-3  # of 255: what a number of 8 bits may be off by in float32
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
+
+
+class ClipFrames(Protocol):
+    """A clip of a film's size, in memory or in a file: looked at in parts, so never all at once."""
+
+    def __len__(self) -> int: ...
+
+    def cut(self, start: int = 0, stop: int | None = None) -> Tensor: ...
+
+    def pieces(self) -> Iterator[Tensor]: ...
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.model_patcher
@@ -32,6 +32,7 @@ KINDS = {
     "VAE": "a VAE, as of SkyReels-V2 VAE Loader",
     "CLIP_VISION": "a CLIP_VISION, as of SkyReels-V2 Image Encoder Loader",
     "SIGMAS": "SIGMAS, as of Basic Scheduler",
+    "AUDIO": "AUDIO, as of Load Audio",
     "VIDEO": "a VIDEO, as of Load Video",
     "SKYREELS_V2_SCHEDULE": "a schedule, of SkyReels-V2 Schedule",
     "SKYREELS_V2_FRAMES": "frames, of SkyReels-V2 Frames",
@@ -135,10 +136,12 @@ def fits(kind: str, value: Any) -> bool:
         return hasattr(value, "encode") and hasattr(value, "decode") and not isinstance(value, str)
     if kind == "CLIP_VISION":
         return hasattr(value, "encode_image")
-    if kind == "VIDEO":
-        return hasattr(value, "get_stream_source") and hasattr(value, "get_components")
     if kind == "LATENT":
         return isinstance(value, dict)
+    if kind == "VIDEO":
+        return hasattr(value, "get_components") and hasattr(value, "get_stream_source")
+    if kind == "AUDIO":
+        return isinstance(value, Mapping)  # some nodes open a sound only when it is looked at
     if kind == "CONDITIONING":
         return isinstance(value, list) and bool(value) and all(map(_is_prompt, value))
     if kind.startswith("SKYREELS_V2_"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 # Python has no name for it before 3.13; the number is that of x86 and ARM.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+_PAGE_OUT = 21  # Linux's MADV_PAGEOUT
 
 
 def map_without_reserve(file: pathlib.Path) -> mmap.mmap:
@@ -49,6 +50,19 @@ def release(tensor: Tensor) -> None:
     behind = (begin + size) // mmap.PAGESIZE * mmap.PAGESIZE
     if behind > first:
         advise(first, behind - first, mmap.MADV_DONTNEED)
+
+
+def page_out(tensor: Tensor) -> None:
+    """Take the pages of all of a tensor's storage out of memory, where the system can.
+
+    Nothing is lost, whatever it lies in: pages of a file are read again, others come back from the
+    swap. For a tensor on a disk that was read from end to end.
+    """
+    advise, storage = _madvise(), tensor.untyped_storage()
+    if advise is None or tensor.device.type != "cpu":
+        return
+    begin = storage.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    advise(begin, storage.data_ptr() + storage.nbytes() - begin, _PAGE_OUT)
 
 
 @functools.cache

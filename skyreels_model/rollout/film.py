@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,6 +40,19 @@ class CacheState(Protocol):
         """Bring what is compared with latents to their device."""
 
 
+@runtime_checkable
+class Windows(Protocol):
+    """Finished windows (1, C, F, h, w) in the order in which they are made: a list, or a disk."""
+
+    def append(self, latents: Tensor, /) -> None: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+    def __len__(self) -> int: ...
+
+
 @dataclass
 class Film:
     """The whole state of a film in the making.
@@ -51,9 +64,10 @@ class Film:
     level). cache: what a cache of model calls remembers of the window, a dataclass of tensors and
     numbers; skipped: how many rows of the film it has forecast so far. carried: the latents that
     the window made before gives to the current one. tail: what `history` keeps of the film so far.
-    finished: the windows done, given frames included, on the CPU. reference: the statistics (1 + C,
-    C) that a window's colours are held to. begin, passed: of a sliding film the first latent in
-    view, counted from its sequence's first, and those that the view has left, on the CPU.
+    finished: the windows done, given frames included, on the CPU or on a disk. reference: the
+    statistics (1 + C, C) that a window's colours are held to. begin, passed: of a sliding film the
+    first latent in view, counted from its sequence's first, and those that the view has left, on
+    the CPU.
     """
 
     plan: FilmPlan
@@ -70,7 +84,7 @@ class Film:
     carried: Tensor | None = None
     tail: Tail = field(default_factory=Tail)
     conditions: Conditions = field(default_factory=Conditions)
-    finished: list[Tensor] = field(default_factory=list)
+    finished: Windows = field(default_factory=list[Tensor])
     reference: Tensor | None = None
     begin: int = 0
     passed: list[Tensor] = field(default_factory=list)

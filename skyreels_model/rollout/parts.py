@@ -15,21 +15,22 @@ they come from. `FilmParts` is what has to be known of a film whose own latents 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..framing import FramedFilm
+from ..framing import ClipFrames
 from ..grid import TEMPORAL_STRIDE, frame_length
 from ..plan.film_plan import FilmPlan
 from ..plan.windows import Window
-from .film import Film
+from .film import Film, Windows
 
 # decode(latents (1, C, F, h, w)) -> all of their frames in order, in pieces (1, 3, n, H, W).
 Decode = Callable[[Tensor], Iterator[Tensor]]
-GivenFilm = FramedFilm | Tensor  # frames (T, H, W, 3), brought to size or not yet
+GivenFilm = ClipFrames | Tensor  # frames (T, H, W, 3), brought to size or not yet
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class FilmParts:
     """How a film's own latents (1, C, F, h, w) were made and are to be decoded.
 
     before, after: films that it extends and leads into. shape, digest: of the latents that all
-    this is true of (`bind_parts`).
+    this is true of (`bind_parts`). fps: frames a second, 0 where that is not known. on_disk:
+    whether the latents lie there, and are read when they are looked at.
     """
 
     seams: tuple[Seam, ...]
@@ -88,6 +90,8 @@ class FilmParts:
     after: GivenFilm | None = None
     shape: tuple[int, ...] = ()
     digest: str = ""
+    fps: int = 0
+    on_disk: bool = False
 
     @property
     def simple(self) -> bool:
@@ -119,10 +123,11 @@ def bind_parts(
     spans: Iterable[Span],
     before: GivenFilm | None = None,
     after: GivenFilm | None = None,
+    fps: int = 0,
 ) -> FilmParts:
     """`FilmParts` that are true of these latents and of no others."""
     shape = tuple(samples.shape)
-    return FilmParts(tuple(seams), tuple(spans), before, after, shape, fingerprint(samples))
+    return FilmParts(tuple(seams), tuple(spans), before, after, shape, fingerprint(samples), fps)
 
 
 def fingerprint(samples: Tensor) -> str:
@@ -138,15 +143,15 @@ def fingerprint(samples: Tensor) -> str:
 
 
 @dataclass(frozen=True)
-class WindowPart:
-    """A finished window (1, C, F, h, w), the latents given to it first, and its share of the film.
+class WindowShare:
+    """What of a window is the film's, after the latents given to it.
 
-    frame, frames: the first frame that it adds to the film, and how many. joins: whether the next
-    window in the film goes on in the same stretch.
+    given: how many of its latents, at the beginning, are not the film's. frame, frames: the first
+    frame that it adds to the film, and how many. joins: whether the next window in the film goes
+    on in the same stretch.
     """
 
     window: Window
-    latents: Tensor
     given: int
     frame: int
     frames: int
@@ -157,22 +162,47 @@ class WindowPart:
         return frame_length(self.given) + self.window.skip
 
 
+@dataclass(frozen=True)
+class WindowPart(WindowShare):
+    """A finished window (1, C, F, h, w), the latents given to it first, and its share."""
+
+    latents: Tensor
+
+
+def share_of(plan: FilmPlan, window: Window, extends: bool = False) -> WindowShare:
+    """The share of a window of the film; extends: as in `window_parts`."""
+    first, stop = plan.new_frames(window)
+    given = window.repeated
+    if extends and window.index == 0:
+        given, first = window.prefix, frame_length(window.prefix)
+    joins = _joins_next(plan, window)
+    return WindowShare(window, given, first, max(stop - first, 0), joins)
+
+
 def window_parts(
-    plan: FilmPlan, finished: Iterable[Tensor], extends: bool = False
+    plan: FilmPlan, finished: Iterable[Tensor] | Windows, extends: bool = False
 ) -> Iterator[WindowPart]:
-    """The finished windows in the order of the film; of a film made forwards one by one.
+    """The finished windows in the order of the film, one by one; of a film made backwards, which
+    begins with the last, all must be there.
 
     extends: whether the film's given first latents are the end of another film, which stands
     before this one and is not decoded again.
     """
-    made = zip(plan.windows(), finished, strict=False)
-    for window, latents in reversed(list(made)) if plan.backwards else made:
-        first, stop = plan.new_frames(window)
-        given = window.repeated
-        if extends and window.index == 0:
-            given, first = window.prefix, frame_length(window.prefix)
-        joins = _joins_next(plan, window)
-        yield WindowPart(window, latents, given, first, max(stop - first, 0), joins)
+    for window, latents in _in_order(plan, finished):
+        share = share_of(plan, window, extends)
+        yield WindowPart(**vars(share), latents=latents)
+
+
+def _in_order(
+    plan: FilmPlan, finished: Iterable[Tensor] | Windows
+) -> Iterator[tuple[Window, Tensor]]:
+    if not plan.backwards:
+        yield from zip(plan.windows(), finished, strict=False)
+        return
+    # Whatever can be asked for one of them is, so that not all have to be in memory.
+    windows: Windows = finished if isinstance(finished, Windows) else list(finished)
+    for index in reversed(range(len(windows))):
+        yield plan.window_at(index), windows[index]
 
 
 def _joins_next(plan: FilmPlan, window: Window) -> bool:
@@ -184,7 +214,7 @@ def _joins_next(plan: FilmPlan, window: Window) -> bool:
 
 
 def film_stretches(
-    plan: FilmPlan, finished: Iterable[Tensor], extends: bool = False
+    plan: FilmPlan, finished: Iterable[Tensor] | Windows, extends: bool = False
 ) -> Iterator[Stretch]:
     """The stretches of a film, each as soon as its windows have come from `finished`.
 
@@ -195,13 +225,25 @@ def film_stretches(
     for part in window_parts(plan, finished, extends):
         joined.append(part)
         if not part.joins:
-            yield _join(joined)
+            yield join_parts(joined)
             joined = []
     if joined:
-        yield _join(joined)
+        yield join_parts(joined)
 
 
-def _join(parts: list[WindowPart]) -> Stretch:
+def stretch_shares(plan: FilmPlan, count: int, extends: bool = False) -> list[list[WindowShare]]:
+    """The shares of the first `count` windows made, by stretch, in the order of the film."""
+    order = range(count)
+    found: list[list[WindowShare]] = [[]]
+    for index in reversed(order) if plan.backwards else order:
+        share = share_of(plan, plan.window_at(index), extends)
+        found[-1].append(share)
+        if not share.joins:
+            found.append([])
+    return [shares for shares in found if shares]
+
+
+def join_parts(parts: Sequence[WindowPart]) -> Stretch:
     """The stretch of windows of which each further one continues the latents before it."""
     first, *others = parts
     latents = first.latents
@@ -211,42 +253,84 @@ def _join(parts: list[WindowPart]) -> Stretch:
     return Stretch(latents, first.given, first.skip, sum(part.frames for part in parts))
 
 
+class Sink(Protocol):
+    """Takes latents (1, C, n, h, w) one after another, and gives them back as one tensor."""
+
+    def add(self, latents: Tensor) -> None: ...
+
+    def join(self) -> Tensor: ...
+
+
+class MemorySink:
+    """As a `Sink`, in memory."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Tensor] = []
+
+    def add(self, latents: Tensor) -> None:
+        self.pieces.append(latents)
+
+    def join(self) -> Tensor:
+        return torch.cat(self.pieces, dim=2)
+
+
 def describe_film(
     film: Film,
     convert: Callable[[Tensor], Tensor] = lambda latents: latents,
     before: GivenFilm | None = None,
     after: GivenFilm | None = None,
+    sink: Callable[[], Sink] = MemorySink,
 ) -> tuple[Tensor, FilmParts]:
     """The film's own latents in one tensor, without overlaps, and how to decode them.
 
     convert: what is done to all latents, position by position. before, after: as in `FilmParts`.
+    sink: makes what the latents are gathered in.
     """
     plan, extends = film.plan, before is not None
+    own, shown = sink(), sink()
     spans: list[Span] = []
-    start = 0
+    found: list[_Begin] = []
+    start = first = 0
+    goes_on = False
     for part in window_parts(plan, film.finished, extends):
-        count = part.latents.shape[2] - part.given
-        spans += _window_spans(plan, part, start, count, spans)
-        start += count
-    own: list[Tensor] = []
-    seams: list[Seam] = []
-    start = 0
-    for stretch in film_stretches(plan, film.finished, extends):
-        given, latents = stretch.latents.tensor_split([stretch.given], dim=2)
-        skip = stretch.skip - frame_length(stretch.given)
-        shown = convert(given).clone() if stretch.given else None
-        seams.append(Seam(start, shown, stretch.frames, skip))
-        own.append(latents)
-        start += latents.shape[2]
-    samples = convert(torch.cat(own, dim=2))
-    return samples, bind_parts(samples, seams, spans, before, after)
+        given, latents = part.latents.tensor_split([part.given], dim=2)
+        own.add(convert(latents))
+        if goes_on:
+            found[-1].frames += part.frames
+        else:
+            found.append(_Begin(start, first, part.given, part.frames, part.window.skip))
+            if part.given:
+                shown.add(convert(given))
+                first += part.given
+        spans += _window_spans(plan, part, start, spans)
+        start, goes_on = start + latents.shape[2], part.joins
+    samples, whole = own.join(), shown.join() if first else None
+    seams = [begin.seam(whole) for begin in found]
+    return samples, bind_parts(samples, seams, spans, before, after, plan.fps)
 
 
-def _window_spans(
-    plan: FilmPlan, part: WindowPart, start: int, count: int, before: list[Span]
-) -> list[Span]:
+@dataclass
+class _Begin:
+    """Where a stretch begins, among the film's own latents and among those given."""
+
+    start: int
+    first: int
+    given: int
+    frames: int
+    skip: int
+
+    def seam(self, given: Tensor | None) -> Seam:
+        """given: those of all stretches in one tensor."""
+        own = None
+        if given is not None and self.given:
+            own = given[:, :, self.first : self.first + self.given]
+        return Seam(self.start, own, self.frames, self.skip)
+
+
+def _window_spans(plan: FilmPlan, share: WindowPart, start: int, before: list[Span]) -> list[Span]:
     """A window's own latents; of one sequence as many at a time as a view shows."""
-    window, frame, number = part.window, part.frame, len(before)
+    window, frame, number = share.window, share.frame, len(before)
+    count = share.latents.shape[2] - share.given
     if plan.sliding:
         view = plan.shown_latents(window)
         # After given latents that are left out every one has four frames.

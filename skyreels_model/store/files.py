@@ -56,10 +56,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             why = f"a film could not be saved: {error.strerror or error}; what was saved is whole"
             raise OSError(error.errno, why, str(path.parent)) from error
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Let the renaming itself survive a power cut, where the system can."""
     if os.name == "nt":
         return  # which has no handle on a folder

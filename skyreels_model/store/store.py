@@ -22,6 +22,7 @@ from ..rollout.loop import advance, carry_over, finish_window
 from . import files
 from .keys import WindowKey
 from .state import brings_enough, pack_row, pack_window, unpack_row, unpack_tail
+from .windows import StoredWindows
 
 LOCK = "in_use.lock"
 EVERY = 60.0  # seconds between two savings of a window at work
@@ -104,6 +105,7 @@ class Session:
         # before it, and where the files with latents that have left the view begin.
         self.saved_at, self.skipped = time.monotonic(), 0
         self.passed, self.latents_saved = list[int](), 0
+        self.windows = StoredWindows(self.read_latents)
         # A run may have ended between saving a window and removing its rows.
         self.windows_with_rows = {path.stem.split("_", 1)[1] for path in store.list_rows()}
 
@@ -135,6 +137,7 @@ class Session:
             carried, tail = None, Tail()
         film.skipped += about["skipped"]
         advance(film, latents, carried, tail)
+        self.windows.settle()
         self.kept += 1
         if any(name.startswith(self.keys[index].name) for name in self.windows_with_rows):
             self._remove_rows(self.keys[index])
@@ -194,8 +197,13 @@ class Session:
         tensors, about = pack_window(film)
         about |= {"skipped": film.skipped - self.skipped, "parts": dict(key.parts)}
         files.write(self.store.path("window", key), tensors, about)
+        self.windows.settle()
         self._remove_rows(key)
         self.made += 1
+
+    def read_latents(self, index: int) -> Tensor:
+        """The latents (1, C, F, h, w) of a window that was kept or made."""
+        return files.read(self.store.path("window", self.keys[index]))[0]["latents"]
 
     def _remove_rows(self, key: WindowKey) -> None:
         for path in self.store.list_rows(key.name):
@@ -228,13 +236,19 @@ def make_film(
     sample_window: Callable[[Film], None],
     history: History | None,
     session: Session | None = None,
+    on_window: Callable[[], object] = lambda: None,
 ) -> None:
     """Make all windows of a film that are left, those that a store has from there.
 
-    sample_window: denoises the film's current window, which may have begun.
+    sample_window: denoises the film's current window, which may have begun. With a session the
+    film's finished windows are read from the disk when they are needed. on_window: is called when
+    a window is among them.
     """
+    if session:
+        film.finished = session.windows
     while not film.done:
         if session and session.recall(film, history):
+            on_window()
             continue
         if session:
             session.resume(film)
@@ -242,6 +256,7 @@ def make_film(
         finish_window(film, history)
         if session:
             session.save_window(film)
+        on_window()
 
 
 def _written_at(path: Path) -> int:

@@ -131,6 +131,10 @@ def working_graph(lora_name, words_name):
         ),
         # Or a film of another case would be taken from the disk.
         "17": graphs.node("SkyReelsV2Store", name="fuzz", save_every=60.0, start_afresh=True),
+        "18": graphs.node(
+            "SkyReelsV2FilmToVideo", samples=["6", 0], vae=["3", 0], filename_prefix="fuzz",
+            codec="h264", quality=50, bit_depth="8", fps=0.0,
+        ),
         "20": image,
         "21": graphs.node("ScriptedWords", answer='{"lighting": "dim"}'),
         "22": graphs.node("SkyReelsV2Captioner", engine=["21", 0], images=["20", 0], seed=0),

@@ -80,4 +80,4 @@ class Run:
 
 
 def latents(film):
-    return torch.cat(film.finished, dim=2)
+    return torch.cat(list(film.finished), dim=2)

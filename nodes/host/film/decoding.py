@@ -5,83 +5,180 @@ How windows join is `rollout.parts`' part.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.latent_formats
 import comfy.sd
 import comfy.utils
 import torch
 from torch import Tensor
 
 from ....skyreels_model.budget import GB
-from ....skyreels_model.framing import FramedFilm
+from ....skyreels_model.files.mapped import page_out
+from ....skyreels_model.framing import PIECE, ClipFrames
 from ....skyreels_model.grid import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ....skyreels_model.rollout.film import Film
-from ....skyreels_model.rollout.parts import decode_stretches, describe_film
+from ....skyreels_model.rollout.parts import (
+    Decode,
+    MemorySink,
+    Sink,
+    decode_stretches,
+    describe_film,
+    film_stretches,
+    share_of,
+)
+from ....skyreels_model.store.manifest import StoredFilm
 from ....skyreels_model.vae.tiles import Tiling
-from ..sockets.latent import check_latent, film_parts, make_latent
+from ....skyreels_model.video.reader import FileFilm
+from ....skyreels_model.video.sound import FileSound
+from ..sockets.latent import FILM_KEY, check_latent, film_parts, make_latent
 from ..sockets.memory import explain_lack, require_ram
 from ..sockets.vae import OTHER_VAE, HostVAE, check_wan_vae
 from ..sockets.vae_streams import decode_latents, make_tiling
 from .given import FilmImages
 
+READ = 256  # pieces of frames after which latents on a disk are let out of memory
+STORED_KEY = "skyreels_v2_stored"  # of a LATENT: the film on a disk, as a `StoredFilm`
+
 
 def film_latent(
-    film: Film, process_out: Callable[[Tensor], Tensor], images: FilmImages | None
+    film: Film,
+    process_out: Callable[[Tensor], Tensor],
+    images: FilmImages | None,
+    sink: Callable[[], Sink] = MemorySink,
 ) -> dict[str, Any]:
     """The windows of a film as one LATENT; `process_out` undoes the latents' normalisation.
 
     `samples` is the film without its overlaps, so that any VAE node can decode it whole; the
     latents given to each window ride along, so that `decode_film` can decode each window exactly
-    as it was made. So do the films (T, H, W, 3) that it extends and leads into.
+    as it was made. So do the films (T, H, W, 3) that it extends and leads into. sink: what the
+    latents are gathered in.
     """
     before = images.video if images else None
     after = images.following if images else None
-    return make_latent(*describe_film(film, process_out, before, after))
+    samples, parts = describe_film(film, process_out, before, after, sink)
+    if sink is not MemorySink:
+        page_out(samples)  # all of it was read for its fingerprint
+        parts = replace(parts, on_disk=True)
+    return make_latent(samples, parts)
 
 
-def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> Tensor:
-    """All frames of a LATENT, (batch * frames, H, W, 3) in 0..1; tile_size px, 0 for automatic."""
+@dataclass(frozen=True)
+class FilmFrames:
+    """All frames of a film, not decoded yet: how many, their size, and how to get them.
+
+    fps: frames a second, 0 where that is not known. pieces: makes them, (n, H, W, 3) in 0..1, a
+    few at a time. stored: the film on a disk that has these frames and no others. sound: what is
+    heard of clips in files, where they are seen.
+    """
+
+    count: int
+    width: int
+    height: int
+    fps: int
+    pieces: Callable[[], Iterator[Tensor]]
+    stored: StoredFilm | None = None
+    sound: Callable[[], FileSound | None] = lambda: None
+
+
+def open_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> FilmFrames:
+    """The frames of a LATENT, one film of its batch after another; tile_size px, 0 for automatic.
+
+    Raises ValueError for what cannot be decoded, before anything is.
+    """
     tiling = make_tiling(tile_size)
     check_wan_vae(vae)
     samples = check_latent(latent)
     parts = film_parts(latent, samples)
+    if parts.on_disk:
+        page_out(samples)
     films = [film for film in (parts.before, parts.after) if film is not None]
     given = sum(seam.given.shape[2] for seam in parts.seams if seam.given is not None)
-    bar = comfy.utils.ProgressBar(len(samples) * (samples.shape[2] + given))
+    count = sum(seam.frames for seam in parts.seams) + sum(map(len, films))
+    height, width = (side * SPATIAL_STRIDE for side in samples.shape[3:])
+
+    def pieces() -> Iterator[Tensor]:
+        decode = decode_with_bar(vae, tiling, len(samples) * (samples.shape[2] + given))
+        for sample in samples.split(1):
+            yield from _pieces(parts.before)
+            made = decode_stretches(parts.stretches(sample), decode)
+            for number, piece in enumerate(made):
+                yield _as_images(piece)
+                if parts.on_disk and number % READ == READ - 1:
+                    page_out(samples)
+            yield from _pieces(parts.after)
+
+    # What other nodes have changed, or put beside it, is not on the disk.
+    whole = not films and parts is latent.get(FILM_KEY) and not tile_size
+    stored = latent.get(STORED_KEY) if whole else None
+
+    def sound() -> FileSound | None:
+        if isinstance(parts.before, FileFilm):
+            return parts.before.sound()
+        if isinstance(parts.after, FileFilm):
+            return parts.after.sound((count - len(parts.after)) / parts.after.fps)
+        return None
+
+    return FilmFrames(len(samples) * count, width, height, parts.fps, pieces, stored, sound)
+
+
+def open_stored_film(vae: comfy.sd.VAE, film: StoredFilm, tile_size: int = 0) -> FilmFrames:
+    """As `open_film`, of a film on the disk, as far as it is there; without the clips beside it."""
+    tiling, plan = make_tiling(tile_size), film.plan
+    check_wan_vae(vae)
+    shares = [share_of(plan, plan.window_at(index), film.extends) for index in range(film.count)]
+    latents = sum(share.window.length for share in shares)
+    process_out = comfy.latent_formats.Wan21().process_out
+
+    def pieces() -> Iterator[Tensor]:
+        decode = decode_with_bar(vae, tiling, latents)
+        stretches = film_stretches(plan, film.finished(), film.extends)
+        raw = (replace(stretch, latents=process_out(stretch.latents)) for stretch in stretches)
+        yield from map(_as_images, decode_stretches(raw, decode))
+
+    count = sum(share.frames for share in shares)
+    stored = None if tile_size else film
+    return FilmFrames(count, plan.width, plan.height, plan.fps, pieces, stored)
+
+
+def decode_with_bar(vae: comfy.sd.VAE, tiling: Tiling | None, count: int) -> Decode:
+    """`decode_pieces` with a progress bar of so many latents."""
+    bar = comfy.utils.ProgressBar(count)
 
     def decode(latents: Tensor) -> Iterator[Tensor]:
         for piece in decode_pieces(vae, latents, tiling):
             bar.update(-(-piece.shape[2] // TEMPORAL_STRIDE))
             yield piece
 
-    count = sum(seam.frames for seam in parts.seams) + sum(map(len, films))
-    height, width = (side * SPATIAL_STRIDE for side in samples.shape[3:])
-    whole = len(samples) * count
+    return decode
+
+
+def decode_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> Tensor:
+    """All frames of a LATENT, (batch * frames, H, W, 3) in 0..1; tile_size px, 0 for automatic."""
+    film = open_film(vae, latent, tile_size)
     require_ram(
-        f"samples is a film of {whole} frames at {width} x {height}, which",
-        whole * height * width * 3 * 4,
+        f"samples is a film of {film.count} frames at {film.width} x {film.height}, which",
+        film.count * film.height * film.width * 3 * 4,
         "make the film shorter or smaller (frames, width, height)",
     )
     frames, position = None, 0
-    for sample in samples.split(1):
-        made = map(_as_images, decode_stretches(parts.stretches(sample), decode))
-        for piece in itertools.chain(_pieces(parts.before), made, _pieces(parts.after)):
-            if frames is None:
-                frames = _reserve_frames(whole, piece)
-            frames[position : position + len(piece)] = piece
-            position += len(piece)
+    for piece in film.pieces():
+        if frames is None:
+            frames = _reserve_frames(film.count, piece)
+        frames[position : position + len(piece)] = piece
+        position += len(piece)
     assert frames is not None and position == len(frames)
     return frames
 
 
-def _pieces(film: FramedFilm | Tensor | None) -> Iterator[Tensor]:
+def _pieces(film: ClipFrames | Tensor | None) -> Iterator[Tensor]:
     """A given film, a few frames (n, H, W, 3) at a time: the only whole copy is the result."""
-    if isinstance(film, FramedFilm):
-        yield from film.pieces()
+    if isinstance(film, Tensor):
+        yield from film.split(PIECE)
     elif film is not None:
-        yield film
+        yield from film.pieces()
 
 
 def _reserve_frames(count: int, like: Tensor) -> Tensor:

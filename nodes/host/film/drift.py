@@ -75,7 +75,7 @@ def _hold(
         parts.append(part)
     samples = torch.cat(parts, dim=2)
     seams = [replace(seam, given=given.get(seam.start)) for seam in film.seams]
-    return samples, bind_parts(samples, seams, film.spans, film.before, film.after)
+    return samples, bind_parts(samples, seams, film.spans, film.before, film.after, film.fps)
 
 
 def _statistics(samples: Tensor) -> Tensor:

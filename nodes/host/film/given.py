@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....skyreels_model.framing import FramedFilm, resample
+from ....skyreels_model.framing import ClipFrames, FramedFilm, resample
 from ....skyreels_model.grid import frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.given import Given, too_near
 from ....skyreels_model.rollout.conditions import Conditions
+from ....skyreels_model.video.reader import FileFilm
 from ..notice import warn
+from .clips import open_clip
 from .images import open_images
 
 
@@ -30,9 +33,9 @@ class FilmImages:
     start: Tensor | None = None
     keys: dict[int, Tensor] = field(default_factory=dict)  # by frame
     end: Tensor | None = None
-    video: FramedFilm | None = None
-    source: FramedFilm | None = None
-    following: FramedFilm | None = None
+    video: ClipFrames | None = None
+    source: ClipFrames | None = None
+    following: ClipFrames | None = None
 
     @property
     def counts(self) -> Given:
@@ -73,6 +76,11 @@ class FilmImages:
         ]
         return torch.cat(parts, dim=2)
 
+    def describe(self) -> str:
+        """What becomes of the frame rates of clips in files; a line for each."""
+        files = [clip for clip in (self.video, self.following) if isinstance(clip, FileFilm)]
+        return "".join(f"\n{clip.describe()}" for clip in files)
+
     @property
     def preview(self) -> Tensor:
         """All images in the order of the film, (N, H, W, 3). A film to extend shows its last
@@ -88,7 +96,7 @@ class FilmImages:
 
 def collect_images(
     plan: FilmPlan,
-    given: Mapping[str, Tensor | None],
+    given: Mapping[str, Any],
     key_seconds: str,
     fit: str,
     loop: bool,
@@ -97,7 +105,8 @@ def collect_images(
     """All images with the plan's size; raises ValueError where they contradict each other.
 
     given: images (N, H, W, C) by input: start_image, end_image, key_images, video, source,
-    prepend_to. clip_fps: the frame rate of the last three, None for the plan's.
+    prepend_to; videos of the host: video_file, prepend_to_file. clip_fps: the frame rate of the
+    last three that are images, None for the plan's.
     """
     _require_agreement(given, loop)
 
@@ -118,9 +127,9 @@ def collect_images(
         start=None if start is None else start.cut()[0],
         keys=_time_keys(plan, frame_film("key_images"), key_seconds),
         end=None if end is None else end.cut()[0],
-        video=frame_film("video"),
+        video=frame_film("video") or open_clip("video_file", given, plan, fit),
         source=frame_film("source"),
-        following=frame_film("prepend_to"),
+        following=frame_film("prepend_to") or open_clip("prepend_to_file", given, plan, fit),
     )
 
 
@@ -147,16 +156,23 @@ EXCLUSIVE = (
     ("video", "source", "a film extends one, or is made from the other"),
     ("end_image", "prepend_to", "a film ends with one or the other"),
     ("source", "prepend_to", "a film is made from one, or leads into the other"),
+    ("video", "video_file", "a film extends one or the other"),
+    ("start_image", "video_file", "a film begins with one or the other"),
+    ("video_file", "source", "a film extends one, or is made from the other"),
+    ("prepend_to", "prepend_to_file", "a film leads into one or the other"),
+    ("end_image", "prepend_to_file", "a film ends with one or the other"),
+    ("source", "prepend_to_file", "a film is made from one, or leads into the other"),
 )
 
 
-def _require_agreement(given: Mapping[str, Tensor | None], loop: bool) -> None:
+def _require_agreement(given: Mapping[str, Any], loop: bool) -> None:
     connected = {name for name, images in given.items() if images is not None}
     for one, other, why in EXCLUSIVE:
         if {one, other} <= connected:
             raise ValueError(f"{one} and {other} are both connected; {why}: disconnect one")
-    if loop and connected & {"end_image", "prepend_to"}:
-        what = "end_image" if "end_image" in connected else "prepend_to"
+    ends = [name for name in ("end_image", "prepend_to", "prepend_to_file") if name in connected]
+    if loop and ends:
+        what = ends[0]
         raise ValueError(
             f"loop is on and {what} is connected; a loop ends where it begins: disconnect "
             f"{what}, or turn loop off"

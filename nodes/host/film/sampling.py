@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,18 +25,27 @@ from ....skyreels_model.rollout.conditions import Conditions
 from ....skyreels_model.rollout.film import Film, RowDone
 from ....skyreels_model.rollout.history import History, history_of
 from ....skyreels_model.rollout.noise import ShotNoise
+from ....skyreels_model.rollout.parts import Decode
 from ....skyreels_model.store.store import make_film
 from ..sockets.tea_cache import TALLY
 from .cache import OURS, find_settings
 from .checks import check_film
-from .decoding import decode_pieces, film_latent
+from .decoding import STORED_KEY, decode_pieces, film_latent
 from .encoding import encode_frames
 from .given import FilmImages
 from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
 from .lack import PromptsApart
 from .progress import FilmProgress
 from .shots import FilmShot, plan_shots
-from .store import StoreSettings, describe_session, open_store, sample_saved
+from .store import (
+    StoreSettings,
+    describe_session,
+    latent_sink,
+    open_recorder,
+    open_store,
+    open_stored,
+    sample_saved,
+)
 
 WRAPPER_KEY = "skyreels_v2"
 
@@ -67,18 +77,25 @@ def sample_film(
     conditions = Conditions()
     if images and vae is not None:
         conditions = images.encode(plan, frame_encoder(vae, latent_format))
-    history = host_history(plan, vae, latent_format)
     noise = ShotNoise(plan, [seed if shot.seed is None else shot.seed for shot in shots])
     maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
 
     film = Film(plan, solver, conditions=conditions)
-    with open_store(store, film, maker, vae) as session:
-        make_film(film, lambda film: sample_saved(maker, film, session), history, session)
+    extends = images is not None and images.video is not None
+    with open_store(store, film, maker, vae, extends) as session:
+        decode = frame_decoder(vae, latent_format)
+        recorder = open_recorder(store, session, film, vae, extends, decode)
+        history = host_history(plan, vae, latent_format, recorder.decode if recorder else decode)
+        on_window = recorder.finish_window if recorder else lambda: None
+        sample = functools.partial(sample_saved, maker, session=session)
+        make_film(film, sample, history, session, on_window)
+        latent = film_latent(film, latent_format.process_out, images, latent_sink(store))
     settings = [find_settings(one.model_options) for one in maker.models()]
     report = progress.finish(film, any(one is not None and one.threshold > 0 for one in settings))
     if store and session:
+        latent[STORED_KEY] = open_stored(store)
         report += "\n" + describe_session(session, store)
-    return film_latent(film, latent_format.process_out, images), report
+    return latent, report
 
 
 @dataclass
@@ -175,7 +192,18 @@ def stop_if_cancelled(count: int) -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -> History | None:
+def frame_decoder(vae: comfy.sd.VAE | None, latent_format: Any) -> Decode:
+    """Normalised latents (1, C, F, h, w) -> frames (1, 3, n, H, W) in 0..1, by any VAE."""
+
+    def decode(latents: Tensor) -> Iterator[Tensor]:
+        return decode_pieces(vae, latent_format.process_out(latents.cpu()))
+
+    return decode
+
+
+def host_history(
+    plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any, decode: Decode
+) -> History | None:
     """The plan's history through the host's VAE; its frames are (1, 3, n, H, W) in 0..1."""
     if vae is None:
         return history_of(plan, None, None)
@@ -183,8 +211,5 @@ def host_history(plan: FilmPlan, vae: comfy.sd.VAE | None, latent_format: Any) -
 
     def encode(frames: Tensor) -> Tensor:
         return encode_frames(frames[0].movedim(0, -1).clamp(0, 1))
-
-    def decode(latents: Tensor) -> Iterator[Tensor]:
-        return decode_pieces(vae, latent_format.process_out(latents.cpu()))
 
     return history_of(plan, decode, encode)

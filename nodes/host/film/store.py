@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,17 @@ import folder_paths
 
 from ....skyreels_model.budget import GB
 from ....skyreels_model.rollout.film import Film
+from ....skyreels_model.rollout.parts import Decode, MemorySink, Sink
 from ....skyreels_model.rules import refusal, require_number
 from ....skyreels_model.store.keys import window_keys
+from ....skyreels_model.store.manifest import StoredFilm, read_manifest, write_manifest
+from ....skyreels_model.store.recording import VIDEOS, Recorder, segment_paths
 from ....skyreels_model.store.store import FilmStore, Session
+from ....skyreels_model.store.windows import DiskSink
+from ....skyreels_model.video.codecs import VideoSettings
+from ....skyreels_model.video.segments import SegmentFolder, alike
 from ..sockets.tea_cache import SETTINGS as PUBLISHED
-from .identity import FilmIdentity
+from .identity import FilmIdentity, identify_vae
 
 if TYPE_CHECKING:
     from .sampling import FilmMaker
@@ -37,15 +44,21 @@ MB = 10**6
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What a person sets: the film's name, how often it is saved, and whether to begin anew."""
+    """What a person sets: the film's name, how often it is saved, whether to begin anew.
+
+    watch: whether each window is written as a video, too, as soon as it is finished.
+    """
 
     name: str
     save_every: float
     afresh: bool
+    watch: bool = False
 
     def __post_init__(self) -> None:
         require_number("save_every", self.save_every, *BOUNDS["save_every"])
         film_folder(self.name)
+        if self.watch:
+            VideoSettings()
 
 
 def films_folder() -> Path:
@@ -95,9 +108,16 @@ def _size(file: Path) -> int:
 
 @contextlib.contextmanager
 def open_store(
-    settings: StoreSettings | None, film: Film, maker: FilmMaker, vae: comfy.sd.VAE | None
+    settings: StoreSettings | None,
+    film: Film,
+    maker: FilmMaker,
+    vae: comfy.sd.VAE | None,
+    extends: bool,
 ) -> Iterator[Session | None]:
-    """The store of a film that is about to be made; None without settings."""
+    """The store of a film that is about to be made; None without settings.
+
+    extends: whether the film goes on from a clip.
+    """
     if settings is None:
         yield None
         return
@@ -107,7 +127,75 @@ def open_store(
     rows = (lambda: False) if cached else lambda: not identity.remembers()
     store = FilmStore(film_folder(settings.name), settings.save_every, rows)
     with store.open(keys, settings.afresh) as session:
+        write_manifest(store.folder, film.plan, keys, extends)
         yield session
+
+
+def open_recorder(
+    settings: StoreSettings | None,
+    session: Session | None,
+    film: Film,
+    vae: comfy.sd.VAE | None,
+    extends: bool,
+    to_frames: Decode,
+) -> Recorder | None:
+    """What writes the film's windows as videos; None where that is not asked for.
+
+    to_frames: normalised latents to frames in 0..1. Raises ValueError where that needs a VAE.
+    """
+    if settings is None or session is None or not settings.watch:
+        return None
+    if vae is None:
+        raise ValueError(
+            "store has watch on, which needs a VAE to make frames; connect one to vae, or turn "
+            "watch off"
+        )
+    folder = film_folder(settings.name)
+    segments = open_segments(folder, VideoSettings(), Fraction(film.plan.fps), vae)
+    names = [f"window_{key.name}" for key in session.keys]
+    return Recorder(segments, film, names, extends, to_frames)
+
+
+def open_segments(
+    folder: Path, settings: VideoSettings, rate: Fraction, vae: comfy.sd.VAE
+) -> SegmentFolder:
+    """Where videos of a film's windows lie that are coded so, of the frames of this VAE."""
+    return SegmentFolder(folder / VIDEOS, settings, rate, identify_vae(vae)[:8])
+
+
+def find_segments(
+    film: StoredFilm, settings: VideoSettings, rate: Fraction, vae: comfy.sd.VAE
+) -> list[Path]:
+    """The videos of all parts of a film, where they are there and can be joined; else none."""
+    segments = open_segments(film.folder, settings, rate, vae)
+    names = [Path(name).stem for name in film.windows]
+    paths = segment_paths(segments, film.plan, names, film.count, film.extends)
+    return paths if alike(paths) else []
+
+
+def latent_sink(settings: StoreSettings | None) -> Callable[[], Sink]:
+    """What a film's latents are gathered in: with a store on its disk, not in RAM."""
+    if settings is None:
+        return MemorySink
+    folder = film_folder(settings.name)
+    return lambda: DiskSink(folder)
+
+
+def open_stored(settings: StoreSettings) -> StoredFilm:
+    """A film on disk, as far as it is there. Raises ValueError where nothing of it is."""
+    name = settings.name
+    try:
+        film = read_manifest(film_folder(name))
+    except FileNotFoundError:
+        raise ValueError(
+            f"store is the film {name!r}, which is not on the disk; make it with SkyReels-V2 "
+            f"Sampler, or choose one of the films that SkyReels-V2 Store lists"
+        ) from None
+    if not film.count:
+        raise ValueError(
+            f"store is the film {name!r}, of which no window is finished yet; queue it again"
+        )
+    return film
 
 
 def keeps_state(model: comfy.model_patcher.ModelPatcher) -> bool:

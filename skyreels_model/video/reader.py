@@ -1,0 +1,204 @@
+"""Frames of a video file, at any frame rate, only those that are asked for."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..framing import PIECE, fit_image
+from ..rules import refusal
+from .opening import Source, open_file
+from .sound import FileSound
+
+
+@dataclass(frozen=True)
+class Index:
+    """When each frame of a file is shown, in the order in which they are shown.
+
+    times: in units of `unit` seconds; or numbers of frames, where the file has no times (counted).
+    end: when the last one is gone.
+    """
+
+    times: tuple[int, ...]
+    end: int
+    unit: Fraction
+    counted: bool
+
+
+@dataclass(frozen=True)
+class FileFilm:
+    """A video file as a film of a size and a frame rate; as `framing.FramedFilm`, not in memory.
+
+    name: the input that it came by. begin, seconds: the part of it; 0 seconds is up to the end.
+    A frame of the film is the file's that is shown in the middle of its time.
+    """
+
+    name: str
+    source: Source
+    fps: int
+    width: int
+    height: int
+    fit: str = "crop"
+    begin: float = 0.0
+    seconds: float = 0.0
+
+    @cached_property
+    def index(self) -> Index:
+        found = read_index(self.source, self.name)
+        first = found.times[0] + Fraction(self.begin).limit_denominator(10**6) / found.unit
+        last: Fraction | int = found.end
+        if self.seconds:
+            last = min(last, first + Fraction(self.seconds).limit_denominator(10**6) / found.unit)
+        times = tuple(time for time in found.times if first <= time < last)
+        if not times:
+            rule = "a video with at least one frame in the part that is used"
+            raise refusal(self.name, f"a video from {self.begin:g} s on", rule)
+        return Index(times, int(last), found.unit, found.counted)
+
+    @property
+    def rate(self) -> float:
+        """The file's own frames a second, on average."""
+        index = self.index
+        return float(len(index.times) / ((index.end - index.times[0]) * index.unit))
+
+    def __len__(self) -> int:
+        index = self.index
+        return max(1, round((index.end - index.times[0]) * index.unit * self.fps))
+
+    def places(self, start: int, stop: int) -> list[int]:
+        """Which of the file's frames are the film's [start, stop)."""
+        index = self.index
+        middles = [
+            index.times[0] + (number + Fraction(1, 2)) / self.fps / index.unit
+            for number in range(start, stop)
+        ]
+        return [max(bisect.bisect_right(index.times, middle) - 1, 0) for middle in middles]
+
+    def frames(self, start: int, stop: int) -> Iterator[Tensor]:
+        """The film's frames [start, stop), (height, width, 3) in 0..1."""
+        wanted = self.places(start, stop)
+        if not wanted:
+            return
+        decoded = decode_frames(self.source, self.index, wanted[0], wanted[-1])
+        position, shown = -1, None
+        for place in wanted:
+            while position < place:
+                position, image = next(decoded, (len(self.index.times), None))
+                if image is not None:
+                    shown = fit_image(image, self.width, self.height, self.fit, "bicubic")
+            if shown is None:
+                raise refusal(self.name, "a video that cannot be decoded", "a video that plays")
+            yield shown
+
+    def cut(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """The frames [start, stop), (n, height, width, 3) in 0..1."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        return torch.stack(list(self.frames(start, stop)))
+
+    def pieces(self) -> Iterator[Tensor]:
+        """All frames, a few at a time."""
+        kept: list[Tensor] = []
+        for frame in self.frames(0, len(self)):
+            kept.append(frame)
+            if len(kept) == PIECE:
+                yield torch.stack(kept)
+                kept = []
+        if kept:
+            yield torch.stack(kept)
+
+    def sound(self, begin: float = 0.0) -> FileSound | None:
+        """What is heard with it, after so many seconds of silence; None where that is nothing."""
+        with open_file(self.source) as container:
+            # Where FFmpeg has no decoder, there is no codec context.
+            heard = [one for one in container.streams.audio if one.codec_context is not None]
+        if not heard:
+            return None
+        start = float(self.index.times[0] * self.index.unit)
+        return FileSound(self.source, start, len(self) / self.fps, begin)
+
+    def describe(self) -> str:
+        """What becomes of its frame rate, for people."""
+        own = f"{self.name}: {len(self.index.times)} frames at {self.rate:.5g} a second"
+        if abs(self.rate - self.fps) < 0.01:
+            return f"{own}, as the schedule's"
+        return f"{own}, taken as {len(self)} at the schedule's {self.fps}"
+
+
+def read_index(source: Source, name: str) -> Index:
+    """When each frame is shown, by the file's packets; nothing is decoded where they have times.
+
+    Raises ValueError, which names the input, for what is no video.
+    """
+    try:
+        found = _index_packets(source) or _count_frames(source)
+    except (OSError, ValueError, IndexError) as error:  # PyAV's errors are the first two
+        found, why = None, f" ({getattr(error, 'strerror', None) or error})"
+    else:
+        why = ""
+    if found is None or not found.times:
+        raise refusal(name, f"a file without pictures{why}", "a video that FFmpeg can read")
+    return found
+
+
+def _index_packets(source: Source) -> Index | None:
+    """By the times of the packets; None where they have none."""
+    with open_file(source) as container:
+        stream = container.streams.get(video=0)[0]
+        packets = [one for one in container.demux(stream) if one.size and not one.is_discard]
+        if not packets or any(packet.pts is None for packet in packets):
+            return None
+        packets.sort(key=lambda packet: packet.pts)
+        rate = stream.average_rate or Fraction(25)
+        last = packets[-1].duration or round(1 / rate / stream.time_base)
+        times = tuple(packet.pts for packet in packets)
+        return Index(times, times[-1] + max(last, 1), stream.time_base, False)
+
+
+def _count_frames(source: Source) -> Index:
+    """By decoding all of a file without times."""
+    with open_file(source) as container:
+        stream = container.streams.get(video=0)[0]
+        count = sum(1 for _ in container.decode(stream))
+        return Index(tuple(range(count)), count, 1 / Fraction(stream.average_rate or 25), True)
+
+
+def decode_frames(
+    source: Source, index: Index, first: int, last: int
+) -> Iterator[tuple[int, Tensor]]:
+    """The frames from number `first` to `last` of an index, each (H, W, 3) in 0..1, upright.
+
+    Decoding begins at the last picture before them that needs none before it.
+    """
+    with open_file(source) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        if not index.counted and first:
+            container.seek(index.times[first], stream=stream)
+        for number, frame in enumerate(container.decode(stream)):
+            time = number if index.counted else frame.pts
+            place = bisect.bisect_left(index.times, time)
+            if place == len(index.times) or index.times[place] != time:
+                continue
+            if place > last:
+                return
+            if place >= first:
+                yield place, to_image(frame)
+
+
+def to_image(frame: Any) -> Tensor:
+    """A decoded frame as (H, W, 3) in 0..1, upright; with more than 8 bits where it has them."""
+    deep = max(part.bits for part in frame.format.components) > 8
+    levels = frame.to_ndarray(format="rgb48le" if deep else "rgb24")
+    turns = round(getattr(frame, "rotation", 0) / 90)
+    if turns % 4:
+        levels = np.rot90(levels, turns)
+    image = torch.from_numpy(np.ascontiguousarray(levels).astype(np.float32))
+    return image / (65535 if deep else 255)
