@@ -124,22 +124,25 @@ def _check_number(name: str, value: Any, declared: Any) -> None:
     raise ValueError(f"{name} is {describe_value(value)}; it must be {wanted}{bounds}{nearest}")
 
 
+# What values of the host's kinds of socket can do, whoever has made them.
+METHODS = {
+    "CLIP": ("tokenize", "encode_from_tokens_scheduled"),
+    "VAE": ("encode", "decode"),
+    "CLIP_VISION": ("encode_image",),
+    "VIDEO": ("get_components", "get_stream_source"),
+}
+
+
 def fits(kind: str, value: Any) -> bool:
     """Whether a value is of the host's kind of socket, or of ours."""
     if kind == "MODEL":
         return isinstance(value, comfy.model_patcher.ModelPatcher)
-    if kind == "CLIP":
-        return hasattr(value, "tokenize") and hasattr(value, "encode_from_tokens_scheduled")
+    if kind in METHODS:
+        return all(hasattr(value, name) for name in METHODS[kind])
     if kind == ENGINE:
         return fits("CLIP", value) or hasattr(value, "sees_pictures")
-    if kind == "VAE":
-        return hasattr(value, "encode") and hasattr(value, "decode") and not isinstance(value, str)
-    if kind == "CLIP_VISION":
-        return hasattr(value, "encode_image")
     if kind == "LATENT":
         return isinstance(value, dict)
-    if kind == "VIDEO":
-        return hasattr(value, "get_components") and hasattr(value, "get_stream_source")
     if kind == "AUDIO":
         return isinstance(value, Mapping)  # some nodes open a sound only when it is looked at
     if kind == "CONDITIONING":
