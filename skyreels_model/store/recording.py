@@ -19,7 +19,8 @@ from ..rollout.parts import (
     stretch_shares,
 )
 from ..video.segments import SegmentFolder, write_playlist
-from ..video.writer import FilmWriter
+from ..video.writer import UNFINISHED, FilmWriter
+from .files import remove
 
 VIDEOS = "video"  # in a film's folder
 
@@ -59,6 +60,8 @@ class Recorder:
         self.segments, self.film, self.names, self.extends = segments, film, names, extends
         self.to_frames = to_frames
         self.paths: list[Path] = []  # in the order of the film
+        for left in sorted(segments.folder.glob(f"*{UNFINISHED}")):
+            remove(left)
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         """As `to_frames`, for the history of the film's current window."""

@@ -211,6 +211,22 @@ def test_a_watched_film_is_joined_of_its_windows_and_read_from_its_store(look, o
     assert np.array_equal(levels(other), (frames * 255).round().to(torch.uint8).numpy())
 
 
+@pytest.mark.parametrize("windows", [17, 25])
+def test_latents_that_other_nodes_have_changed_are_not_those_on_the_disk(
+    look, output, part, windows
+):
+    prompt, _ = stored(codec="h264")
+    prompt["5"]["inputs"]["window"] = windows
+    prompt["40"] = graphs.node("SkyReelsV2ColorAnchor", samples=["6", 0], strength=0.5)
+    prompt["40"]["inputs"]["reference"] = ["6", 0]
+    latent, anchored, vae = look(prompt, latent=["6", 0], anchored=["40", 0], vae=["3", 0])
+    open_film = part("film.decoding").open_film
+    assert open_film(vae, latent).stored.count == (2 if windows == 17 else 1)
+    changed = {**latent, "samples": latent["samples"] * 0.5}
+    assert open_film(vae, changed).stored is None
+    assert open_film(vae, anchored).stored is None
+
+
 def test_samples_or_a_store_is_needed(run_prompt, output):
     prompt, alone = stored()
     assert "'train', which is not on the disk" in run_prompt(alone).describe()

@@ -22,25 +22,35 @@ from ....skyreels_model.grid import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ....skyreels_model.rollout.film import Film
 from ....skyreels_model.rollout.parts import (
     Decode,
+    FilmParts,
     MemorySink,
     Sink,
     decode_stretches,
     describe_film,
     film_stretches,
+    fingerprint,
     share_of,
 )
 from ....skyreels_model.store.manifest import StoredFilm
 from ....skyreels_model.vae.tiles import Tiling
 from ....skyreels_model.video.reader import FileFilm
 from ....skyreels_model.video.sound import FileSound
-from ..sockets.latent import FILM_KEY, check_latent, film_parts, make_latent
+from ..sockets.latent import check_latent, film_parts, make_latent
 from ..sockets.memory import explain_lack, require_ram
 from ..sockets.vae import OTHER_VAE, HostVAE, check_wan_vae
 from ..sockets.vae_streams import decode_latents, make_tiling
 from .given import FilmImages
 
 READ = 256  # pieces of frames after which latents on a disk are let out of memory
-STORED_KEY = "skyreels_v2_stored"  # of a LATENT: the film on a disk, as a `StoredFilm`
+STORED_KEY = "skyreels_v2_stored"  # of a LATENT
+
+
+@dataclass(frozen=True)
+class StoredLatent:
+    """The film on a disk that a LATENT is, as long as its numbers have this digest."""
+
+    film: StoredFilm
+    digest: str
 
 
 def film_latent(
@@ -110,9 +120,8 @@ def open_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> 
                     page_out(samples)
             yield from _pieces(parts.after)
 
-    # What other nodes have changed, or put beside it, is not on the disk.
-    whole = not films and parts is latent.get(FILM_KEY) and not tile_size
-    stored = latent.get(STORED_KEY) if whole else None
+    alone = not films and not tile_size
+    stored = _unchanged(latent.get(STORED_KEY), parts, samples) if alone else None
 
     def sound() -> FileSound | None:
         if isinstance(parts.before, FileFilm):
@@ -122,6 +131,15 @@ def open_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> 
         return None
 
     return FilmFrames(len(samples) * count, width, height, parts.fps, pieces, stored, sound)
+
+
+def _unchanged(stored: StoredLatent | None, parts: FilmParts, samples: Tensor) -> StoredFilm | None:
+    """The film on a disk, unless other nodes have changed these latents since."""
+    if stored is None or stored.digest != parts.digest:
+        return None
+    # Of latents that are one stretch the record is not held to their numbers.
+    changed = parts.simple and fingerprint(samples) != parts.digest
+    return None if changed else stored.film
 
 
 def open_stored_film(vae: comfy.sd.VAE, film: StoredFilm, tile_size: int = 0) -> FilmFrames:

@@ -27,10 +27,11 @@ from ....skyreels_model.rollout.history import History, history_of
 from ....skyreels_model.rollout.noise import ShotNoise
 from ....skyreels_model.rollout.parts import Decode
 from ....skyreels_model.store.store import make_film
+from ..sockets.latent import FILM_KEY
 from ..sockets.tea_cache import TALLY
 from .cache import OURS, find_settings
 from .checks import check_film
-from .decoding import STORED_KEY, decode_pieces, film_latent
+from .decoding import STORED_KEY, StoredLatent, decode_pieces, film_latent
 from .encoding import encode_frames
 from .given import FilmImages
 from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
@@ -93,7 +94,7 @@ def sample_film(
     settings = [find_settings(one.model_options) for one in maker.models()]
     report = progress.finish(film, any(one is not None and one.threshold > 0 for one in settings))
     if store and session:
-        latent[STORED_KEY] = open_stored(store)
+        latent[STORED_KEY] = StoredLatent(open_stored(store), latent[FILM_KEY].digest)
         report += "\n" + describe_session(session, store)
     return latent, report
 
