@@ -61,7 +61,9 @@ class FramedFilm:
         return (self.cut(start, start + PIECE) for start in range(0, len(self), PIECE))
 
 
-def resample(count: int, rate: float, fps: int, from_end: bool = False) -> tuple[int, ...]:
+def resample(
+    count: int, rate: float | Fraction, fps: int, from_end: bool = False
+) -> tuple[int, ...]:
     """Which of `count` frames, `rate` of them a second, are shown at `fps`: the nearest in time.
 
     from_end: counted from the last frame, which is then among them, else from the first.

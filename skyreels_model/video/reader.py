@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..framing import PIECE, fit_image
+from ..framing import PIECE, fit_image, resample
 from ..rules import refusal
 from .opening import Source, open_file
 from .sound import FileSound
@@ -38,7 +38,8 @@ class FileFilm:
     """A video file as a film of a size and a frame rate; as `framing.FramedFilm`, not in memory.
 
     name: the input that it came by. begin, seconds: the part of it; 0 seconds is up to the end.
-    A frame of the film is the file's that is shown in the middle of its time.
+    from_end: whether its last frame is one of the film's, else its first. The others are the
+    nearest in time, as by `framing.resample`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class FileFilm:
     fit: str = "crop"
     begin: float = 0.0
     seconds: float = 0.0
+    from_end: bool = False
 
     @cached_property
     def index(self) -> Index:
@@ -64,27 +66,34 @@ class FileFilm:
         return Index(times, int(last), found.unit, found.counted)
 
     @property
-    def rate(self) -> float:
+    def rate(self) -> Fraction:
         """The file's own frames a second, on average."""
-        index = self.index
-        return float(len(index.times) / ((index.end - index.times[0]) * index.unit))
+        times = self.index.times
+        span = (times[-1] - times[0]) * self.index.unit
+        return (len(times) - 1) / span if span else Fraction(self.fps)
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """Which of the file's frames are the film's, in order."""
+        index, times, step = self.index, self.index.times, 1 / self.rate / self.index.unit
+        even = (abs(time - times[0] - place * step) for place, time in enumerate(times))
+        # Times in milliseconds are not even to the unit.
+        if all(off < step / 4 for off in even):
+            return resample(len(times), _round_rate(self.rate), self.fps, self.from_end)
+        span = (times[-1] - times[0]) * index.unit
+        count = int(span * self.fps) + 1
+        numbers = range(count - 1, -1, -1) if self.from_end else range(count)
+        first = times[-1] if self.from_end else times[0]
+        sign = -1 if self.from_end else 1
+        wanted = (first + sign * number / self.fps / index.unit for number in numbers)
+        return tuple(_nearest(times, Fraction(time)) for time in wanted)
 
     def __len__(self) -> int:
-        index = self.index
-        return max(1, round((index.end - index.times[0]) * index.unit * self.fps))
-
-    def places(self, start: int, stop: int) -> list[int]:
-        """Which of the file's frames are the film's [start, stop)."""
-        index = self.index
-        middles = [
-            index.times[0] + (number + Fraction(1, 2)) / self.fps / index.unit
-            for number in range(start, stop)
-        ]
-        return [max(bisect.bisect_right(index.times, middle) - 1, 0) for middle in middles]
+        return len(self.places)
 
     def frames(self, start: int, stop: int) -> Iterator[Tensor]:
         """The film's frames [start, stop), (height, width, 3) in 0..1."""
-        wanted = self.places(start, stop)
+        wanted = self.places[start:stop]
         if not wanted:
             return
         decoded = decode_frames(self.source, self.index, wanted[0], wanted[-1])
@@ -121,15 +130,31 @@ class FileFilm:
             heard = [one for one in container.streams.audio if one.codec_context is not None]
         if not heard:
             return None
-        start = float(self.index.times[0] * self.index.unit)
+        start = float(self.index.times[self.places[0]] * self.index.unit)
         return FileSound(self.source, start, len(self) / self.fps, begin)
 
     def describe(self) -> str:
         """What becomes of its frame rate, for people."""
-        own = f"{self.name}: {len(self.index.times)} frames at {self.rate:.5g} a second"
-        if abs(self.rate - self.fps) < 0.01:
+        own = f"{self.name}: {len(self.index.times)} frames at {float(self.rate):.5g} a second"
+        if len(self) == len(self.index.times):
             return f"{own}, as the schedule's"
         return f"{own}, taken as {len(self)} at the schedule's {self.fps}"
+
+
+def _round_rate(rate: Fraction) -> Fraction:
+    """The rate that is meant by times in milliseconds."""
+    for unit in (Fraction(1), Fraction(1000, 1001)):
+        near = round(rate / unit) * unit
+        if abs(near - rate) < rate / 20000:
+            return near
+    return rate
+
+
+def _nearest(times: Sequence[int], time: Fraction) -> int:
+    """The place of the time that is nearest."""
+    after = min(bisect.bisect_left(times, time), len(times) - 1)
+    before = max(after - 1, 0)
+    return before if time - times[before] <= times[after] - time else after
 
 
 def read_index(source: Source, name: str) -> Index:

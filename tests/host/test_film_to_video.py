@@ -242,14 +242,17 @@ def test_a_clip_in_a_file_is_extended_as_its_frames_are(look, output, save, film
     give("clip", clip)
     assert isinstance(clip, InputImpl.VideoFromFile)
     components = clip.get_components()
-    places = ((torch.arange(20) + 0.5) / 12 * 18).long()
-    give("frames", levels_tensor(clip)[places])
+    give("frames", levels_tensor(clip))
+    give("rate", 18.0)
     assert len(components.images) == 30
 
     def extend(name, value):
         prompt = filmed()
         prompt["9"] = graphs.node("SkyReelsV2TestGiver", name=value)
         prompt["10"] = graphs.node("SkyReelsV2Frames", schedule=["5", 0], **{name: ["9", 0]})
+        if name == "video":
+            prompt["11"] = graphs.node("SkyReelsV2TestGiver", name="rate")
+            prompt["10"]["inputs"]["clip_fps"] = ["11", 0]
         prompt["6"]["inputs"]["frames"] = ["10", 0]
         return look(prompt, frames=["7", 0], file=["8", 1], summary=["10", 3])
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from skyreels_model.framing import resample
 from skyreels_model.video import reader
 from skyreels_model.video.codecs import VideoSettings
 from skyreels_model.video.reader import FileFilm
@@ -77,19 +78,20 @@ def test_only_frames_that_are_looked_at_are_brought_to_size(tmp_path, monkeypatc
     ("rate", "fps"), [(30, 24), (24, 30), (60, 24), (Fraction(24000, 1001), 24)]
 )
 def test_another_frame_rate_keeps_the_speed(tmp_path, rate, fps):
-    clip = film(write(tmp_path / "a.mp4", numbered(60), rate), fps)
-    assert len(clip) == round(60 / rate * fps)
-    wanted = [int((k + 0.5) / fps * rate) for k in range(len(clip))]
-    assert greys(clip.cut()) == wanted and greys(clip.cut(7, 9)) == wanted[7:9]
+    path = write(tmp_path / "a.mp4", numbered(60), rate)
+    for from_end in (False, True):
+        clip = film(path, fps, from_end=from_end)
+        wanted = list(resample(60, rate, fps, from_end))
+        assert greys(clip.cut()) == wanted and greys(clip.cut(7, 9)) == wanted[7:9]
 
 
 def test_times_that_are_not_even(tmp_path):
-    """A frame is shown until the next one, however long that is."""
-    times = [0, 100, 150, 600, 640, 1000]  # milliseconds
+    """The nearest in time, from the first or the last."""
+    times = [0, 100, 150, 600, 640, 980]  # milliseconds
     frames = (numbered(6) * 255).round().byte().numpy()
     path = encode(tmp_path / "a.mkv", frames, "bgr0", "ffv1", times, Fraction(1, 1000))
-    found = greys(film(path, 10).cut())
-    assert found[:10] == [0, 2, 2, 2, 2, 2, 4, 4, 4, 4]
+    assert greys(film(path, 10).cut()) == [0, 1, 2, 2, 3, 3, 3, 4, 4, 5]
+    assert greys(film(path, 10, from_end=True).cut()) == [1, 2, 2, 3, 3, 3, 4, 4, 5, 5]
 
 
 def test_a_part_of_a_file(tmp_path):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
 from comfy_api.latest import InputImpl
 
-from ....skyreels_model.framing import ClipFrames, FramedFilm
+from ....skyreels_model.framing import ClipFrames, FramedFilm, resample
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.video.reader import FileFilm
+from ..notice import warn
 from .images import open_images
+
+# Inputs that are films as images, with a frame rate of their own; and those that are extended.
+CLIPS = ("video", "source", "prepend_to")
+EXTENDED = ("video", "video_file")
 
 
 def open_clip(name: str, given: Mapping[str, Any], plan: FilmPlan, fit: str) -> ClipFrames | None:
@@ -26,14 +31,31 @@ def open_clip(name: str, given: Mapping[str, Any], plan: FilmPlan, fit: str) -> 
         # Older hosts cut no parts out of a file.
         window = getattr(video, "get_active_trim_window", lambda: (0.0, 0.0))()
         clip = FileFilm(
-            name, video.get_stream_source(), plan.fps, plan.width, plan.height, fit, *window
+            name,
+            video.get_stream_source(),
+            plan.fps,
+            plan.width,
+            plan.height,
+            fit,
+            *window,
+            from_end=name in EXTENDED,
         )
         len(clip)  # reads when its frames are shown, or says what is wrong
         return clip
     components = video.get_components()
     images = open_images(name, components.images)
-    rate = float(components.frame_rate)
-    count = max(1, round(len(images) / rate * plan.fps))
-    # The frame that is shown in the middle of each one's time.
-    places = ((torch.arange(count) + 0.5) / plan.fps * rate).long().clamp(max=len(images) - 1)
-    return FramedFilm(images[places], plan.width, plan.height, fit)
+    film = FramedFilm(images, plan.width, plan.height, fit)
+    return bring_to_rate(name, film, float(components.frame_rate), plan.fps)
+
+
+def bring_to_rate(name: str, film: FramedFilm, rate: float, fps: int) -> FramedFilm:
+    """A clip with so many frames a second as the film has: some left out, or shown again."""
+    # A film to extend is continued from its last frame.
+    places = resample(len(film), rate, fps, from_end=name in EXTENDED)
+    if places == tuple(range(len(film))):
+        return film
+    warn(
+        f"{name} has {rate:g} frames per second and the schedule {fps}: its {len(film)} frames "
+        f"become {len(places)}, so that it keeps its speed."
+    )
+    return replace(film, places=places)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....skyreels_model.framing import ClipFrames, FramedFilm, resample
+from ....skyreels_model.framing import ClipFrames, FramedFilm
 from ....skyreels_model.grid import frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.given import Given, too_near
 from ....skyreels_model.rollout.conditions import Conditions
 from ....skyreels_model.video.reader import FileFilm
-from ..notice import warn
-from .clips import open_clip
+from .clips import CLIPS, bring_to_rate, open_clip
 from .images import open_images
 
 
@@ -117,7 +116,7 @@ def collect_images(
         film = FramedFilm(open_images(name, images, count), plan.width, plan.height, fit)
         if clip_fps is None or name not in CLIPS:
             return film
-        return _bring_to_rate(name, film, clip_fps, plan.fps)
+        return bring_to_rate(name, film, clip_fps, plan.fps)
 
     start, end = frame_film("start_image", 1), frame_film("end_image", 1)
     if loop:
@@ -131,23 +130,6 @@ def collect_images(
         source=frame_film("source"),
         following=frame_film("prepend_to") or open_clip("prepend_to_file", given, plan, fit),
     )
-
-
-# Inputs that are films, with a frame rate of their own.
-CLIPS = ("video", "source", "prepend_to")
-
-
-def _bring_to_rate(name: str, film: FramedFilm, rate: float, fps: int) -> FramedFilm:
-    """A clip with so many frames a second as the film has: some left out, or shown again."""
-    # A film to extend is continued from its last frame.
-    places = resample(len(film), rate, fps, from_end=name == "video")
-    if places == tuple(range(len(film))):
-        return film
-    warn(
-        f"{name} has {rate:g} frames per second and the schedule {fps}: its {len(film)} frames "
-        f"become {len(places)}, so that it keeps its speed."
-    )
-    return replace(film, places=places)
 
 
 # Inputs that exclude each other, and why.
