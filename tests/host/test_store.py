@@ -1,5 +1,6 @@
 """Films on disk through the host: gone on with, and never mixed with others."""
 
+import functools
 import importlib
 import sys
 
@@ -7,7 +8,9 @@ import graphs
 import pytest
 import torch
 
-FILM = {"frames": 41, "window": 25, "overlap": 9, "steps": 4, "ar_step": 1}
+FILM = {
+    "width": 16, "height": 16, "frames": 41, "window": 25, "overlap": 9, "steps": 4, "ar_step": 1,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -51,9 +54,15 @@ def make(look, films):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plain(look):
-    return lambda **film: look(graphs.film(**{**FILM, **film}), latent=["6", 0])[0]["samples"]
+    """`plain(**changes)` -> the latents of the film that is not saved, made once."""
+
+    @functools.cache
+    def run(**film):
+        return look(graphs.film(**{**FILM, **film}), latent=["6", 0])[0]["samples"]
+
+    return run
 
 
 def test_a_finished_film_is_taken_from_the_disk(make, plain, films):
@@ -261,7 +270,7 @@ def test_a_film_that_another_run_is_writing_is_listed(look, films):
 def test_films_are_listed_with_their_sizes(look, make, films):
     nodes = {"30": stored()["30"]}
     assert "no films on disk yet" in look(nodes, films=["30", 1])[0]
-    make(stored(name="dawn"))
+    make(stored(name="dawn", width=32, height=32))
     assert look(nodes, films=["30", 1])[0].endswith("\ndawn: 2 windows, 0.021 MB")
 
 

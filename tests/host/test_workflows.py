@@ -135,8 +135,9 @@ def outputs(prompt):
 
 
 def shortened(prompt):
-    """At two steps, and of long films the beginning."""
+    """At two steps, of long films the beginning, and at the least size that the model takes."""
     for node in prompt.values():
+        node["inputs"] |= {k: 16 for k in ("width", "height") if node["inputs"].get(k) == 32}
         if node["class_type"] == "SkyReelsV2Schedule":
             ar_step = 2 if node["inputs"]["ar_step"] else 0
             node["inputs"] |= {"steps": 2, "ar_step": ar_step}

@@ -165,7 +165,7 @@ SHOTS = (Shot(18), Shot(13, ease=8), Shot(14, cut=True))
 
 @pytest.fixture(scope="module")
 def vae():
-    return models.vae()
+    return models.small_vae()
 
 
 @pytest.mark.parametrize("history", HISTORIES)

@@ -38,6 +38,11 @@ def vae():
     return models.vae()
 
 
+@pytest.fixture(scope="module")
+def toy():
+    return ToySet.load()
+
+
 def velocity(x, t):
     """A cheap field that couples all frames and depends on each frame's timestep."""
     return 0.7 * x - 0.2 * x.mean(dim=2, keepdim=True) + t[:, None, :, None, None] / 2000
@@ -144,9 +149,9 @@ def test_an_anchor_holds_the_frames_that_go_on_to_the_first_windows(plan, histor
 
 @pytest.mark.parametrize("ground", ["black", "white"])
 @pytest.mark.parametrize(("colour", "turned"), [("red", "yellow"), ("blue", "green")])
-def test_a_figure_whose_hue_turned_goes_on_in_its_own(ground, colour, turned):
+def test_a_figure_whose_hue_turned_goes_on_in_its_own(toy, ground, colour, turned):
     """Through the toy set's VAE; without an anchor it goes on in the other."""
-    toy, seen = ToySet.load(), {}
+    seen = {}
     first, second = (
         toy.latents(render(Scene(name, "circle", ground, "right"), 33, start=(x, 16)))
         for name, x in ((colour, 6), (turned, 8))

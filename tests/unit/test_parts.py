@@ -47,7 +47,7 @@ def no_gradients():
 
 @pytest.fixture(scope="module")
 def vae():
-    return models.vae()
+    return models.small_vae()
 
 
 def make(plan, vae, given=None):

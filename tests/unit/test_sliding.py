@@ -210,7 +210,7 @@ def test_given_start_stays_and_is_shown_noised():
 
 
 def test_decoding_is_one_stream():
-    vae, film = models.vae(), make()[0]
+    vae, film = models.small_vae(), make()[0]
     from skyreels_model.vae import denormalize_latents
 
     whole = vae.decode(denormalize_latents(film.finished[0])).clamp(-1, 1)
@@ -314,7 +314,7 @@ def test_a_cut_is_a_sequence_of_its_own_and_other_shots_are_not():
     film, _ = make(plan)
     alone, _ = make(dataclasses.replace(SMALL, num_frames=41))
     assert torch.equal(film.finished[0], alone.finished[0])
-    vae = models.vae()
+    vae = models.small_vae()
     assert torch.cat(list(film_frames(film, vae)), dim=2).shape[2] == 61
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_data import models
 from store_films import PLAN, Run, Stop, answer, latents
 
 from skyreels_model.plan.shots import Shot
@@ -20,7 +21,6 @@ from skyreels_model.rollout.noise import SeededNoise
 from skyreels_model.store import files
 from skyreels_model.store import store as store_module
 from skyreels_model.store.store import FilmStore
-from skyreels_model.vae import VideoVAE
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = (Shot(25, False, 0), Shot(25, False, 0), Shot(25, True, 0))
@@ -28,8 +28,7 @@ SHOTS = (Shot(25, False, 0), Shot(25, False, 0), Shot(25, True, 0))
 
 @pytest.fixture(scope="module")
 def vae():
-    torch.manual_seed(0)
-    return VideoVAE(dim=4).eval()
+    return models.small_vae()
 
 
 KINDS = {
