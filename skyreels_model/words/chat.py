@@ -11,6 +11,7 @@ from .engine import Message
 QWEN2_5 = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 QWEN2_5_VL = "You are a helpful assistant."
 NO_THOUGHT = "<think>\n\n</think>\n\n"  # with which Qwen3 answers at once
+END = "<|im_end|>"  # of each turn
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 
 _MARK = re.compile(r"<\|(\w+)\|>|<(start_of_turn|end_of_turn|turn\||\|turn)>")
@@ -18,7 +19,9 @@ _MARK = re.compile(r"<\|(\w+)\|>|<(start_of_turn|end_of_turn|turn\||\|turn)>")
 
 def defuse(text: str) -> str:
     """The text, with nothing in it that a tokenizer takes for the mark of a turn or a picture."""
-    return _MARK.sub(lambda mark: f"< {mark[0][1:-1]} >", text)
+    # Half a letter, of which a text in a wrong encoding may be made, no tokenizer takes.
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return _MARK.sub(lambda mark: f"< {mark[0][1:-1]} >", whole)
 
 
 def write_chat(
@@ -31,9 +34,9 @@ def write_chat(
     """
     text = ""
     if system and all(message.role != "system" for message in messages):
-        text = f"<|im_start|>system\n{system}<|im_end|>\n"
+        text = f"<|im_start|>system\n{system}{END}\n"
     for message, counts in zip(messages, pads, strict=True):
         mark = IMAGE_PAD if message.fps is None else VIDEO_PAD
         seen = "".join(f"<|vision_start|>{mark * count}<|vision_end|>" for count in counts)
-        text += f"<|im_start|>{message.role}\n{seen}{defuse(message.text)}<|im_end|>\n"
+        text += f"<|im_start|>{message.role}\n{seen}{defuse(message.text)}{END}\n"
     return f"{text}<|im_start|>assistant\n{opening}"

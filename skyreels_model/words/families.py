@@ -47,10 +47,13 @@ def shorten(key: str) -> str:
     return key
 
 
-def read_config(folder: pathlib.Path) -> tuple[Family, dict[str, Any]] | None:
+def read_config(
+    folder: pathlib.Path, weights: Mapping[str, Any]
+) -> tuple[Family, dict[str, Any]] | None:
     """What a folder's config.json says; None where it has none.
 
-    Raises ValueError for other models, and for weights that only another library reads.
+    weights: under short names. Raises ValueError for other models, for weights of another size,
+    and for those that only another library reads.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -67,6 +70,13 @@ def read_config(folder: pathlib.Path) -> tuple[Family, dict[str, Any]] | None:
         raise ValueError(
             f"its weights are packed by {method}, which is not read here; take the bf16 folder, or "
             f"an fp8 file made for ComfyUI, or serve it and use SkyReels-V2 Language Endpoint"
+        )
+    said = (values.get("text_config") or values).get("num_hidden_layers")
+    found = _count(weights, "layers.")
+    if said != found:
+        raise ValueError(
+            f"its config.json says {said} layers, its weights have {found} (is a shard missing, or "
+            f"are they of two models?)"
         )
     return FAMILIES[kind], values
 
@@ -125,7 +135,6 @@ def _guess_vision(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def _count(weights: Mapping[str, Any], prefix: str) -> int:
     """Layers whose weights begin so."""
-    names = (
-        key.removeprefix(prefix).partition(".")[0] for key in weights if key.startswith(prefix)
-    )
-    return 1 + max(map(int, names))
+    names = [key.removeprefix(prefix) for key in weights if key.startswith(prefix)]
+    numbers = [name.partition(".")[0] for name in names]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)

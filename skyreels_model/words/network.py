@@ -18,6 +18,7 @@ from ..files import loading
 from ..files.checkpoint import Checkpoint, read, shard_files
 from ..files.formats import SAFETENSORS
 from ..files.quantized import gather_scales
+from .chat import END
 from .families import Family, guess_config, read_config, shorten
 
 
@@ -63,8 +64,9 @@ def open_model(
     file = ways.read_file(path)
     scaled = gather_scales(file.tensors, file.metadata)
     weights = {shorten(key): value for key, value in scaled.items()}
-    family, values = read_config(path.parent) or guess_config(weights)
+    family, values = read_config(path.parent, weights) or guess_config(weights)
     tokenizer = _read_tokenizer(path.parent, tokenizer_folder)
+    _check_tokenizer(tokenizer, weights)
     _mark_pictures(values, family, tokenizer)
     layout, network = _build(family, values), _build(family, values)
     tied = bool(layout.config.tie_word_embeddings)
@@ -120,8 +122,19 @@ def _read_tokenizer(folder: pathlib.Path, other: pathlib.Path | None) -> Any:
         return AutoTokenizer.from_pretrained(
             str(source), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # the reader in Rust raises nothing more special
         raise ValueError(f"its tokenizer cannot be read: {error}") from error
+
+
+def _check_tokenizer(tokenizer: Any, weights: dict[str, Any]) -> None:
+    """ValueError for one of another model."""
+    known = weights.get("embed_tokens.weight")
+    most = None if known is None else known.shape[0]
+    if END not in tokenizer.get_vocab() or (most is not None and len(tokenizer) > most):
+        raise ValueError(
+            f"its tokenizer is another model's: it has {len(tokenizer)} tokens, the model {most}; "
+            f"take the whole published folder"
+        )
 
 
 def _mark_pictures(values: dict[str, Any], family: Family, tokenizer: Any) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chat import write_chat
+from .chat import END, write_chat
 from .draw import make_processors
 from .engine import Message, OnToken, Sampling
 from .network import Opened
 from .pieces import Pieces
 from .vision import Patching, cut_patches
 
-ENDS = ("<|im_end|>", "<|endoftext|>")
+ENDS = (END, "<|endoftext|>")
 Place = Callable[[int], torch.device]
 
 

@@ -301,6 +301,8 @@ def test_files_of_other_kinds_are_refused(single_file, change, error):
             '{"model_type": "qwen2", "quantization_config": {"quant_method": "awq"}}',
             "packed by awq, .* SkyReels-V2 Language Endpoint",
         ),
+        ('{"model_type": "qwen2", "num_hidden_layers": 1000000000}', "layers, its weights have 2"),
+        ('{"model_type": "qwen2"}', "says None layers"),
     ],
 )
 def test_folders_of_other_kinds_are_refused(single_file, config, error):
@@ -320,6 +322,21 @@ def test_pickles_are_not_opened(tmp_path):
 def test_a_single_file_needs_a_tokenizer(single_file):
     with pytest.raises(ValueError, match="no tokenizer beside it"):
         open_model(single_file("qwen2", head_dim=128)[0])
+
+
+def test_a_tokenizer_of_another_model_is_refused(single_file):
+    file, folder = single_file("qwen2", head_dim=128, vocab_size=100)
+    with pytest.raises(ValueError, match="another model's: it has 265 tokens, the model 100"):
+        open_model(file, folder)
+    for name in ("tokenizer.json", "vocab.json"):
+        (file.parent / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="its tokenizer cannot be read"):
+        open_model(file)
+
+
+def test_text_in_a_wrong_encoding_is_still_text(engine):
+    said = [Message("user", "caf\udce9 {0} %s \x00")]
+    assert isinstance(engine("qwen2").generate(said, LIKELIEST, hear), str)
 
 
 def test_room_for_keys_and_values_is_asked_for(engine):
