@@ -8,6 +8,7 @@ from ..skyreels_model.words import Engine
 from ..skyreels_model.words.captioning import IF_UNREADABLE, Settings
 from ..skyreels_model.words.film import write_shots, write_storyboard
 from ..skyreels_model.words.fusion import tell_shot, tell_subjects
+from .host import notice
 from .host.checked import checked
 from .host.words.asking import as_engine
 from .host.words.captions import caption_film, caption_shot
@@ -83,6 +84,7 @@ class SkyReelsV2Captioner(io.ComfyNode):
         )
         found = caption_shot(images, video, settings)
         told = found.description
+        notice.show(found.t2v)
         return io.NodeOutput(
             found.t2v,
             found.i2v,
@@ -156,8 +158,10 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
             if_unreadable,
         )
         film = caption_film(images, video, settings, fps, cuts, shortest_shot, longest_part)
+        storyboard = write_storyboard(film.clip, film.spans, [one.t2v for one in film.captions])
+        notice.show(storyboard)
         return io.NodeOutput(
-            write_storyboard(film.clip, film.spans, [one.t2v for one in film.captions]),
+            storyboard,
             film.clip.second(len(film.clip)),
             write_shots(film.clip, film.spans, film.captions),
             len(film.spans),

@@ -12,7 +12,7 @@ import torch
 from tiny_words import ScriptedEngine
 
 from skyreels_model.plan.storyboard import parse_storyboard
-from skyreels_model.words import NoAnswerError, film
+from skyreels_model.words import NoAnswerError, clips, film
 from skyreels_model.words.captioning import (
     Settings,
     caption,
@@ -148,7 +148,6 @@ def test_a_film_turned_by_a_phone_is_seen_upright():
     picture = np.full((48, 64, 3), 200, np.uint8)
     picture[:, :32] = 0
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-    from skyreels_model.words import clips
 
     class Turned:
         rotation, reformat = 90, staticmethod(frame.reformat)

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_words import write_model
 
-from skyreels_model.words import Message, Sampling
+from skyreels_model.words import Message, Sampling, captioning, clips
 from skyreels_model.words.chat import QWEN2_5_VL
+from skyreels_model.words.cuts import Span
 from skyreels_model.words.network import open_model
 from skyreels_model.words.qwen import QwenEngine
 from skyreels_model.words.vision import (
@@ -347,3 +348,25 @@ def test_room_for_keys_and_values_is_asked_for(engine):
         model.generate(SAID, Sampling(length, 0), hear)
     model._place = place
     assert asked[1] - asked[0] >= 16 * 2 * 2 * 32 * 4
+
+
+def test_a_captioner_is_shown_a_film(engine, monkeypatch):
+    """SkyCaptioner-V1's architecture, tiny and random: its babble cannot be read, and is kept."""
+    monkeypatch.setattr(captioning, "MAX_TOKENS", 6)
+    monkeypatch.setattr(clips, "SIZE", (84, 56))  # less to see for a test
+    model, film = engine("qwen2_5_vl"), clips.ImageClip(torch.rand(48, 8, 8, 3), 24)
+    settings = captioning.Settings(model, None, 4, "Describe.", if_unreadable="use the text")
+    heard = []
+    (found,) = captioning.caption_spans(
+        film, [Span(0, 48, True)], settings, lambda number: heard.append
+    )
+    assert found.t2v and found.description.says_nothing and len(found.notes) == 3
+    seen = captioning.look_at(film, Span(0, 48, True))
+    asked = [Message("user", "Describe.", seen, 2.0)]
+    answers = [
+        model.generate(asked, Sampling(6, heat, seed=4 + number), hear)
+        for number, heat in enumerate(captioning.TEMPERATURES)
+    ]
+    assert heard and found.raw in answers
+    dark = [Message("user", "Describe.", seen * 0, 2.0)]
+    assert model.generate(dark, Sampling(6, 0.05, seed=4), hear) != answers[0]
