@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..framing import PIECE, fit_image, resample
 from ..rules import refusal
-from .opening import Source, open_file
+from .opening import Source, decode_from, open_file
 from .sound import FileSound
 
 
@@ -202,20 +202,29 @@ def decode_frames(
 
     Decoding begins at the last picture before them that needs none before it.
     """
-    with open_file(source) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        if not index.counted and first:
-            container.seek(index.times[first], stream=stream)
-        for number, frame in enumerate(container.decode(stream)):
-            time = number if index.counted else frame.pts
-            place = bisect.bisect_left(index.times, time)
-            if place == len(index.times) or index.times[place] != time:
-                continue
-            if place > last:
-                return
-            if place >= first:
-                yield place, to_image(frame)
+    for time, frame in _decode_times(source, index, first):
+        place = bisect.bisect_left(index.times, time)
+        if place == len(index.times) or index.times[place] != time:
+            continue
+        if place > last:
+            return
+        if place >= first:
+            yield place, to_image(frame)
+
+
+def _decode_times(source: Source, index: Index, first: int) -> Iterator[tuple[int, Any]]:
+    """Frames and their times, from number `first` at the latest on."""
+    if index.counted or not first:
+        with open_file(source) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for number, frame in enumerate(container.decode(stream)):
+                yield number if index.counted else frame.pts, frame
+        return
+    time = index.times[first]
+    jumps = [time - round(seconds / index.unit) for seconds in (0, 2, 10)]
+    for frame in decode_from(source, time, jumps):
+        yield frame.pts, frame
 
 
 def to_image(frame: Any) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..rules import refusal, require_number
+from ..video.opening import Source, decode_from, open_file
 
 SAMPLES = 16  # frames that the published captioner sees of a shot, however long
 SIZE = (420, 360)  # height and width that it sees them at, whatever the film's proportions
@@ -117,13 +117,16 @@ class FileClip:
 
     def __init__(
         self,
-        source: str | io.BytesIO,
+        source: Source,
         start: float = 0.0,
         duration: float = 0.0,
         tick: Tick = lambda share: None,
     ) -> None:
         self.source = source
-        with self._open() as (container, stream):
+        with _explain(), open_file(source) as container:
+            if not container.streams.video:
+                raise refusal("video", "without pictures", "a file with a video stream")
+            stream = container.streams.video[0]
             base = stream.time_base
             first = int(start / base)
             end = int((start + duration) / base) if duration else None
@@ -133,7 +136,7 @@ class FileClip:
                 raise refusal("video", "without frames", "at least one frame long")
             rate = float(stream.average_rate or 0) or 1.0
             self.base, self.last = float(base), 1 / rate
-            one = self._first(container, stream, self.times[0])[0]
+            one = self._first(self.times[0])[0]
             sides = (one.height, one.width)
             self.size = sides[::-1] if _turns(one) % 2 else sides
 
@@ -147,12 +150,12 @@ class FileClip:
 
     def take(self, indices: Sequence[int], height: int, width: int) -> Tensor:
         found: dict[int, Tensor] = {}
-        with self._open() as (container, stream):
+        with _explain():
             frames: Iterator[Any] = iter(())
             frame: Any = None
             for time in sorted({self.times[index] for index in indices}):
                 if frame is None or frame.pts < self._key(time):
-                    frame, frames = self._first(container, stream, time)
+                    frame, frames = self._first(time)
                 while frame.pts < time:
                     following = next(frames, None)
                     if following is None:  # broken off: the last frame that could be read
@@ -163,33 +166,14 @@ class FileClip:
 
     def go_through(self, tick: Tick) -> Iterator[np.ndarray]:
         height, width = _small(*self.size)
-        with self._open() as (container, stream):
-            for number, frame in enumerate(self._decode(container, stream, self.times[0])):
+        with _explain():
+            for number, frame in enumerate(self._decode(self.times[0])):
                 if number % PIECE == 0:
                     tick(min(number / len(self), 1))
                 if frame.pts > self.times[-1]:
                     return
                 if frame.pts >= self.times[0]:
                     yield _show(frame, height, width, "bgr24")
-
-    @contextmanager
-    def _open(self) -> Iterator[tuple[Any, Any]]:
-        import av
-
-        source = self.source
-        if isinstance(source, io.BytesIO):  # each reader has a place of its own; nothing is copied
-            source = io.BytesIO(source.getvalue())
-        try:
-            with av.open(source) as container:
-                if not container.streams.video:
-                    raise refusal("video", "without pictures", "a file with a video stream")
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                yield container, stream
-        except (av.error.FFmpegError, OSError) as error:
-            raise ValueError(
-                f"video cannot be read ({error}); it must be a whole video file"
-            ) from error
 
     @staticmethod
     def _read_times(container: Any, stream: Any, tick: Tick) -> tuple[list[int], list[int]]:
@@ -207,9 +191,9 @@ class FileClip:
                 keys.append(time)
         return sorted(set(times)), sorted(keys)
 
-    def _first(self, container: Any, stream: Any, time: int) -> tuple[Any, Iterator[Any]]:
+    def _first(self, time: int) -> tuple[Any, Iterator[Any]]:
         """The first frame of `_decode`, and those after it."""
-        frames = self._decode(container, stream, time)
+        frames = self._decode(time)
         first = next(frames, None)
         if first is None:
             raise refusal("video", "without frames that can be decoded", "a whole video file")
@@ -220,26 +204,21 @@ class FileClip:
         place = bisect.bisect_right(self.keys, time) - before
         return self.keys[place - 1] if place > 0 else self.times[0]
 
-    def _decode(self, container: Any, stream: Any, time: int) -> Iterator[Any]:
-        """Frames from a whole picture at or before `time` on.
-
-        In some files a jump lands late: then from one picture before, or from the beginning.
-        """
-        for before in range(LATE):
-            container.seek(self._key(time, before), stream=stream)
-            frames = _placed(container.decode(stream))
-            first = next(frames, None)
-            if first is not None and first.pts <= time:
-                yield first
-                yield from frames
-                return
-        with self._open() as (afresh, its_stream):
-            yield from _placed(afresh.decode(its_stream))
+    def _decode(self, time: int) -> Iterator[Any]:
+        return decode_from(self.source, time, [self._key(time, n) for n in range(LATE)])
 
 
-def _placed(frames: Iterator[Any]) -> Iterator[Any]:
-    """Those that know their time."""
-    return (frame for frame in frames if frame.pts is not None)
+@contextmanager
+def _explain() -> Iterator[None]:
+    """FFmpeg's errors in words."""
+    import av
+
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(
+            f"video cannot be read ({error}); it must be a whole video file"
+        ) from error
 
 
 def _small(height: int, width: int) -> tuple[int, int]:

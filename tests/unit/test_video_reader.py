@@ -1,5 +1,7 @@
 """Video files as films: the right frames at any rate, upright, in the right colours."""
 
+import io
+import pathlib
 from fractions import Fraction
 
 import av
@@ -62,6 +64,24 @@ def test_frames_are_those_of_the_file(tmp_path):
     assert len(clip) == 40 and torch.equal(clip.cut(35), numbered(40)[35:])
     assert greys(torch.cat(list(clip.pieces()))) == list(range(40))
     assert clip.describe() == "video_file: 40 frames at 24 a second, as the schedule's"
+
+
+def test_files_in_which_jumps_land_late(tmp_path):
+    """A transport stream has no index: a jump lands at the next whole picture, or after it."""
+    frames = (numbered(60) * 255).byte().numpy() * 4
+    path = encode(tmp_path / "a.ts", frames, "yuv420p", "libx264", gop_size=12, max_b_frames=2)
+    clip = film(path)
+    for start in (0, 5, 12, 13, 30, 58):
+        found = greys(clip.cut(start, start + 2))
+        assert found == pytest.approx([4 * start, 4 * start + 4], abs=3), start
+
+
+def test_two_readers_of_one_content_keep_their_places(tmp_path):
+    content = io.BytesIO(pathlib.Path(write(tmp_path / "a.mp4", numbered(20))).read_bytes())
+    clip = film(content)
+    turns = zip(clip.frames(0, 20), clip.frames(0, 20), strict=True)
+    pairs = [greys(torch.stack(pair)) for pair in turns]
+    assert pairs == [[number, number] for number in range(20)]
 
 
 def test_only_frames_that_are_looked_at_are_brought_to_size(tmp_path, monkeypatch):
