@@ -19,6 +19,7 @@ from .loaders import (
     SkyReelsV2VAELoader,
 )
 from .lora import SkyReelsV2LoraLoader
+from .multi_gpu import SkyReelsV2MultiGPU
 from .prompt import SkyReelsV2PromptEncode
 from .sampler import SkyReelsV2Sampler
 from .schedule import SkyReelsV2Schedule
@@ -55,6 +56,7 @@ NODES: list[type[io.ComfyNode]] = [
     SkyReelsV2LanguageEndpoint,
     SkyReelsV2PromptEnhancer,
     SkyReelsV2FilmToVideo,
+    SkyReelsV2MultiGPU,
 ]
 
 

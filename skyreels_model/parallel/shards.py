@@ -52,7 +52,9 @@ class Shards:
         return end - start
 
     def cut(self, x: Tensor, part: int) -> Tensor:
-        """A part's tokens of x (B, frames * places, …) -> (B, frames * width, …), always a copy."""
+        """A part's tokens of x (B, frames * places, …) -> (B, frames * width, …), or x itself."""
+        if self.parts == 1:
+            return x
         framed = x.unflatten(1, (self.frames, self.places))
         out = x.new_zeros((x.shape[0], self.frames, self.width, *x.shape[2:]))
         start, count = part * self.width, self.filled(part)
@@ -61,6 +63,8 @@ class Shards:
 
     def join(self, parts: Tensor) -> Tensor:
         """All parts, (groups * parts, most, frames * width, D) -> (batch, frames * places, D)."""
+        if len(parts) == 1:
+            return parts[0]
         split = parts.unflatten(0, (self.groups, self.parts)).unflatten(3, (self.frames, -1))
         # (groups, parts, most, frames, width, D) -> (groups, most, frames, parts, width, D)
         placed = split.permute(0, 2, 3, 1, 4, 5).flatten(3, 4)[:, :, :, : self.places]

@@ -7,6 +7,7 @@ A worker that dies is seen by its thread. One that hangs is seen by time: a forw
 from __future__ import annotations
 
 import contextlib
+import queue
 import shutil
 import tempfile
 import threading
@@ -29,6 +30,7 @@ START_LIMIT = 120.0  # seconds until a started process answers
 LOAD_LIMIT = 1800.0  # until it has loaded a model, from a slow disk
 JOIN_LIMIT = 60.0  # until all have found each other
 CAUSE_WAIT = 2.0  # until the cause of a failed exchange is known
+LISTEN_SECONDS = 0.1
 REST = 0.3  # in which others tell their errors, of which one is the cause
 # What workers say who only lost another.
 LOST = ("Connection closed", "onnection reset", "Socket closed", "timed out", "Broken pipe")
@@ -42,6 +44,7 @@ class Team:
     """Workers of ranks 1 and up; this process is rank 0.
 
     launch: makes, of a folder for logs, how each worker is started. device: where rank 0 computes.
+    listen: called while workers are waited for; what it raises, as a cancel, ends them.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class Team:
         degrees: Degrees,
         device: torch.device | str = "cpu",
         patience: float = 300.0,
+        listen: Callable[[], None] = lambda: None,
     ) -> None:
-        self.degrees, self.patience = degrees, patience
+        self.degrees, self.patience, self.listen = degrees, patience, listen
         self.device = torch.device(device)
         self.failure: str | None = None
+        self.busy = False  # with a forward, which all ranks have to finish
         self.failed, self.lock = threading.Event(), threading.Lock()
         self.folder = Path(tempfile.mkdtemp(prefix="skyreels-v2-"))
         notice = weakref.WeakMethod(self._note_end)
@@ -98,8 +103,12 @@ class Team:
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
-        """A shared forward inside; TeamFailed where a worker fails or it takes too long."""
+        """A shared forward inside; TeamFailed where a worker fails or it takes too long.
+
+        Another error inside ends the workers, if they have begun: they wait for this rank.
+        """
         self._raise_failure()
+        self.busy = False
         told = f"a model call took longer than {self.patience:g} seconds"
         timer = threading.Timer(self.patience, self.fail, (told,))
         timer.daemon = True
@@ -109,16 +118,19 @@ class Team:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
         except BaseException as error:
-            self._end_with(error)
+            if self.busy:
+                self._end_with(error)
             raise
         finally:
             timer.cancel()
+            self.busy = False
         self._raise_failure()
 
     def begin(self, settings: Message, tensors: Mapping[str, Tensor]) -> None:
         """Have the workers run a forward with these tensors; then this rank has to."""
         if not self.workers:
             return
+        self.busy = True
         assert self.mesh is not None
         named = [[k, list(t.shape), str(t.dtype)[6:]] for k, t in tensors.items()]
         self._send({"do": "forward", "tensors": named, "settings": settings})
@@ -152,20 +164,28 @@ class Team:
 
     def _collect(self, asked: str, limit: float) -> list[Message]:
         """The workers' next answers."""
-        end, answers = time.monotonic() + limit, []
-        for worker in self.workers:
-            answer: Message | None = None
-            with contextlib.suppress(Exception):  # queue.Empty
-                answer = worker.answers.get(timeout=max(0.01, end - time.monotonic()))
-            if answer is None:
-                if not worker.ended:
-                    self.fail(f"{worker.launch.name} took over {limit:g} seconds to {asked}")
+        end = time.monotonic() + limit
+        return [self._await_answer(worker, asked, limit, end) for worker in self.workers]
+
+    def _await_answer(self, worker: WorkerProcess, asked: str, limit: float, end: float) -> Message:
+        while time.monotonic() < end:
+            with contextlib.suppress(queue.Empty):
+                answer = worker.answers.get(timeout=LISTEN_SECONDS)
+                if answer is not None:
+                    return answer
                 self.failed.wait(CAUSE_WAIT)
                 self.fail(f"{worker.launch.name} has ended")
-                self._raise_failure()
-            else:
-                answers.append(answer)
-        return answers
+            self._listen()
+            self._raise_failure()
+        self.fail(f"{worker.launch.name} took over {limit:g} seconds to {asked}")
+        raise self._told_failure()
+
+    def _listen(self) -> None:
+        try:
+            self.listen()
+        except BaseException as error:
+            self.fail(f"rank 0 was stopped ({type(error).__name__})")
+            raise
 
     def _wait_for(self, call: Callable[[], None], limit: float) -> None:
         """Run what cannot be stopped in a thread, and leave it where a worker fails meanwhile."""
@@ -181,7 +201,8 @@ class Team:
 
         threading.Thread(target=run, daemon=True).start()
         end = time.monotonic() + limit
-        while not done.wait(0.05):
+        while not done.wait(LISTEN_SECONDS):
+            self._listen()
             if time.monotonic() > end:
                 self.fail(f"the workers did not find each other in {limit:g} seconds")
             self._raise_failure()
@@ -203,12 +224,15 @@ class Team:
         if exchange and not isinstance(error, torch.OutOfMemoryError):
             self.failed.wait(CAUSE_WAIT)
         if self.failure is not None:
-            raise TeamFailed(self.failure) from error
+            raise self._told_failure() from error
         self.fail(f"rank 0 failed: {error}")
 
     def _raise_failure(self) -> None:
         if self.failure is not None:
-            raise TeamFailed(self.failure)
+            raise self._told_failure()
+
+    def _told_failure(self) -> TeamFailed:
+        return TeamFailed(f"{self.failure}. All workers were ended. Queue again to start new ones")
 
 
 def _is_secondary(worker: WorkerProcess) -> bool:

@@ -24,8 +24,21 @@ class ForwardSizes:
     itemsize: int = 2
 
 
-def count_bytes(sizes: ForwardSizes, degrees: Degrees, rank: int) -> int:
-    """Bytes that a rank sends to others in one forward, without what it is given to begin with.
+@dataclass(frozen=True)
+class Sent:
+    """Bytes that a rank sends to others in a forward: of heads, round the ring, at the end."""
+
+    exchanged: int
+    passed: int
+    joined: int
+
+    @property
+    def total(self) -> int:
+        return self.exchanged + self.passed + self.joined
+
+
+def count_sent(sizes: ForwardSizes, degrees: Degrees, rank: int) -> Sent:
+    """What a rank sends in one forward, without what it is given to begin with.
 
     In each block, of queries, keys, values and the attention's result all heads but its own, and
     keys and values to the next in the ring, as often as there are others. At the end its part of
@@ -43,4 +56,4 @@ def count_bytes(sizes: ForwardSizes, degrees: Degrees, rank: int) -> int:
     tokens = sizes.frames * sum(shards.filled(source * parts, parts) for source in sources)
     passed = 2 * samples * tokens * (sizes.dim // parts) * sizes.itemsize
     joined = shards.most * sizes.frames * shards.width * sizes.patch * 4 * (degrees.world - 1)
-    return sizes.blocks * (exchanged + passed) + joined
+    return Sent(sizes.blocks * exchanged, sizes.blocks * passed, joined)

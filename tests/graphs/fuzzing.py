@@ -7,6 +7,7 @@ them.
 
 import dataclasses
 import math
+import os
 import random
 import re
 
@@ -135,6 +136,10 @@ def working_graph(lora_name, words_name):
             "SkyReelsV2FilmToVideo", samples=["6", 0], vae=["3", 0], filename_prefix="fuzz",
             codec="h264", quality=50, bit_depth="8", fps=0.0,
         ),
+        "19": graphs.node(
+            "SkyReelsV2MultiGPU", model=["1", 0], gpus="cpu:1", split_prompts="automatic",
+            ulysses=0, patience=300.0,
+        ),
         "20": image,
         "21": graphs.node("ScriptedWords", answer='{"lighting": "dim"}'),
         "22": graphs.node("SkyReelsV2Captioner", engine=["21", 0], images=["20", 0], seed=0),
@@ -231,6 +236,7 @@ class Bench:
         """node_classes: the host's, by id; probe: the test pack's module; execute: runs a prompt;
         invalid: what it raises where the host refuses the prompt."""
         self.probe, self.execute, self.invalid = probe, execute, invalid
+        os.environ["SKYREELS_V2_CPU_RANKS"] = "1"  # lets Multi-GPU work without a GPU
         graph = working_graph(lora_name, words_name)
         more, found = graph_of_objects(lora_name)
         links = {tuple(v) for n in graph.values() for v in n["inputs"].values() if type(v) is list}

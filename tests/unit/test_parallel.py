@@ -11,12 +11,13 @@ import torch.distributed as dist
 from golden_data import models
 
 from skyreels_model.attention import block_causal, sdpa
+from skyreels_model.cache.published import Rule, TeaCache
 from skyreels_model.parallel import attention
 from skyreels_model.parallel.degrees import Degrees, choose_degrees
-from skyreels_model.parallel.forward import share_forward
+from skyreels_model.parallel.forward import SharedBlocks, share_forward
 from skyreels_model.parallel.groups import Mesh
 from skyreels_model.parallel.shards import Shards
-from skyreels_model.parallel.traffic import ForwardSizes, count_bytes
+from skyreels_model.parallel.traffic import ForwardSizes, count_sent
 
 # float32 rounding: products of fewer rows may sum in another order, as does a ring.
 ROUNDING = 2e-6
@@ -99,6 +100,33 @@ def test_causal_blocks_stay_causal(degrees):
     check_equal(degrees, model, x, {**given, "causal_block_size": 2})
 
 
+@pytest.mark.parametrize("degrees", TWO, ids=str)
+def test_a_cache_of_the_blocks_sees_the_whole_stream(degrees):
+    """The published TeaCache, which rank 0 asks alone, keeps what it would in one process."""
+    model, x, given = case("df", batch=2)
+    caches = []
+
+    def bind(mesh):
+        if mesh is not None and mesh.rank:
+            return None
+        caches.append(TeaCache(Rule("any", (1.0, 0.0), True, 0, 0), 0.1))
+        return caches[-1].bind(["positive", "negative"])
+
+    def run(mesh):
+        own = copy.deepcopy(model)
+        blocks = SharedBlocks(mesh, 2, (3, 3, 5), len(own.blocks), whole_stream=True)
+        with blocks.share_head(own.head):
+            return own(x, **given, run_block=blocks, cache=bind(mesh))
+
+    with torch.no_grad():
+        alone = model(x, **given, cache=bind(None))
+    for out in on_ranks(degrees, run):
+        assert golden_data.relative_l2(out, alone) <= ROUNDING
+    kept = [torch.cat([state.residual for state in cache.states.values()]) for cache in caches]
+    assert kept[0].abs().max() > 0
+    assert golden_data.relative_l2(kept[1], kept[0]) <= ROUNDING
+
+
 def test_more_ranks_than_places_of_a_frame():
     model, x, given = case("df", batch=1, height=2, width=4)  # two places, and three ranks
     check_equal(Degrees(ring=3), model, x, given)
@@ -144,7 +172,7 @@ def test_bytes_sent_are_those_of_the_formula(degrees, batch):
 
     config = model.config
     sizes = ForwardSizes(batch, 3, 15, config.dim, config.num_layers, 4 * config.out_dim, 4)
-    expected = [count_bytes(sizes, degrees, rank) for rank in range(degrees.world)]
+    expected = [count_sent(sizes, degrees, rank).total for rank in range(degrees.world)]
     assert on_ranks(degrees, run) == expected
 
 
@@ -152,7 +180,8 @@ def test_an_exchange_sends_the_heads_of_others():
     """By hand: 10 places for 2 ranks, one block, 4 numbers of 2 bytes, 2 numbers of the patch."""
     sizes = ForwardSizes(batch=1, frames=1, places=10, dim=4, blocks=1, patch=2, itemsize=2)
     qkv_and_out, of_each = 4, 5 * 4 * 2 // 2
-    assert count_bytes(sizes, Degrees(heads=2), 0) == qkv_and_out * of_each + 5 * 2 * 4
+    sent = count_sent(sizes, Degrees(heads=2), 0)
+    assert (sent.exchanged, sent.joined) == (qkv_and_out * of_each, 5 * 2 * 4)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from golden_data import models
 
 from skyreels_model.parallel.degrees import Degrees
 from skyreels_model.parallel.forward import share_forward
+from skyreels_model.parallel.groups import Mesh
 from skyreels_model.parallel.process import Launch
 from skyreels_model.parallel.team import Team, TeamFailed
 
@@ -140,7 +141,12 @@ def wait_for_pid(team):
 def test_an_error_here_ends_the_workers():
     team = Team(start_sleeper, Degrees(heads=2))
     pid = wait_for_pid(team)
+    team.mesh = Mesh()
+    with pytest.raises(ValueError, match="before"), team.forward():
+        raise ValueError("before any worker has begun")
+    assert is_there(pid)
     with pytest.raises(KeyboardInterrupt), team.forward():
+        team.begin({}, {})
         raise KeyboardInterrupt
     wait_until_gone([pid])
     team.close()

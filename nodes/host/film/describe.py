@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ....skyreels_model.store.digests import digest, sample
+from ..sockets.sharing import SHARED
 
 DEEP = 40  # levels, after which a value is told by its kind alone
 Patcher = comfy.model_patcher.ModelPatcher
@@ -126,7 +127,9 @@ class Describer:
     def _describe_content(self, value: Any) -> Iterable[Any]:
         """The kind of a value, and what makes it the one that it is."""
         if isinstance(value, Mapping):
-            pairs = [[self.describe(key), self.describe(part)] for key, part in value.items()]
+            # A film is the same on one GPU and on several.
+            kept = [(key, part) for key, part in value.items() if key != SHARED]
+            pairs = [[self.describe(key), self.describe(part)] for key, part in kept]
             return ["mapping", *sorted(pairs, key=digest)]
         if isinstance(value, list | tuple):
             return ["list", *map(self.describe, value)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from ....skyreels_model.budget import GB, sampling_bytes
 from ....skyreels_model.model.memory import Execution
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
 from ....skyreels_model.vae import memory as vae_memory
+from .sharing import find_sharing, nobody
 from .tea_cache import COMPILED, count_residuals
 
 # They hold the scores of all queries and keys, or as many as the host finds room for.
@@ -37,7 +39,9 @@ def memory_required(
     rows = max((text[1] for text in cond_shapes.get("c_crossattn", ())), default=MAX_LENGTH)
     config = model.diffusion_model.config
     execution = describe_execution(model)
-    return sampling_bytes(config, batch, frames, height, width, itemsize, execution, rows)
+    needed = sampling_bytes(config, batch, frames, height, width, itemsize, execution, rows)
+    sharing = model.sharing()
+    return int(sharing.memory(needed, shape)) if sharing else needed
 
 
 def describe_execution(model: Any) -> Execution:
@@ -64,10 +68,15 @@ def note_execution(
 ) -> Any:
     """Tell a model, before the host asks what it needs, how it will be run.
 
-    The host asks the model; whether it is compiled or cached is its patcher's.
+    The host asks the model; whether it is compiled, cached or shared is its patcher's.
     """
     options = patcher.model_options
     patcher.model.compiled = COMPILED in options
+    sharing = find_sharing(options["transformer_options"])
+    # The model may stay when what shares it has gone, and is to go, with its processes.
+    patcher.model.sharing = weakref.ref(sharing) if sharing else nobody
+    if sharing:
+        sharing.prepare(patcher, conds)
     patcher.model.residuals = count_residuals(options["transformer_options"], shape[0], conds)
     return executor(patcher, shape, conds, *args, **kwargs)
 

@@ -28,6 +28,7 @@ from .attention import find_attention
 from .gguf import GGUFPatcher
 from .memory import holds, memory_required, note_execution
 from .patcher import hook_on_the_fly, patcher_type
+from .sharing import nobody
 from .transformer import HostDiT
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
@@ -56,7 +57,7 @@ class HostModel(comfy.model_base.WAN21):
         super(comfy.model_base.WAN21, self).__init__(
             config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostDiT
         )
-        self.compiled, self.residuals = False, 0  # see `note_execution`
+        self.compiled, self.residuals, self.sharing = False, 0, nobody  # see `note_execution`
         self.image_to_video = config.unet_config["skyreels"].model_type == "i2v"
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ....skyreels_model.rules import refusal
 from .hooks import BlockHooks, attend_with, read_positions
 from .no_bypass import NoBypass
 from .rotary import rotation
+from .sharing import Call, find_sharing
 from .tea_cache import read_cache
 
 
@@ -102,21 +103,28 @@ class HostDiT(SkyReelsModel):
         if time_dim_concat is not None:
             x = _append_frames(x, comfy.ldm.common_dit.pad_to_patch_size(time_dim_concat, patch))
             _check_one_timestep(timestep)
-        grid = [size // side for size, side in zip(x.shape[2:], patch, strict=True)]
+        grid = x.shape[2] // patch[0], x.shape[3] // patch[1], x.shape[4] // patch[2]
         transformer_options["grid_sizes"] = torch.Size(grid)
-        out = super().forward(
-            x,
-            timestep,
-            context,
-            # Core's conditioning nodes attach it for every model.
-            clip_fea=clip_fea if self.config.model_type == "i2v" else None,
-            fps=fps,
-            attend=attend_with(self.attention, transformer_options),
-            run_block=BlockHooks(transformer_options, self.attention, x, len(self.blocks)),
-            positions=read_positions(transformer_options),
-            rotate=rotation(x.device),
-            cache=read_cache(transformer_options),
-        )
+        given = {"x": x, "timestep": timestep, "context": context}
+        if fps is not None:
+            given["fps"] = fps
+        # Core's conditioning nodes attach it for every model.
+        if clip_fea is not None and self.config.model_type == "i2v":
+            given["clip_fea"] = clip_fea
+        how: dict[str, Any] = {
+            "attend": attend_with(self.attention, transformer_options),
+            "positions": read_positions(transformer_options),
+            "rotate": rotation(x.device),
+            "cache": read_cache(transformer_options),
+        }
+        hooks = BlockHooks(transformer_options, self.attention, x, len(self.blocks))
+        sharing = find_sharing(transformer_options)
+        if sharing is None:
+            out = super().forward(**given, **how, run_block=hooks)
+        else:
+            cached = how["cache"] is not None
+            with sharing.share(Call(self, given, grid, transformer_options, hooks, cached)) as run:
+                out = super().forward(**given, **how, run_block=run)
         return out[:, :, :frames, :h, :w]
 
 
