@@ -1,6 +1,8 @@
 """Language models in the host: loaded, streamed, unloaded, asked; CLIPs as engines; the nodes."""
 
 import contextlib
+import dataclasses
+import functools
 import sys
 
 import graphs
@@ -393,7 +395,10 @@ class TestEndpoint:
         assert "SKYREELS_V2_WORDS_URL is not set" in text and "connection" not in text
 
 
-def test_a_model_writes_the_same_for_the_same_seed(look, files):
+def test_a_model_writes_the_same_for_the_same_seed(look, files, monkeypatch):
+    nodes = module("nodes.words")
+    short = dataclasses.replace(nodes.Enhancer().sampling, max_tokens=24)
+    monkeypatch.setattr(nodes, "Enhancer", functools.partial(nodes.Enhancer, sampling=short))
     name = f"tiny qwen2/{files['qwen2'].name}"
     loader = node("SkyReelsV2LanguageModelLoader", language_model_name=name)
     texts = [
