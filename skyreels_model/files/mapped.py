@@ -7,13 +7,14 @@ import functools
 import mmap
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
 # Python has no name for it before 3.13; the number is that of x86 and ARM.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _PAGE_OUT = 21  # Linux's MADV_PAGEOUT
+READ = 256  # latents that are read of a file before they are let out of memory
 
 
 def map_without_reserve(file: pathlib.Path) -> mmap.mmap:
@@ -63,6 +64,17 @@ def page_out(tensor: Tensor) -> None:
         return
     begin = storage.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     advise(begin, storage.data_ptr() + storage.nbytes() - begin, _PAGE_OUT)
+
+
+def read_through(tensor: Tensor, on_disk: bool) -> Iterator[Tensor]:
+    """A tensor (B, C, F, h, w) latent by latent, (B, C, 1, h, w).
+
+    on_disk: whether it lies in a file: what has been read is let out of memory now and then.
+    """
+    for number, latent in enumerate(tensor.split(1, dim=2), 1):
+        yield latent
+        if on_disk and number % READ == 0:
+            page_out(tensor)
 
 
 @functools.cache

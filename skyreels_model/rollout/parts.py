@@ -22,6 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..files.mapped import read_through
 from ..framing import ClipFrames
 from ..grid import TEMPORAL_STRIDE, frame_length
 from ..plan.film_plan import FilmPlan
@@ -124,20 +125,22 @@ def bind_parts(
     before: GivenFilm | None = None,
     after: GivenFilm | None = None,
     fps: int = 0,
+    on_disk: bool = False,
 ) -> FilmParts:
     """`FilmParts` that are true of these latents and of no others."""
-    shape = tuple(samples.shape)
-    return FilmParts(tuple(seams), tuple(spans), before, after, shape, fingerprint(samples), fps)
+    shape, digest = tuple(samples.shape), fingerprint(samples, on_disk)
+    return FilmParts(tuple(seams), tuple(spans), before, after, shape, digest, fps, on_disk)
 
 
-def fingerprint(samples: Tensor) -> str:
+def fingerprint(samples: Tensor, on_disk: bool = False) -> str:
     """A hash of the numbers of latents (B, C, F, h, w), whatever their device and dtype.
 
     Of every one of them: a second pass may have changed only what a mask leaves free. A minute of
-    540P takes half a second, which is nothing beside making or decoding it.
+    540P takes half a second, which is nothing beside making or decoding it. on_disk: as of
+    `FilmParts`.
     """
     digest = hashlib.blake2b(repr(tuple(samples.shape)).encode(), digest_size=16)
-    for latent in samples.split(1, dim=2):
+    for latent in read_through(samples, on_disk):
         digest.update(latent.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()
 
@@ -306,7 +309,8 @@ def describe_film(
         start, goes_on = start + latents.shape[2], part.joins
     samples, whole = own.join(), shown.join() if first else None
     seams = [begin.seam(whole) for begin in found]
-    return samples, bind_parts(samples, seams, spans, before, after, plan.fps)
+    on_disk = sink is not MemorySink
+    return samples, bind_parts(samples, seams, spans, before, after, plan.fps, on_disk)
 
 
 @dataclass

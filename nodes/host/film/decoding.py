@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ....skyreels_model.budget import GB
-from ....skyreels_model.files.mapped import page_out
+from ....skyreels_model.files.mapped import READ, page_out
 from ....skyreels_model.framing import PIECE, ClipFrames
 from ....skyreels_model.grid import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ....skyreels_model.rollout.film import Film
@@ -41,7 +41,6 @@ from ..sockets.vae import OTHER_VAE, HostVAE, check_wan_vae
 from ..sockets.vae_streams import decode_latents, make_tiling
 from .given import FilmImages
 
-READ = 256  # pieces of frames after which latents on a disk are let out of memory
 STORED_KEY = "skyreels_v2_stored"  # of a LATENT
 
 
@@ -68,11 +67,7 @@ def film_latent(
     """
     before = images.video if images else None
     after = images.following if images else None
-    samples, parts = describe_film(film, process_out, before, after, sink)
-    if sink is not MemorySink:
-        page_out(samples)  # all of it was read for its fingerprint
-        parts = replace(parts, on_disk=True)
-    return make_latent(samples, parts)
+    return make_latent(*describe_film(film, process_out, before, after, sink))
 
 
 @dataclass(frozen=True)
@@ -102,8 +97,6 @@ def open_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> 
     check_wan_vae(vae)
     samples = check_latent(latent)
     parts = film_parts(latent, samples)
-    if parts.on_disk:
-        page_out(samples)
     films = [film for film in (parts.before, parts.after) if film is not None]
     given = sum(seam.given.shape[2] for seam in parts.seams if seam.given is not None)
     count = sum(seam.frames for seam in parts.seams) + sum(map(len, films))
@@ -138,7 +131,7 @@ def _unchanged(stored: StoredLatent | None, parts: FilmParts, samples: Tensor) -
     if stored is None or stored.digest != parts.digest:
         return None
     # Of latents that are one stretch the record is not held to their numbers.
-    changed = parts.simple and fingerprint(samples) != parts.digest
+    changed = parts.simple and fingerprint(samples, parts.on_disk) != parts.digest
     return None if changed else stored.film
 
 

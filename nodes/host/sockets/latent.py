@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....skyreels_model.files.mapped import read_through
 from ....skyreels_model.grid import CHANNELS
 from ....skyreels_model.rollout.parts import FilmParts, fingerprint, one_window
 from ..notice import warn
@@ -48,7 +49,9 @@ def check_latent(latent: dict[str, Any], name: str = "samples") -> Tensor:
     flaw = lacks_numbers(samples)
     if flaw:
         raise ValueError(f"{name} has {flaw}; {NEEDED}")
-    for number, part in enumerate(samples.split(1, dim=2)):
+    record = latent.get(FILM_KEY)
+    on_disk = isinstance(record, FilmParts) and record.on_disk
+    for number, part in enumerate(read_through(samples, on_disk)):
         least, most = map(float, torch.aminmax(part))
         if not math.isfinite(least + most):
             raise ValueError(
@@ -77,7 +80,7 @@ def film_parts(latent: dict[str, Any], samples: Tensor) -> FilmParts:
         return one_window(samples)
     if parts.simple and parts.shape[2] == samples.shape[2]:
         return parts
-    if parts.shape == tuple(samples.shape) and parts.digest == fingerprint(samples):
+    if parts.shape == tuple(samples.shape) and parts.digest == fingerprint(samples, parts.on_disk):
         return parts
     clips = parts.before is not None or parts.after is not None
     lost = "the seams and the clips before and after" if clips else "the seams"
