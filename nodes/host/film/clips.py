@@ -27,7 +27,8 @@ def open_clip(name: str, given: Mapping[str, Any], plan: FilmPlan, fit: str) -> 
     video = given.get(name)
     if video is None:
         return None
-    if isinstance(video, InputImpl.VideoFromFile):
+    # A class of its own may know what the file does not say, such as a frame rate.
+    if type(video) is InputImpl.VideoFromFile:
         # Older hosts cut no parts out of a file.
         window = getattr(video, "get_active_trim_window", lambda: (0.0, 0.0))()
         clip = FileFilm(
