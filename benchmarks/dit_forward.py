@@ -1,16 +1,17 @@
-"""Our transformer against diffusers' and the reference's: equal weights, equal inputs.
+"""Our transformer against diffusers', the reference's and ComfyUI's own: equal weights and inputs.
 
-    python benchmarks/dit_forward.py [--reference FOLDER] [--rounds 5] [--only 14B]
+    python benchmarks/dit_forward.py [--reference FOLDER] [--comfyui COMFYUI] [--rounds 5]
+                                     [--only 14B]
 
-FOLDER is a source tree of SkyworkAI/SkyReels-V2, by default that of SKYREELS_V2_REFERENCE; without
-it there is no such column. Each implementation has a process of its own, in which it loads the same
-weights and warms up; then they run one forward each in turn, so that whatever else the machine does
-meets all of them. A round's ratio is ours against the rival beside it; the median of the rounds is
-printed, by the clock and by processor time. All are given 512 rows of text, as in real films, and
-compute them all. "Floor" is what the matrix products and the attention of the blocks
-alone take of a rival's processor time, by the same operators: no implementation is below it. Memory
-is the peak of what PyTorch's allocator hands out during a forward, so without the weights and the
-inputs.
+FOLDER is a source tree of SkyworkAI/SkyReels-V2, by default that of SKYREELS_V2_REFERENCE, COMFYUI
+one of ComfyUI; without them there are no such rows. Each implementation has a process of its own,
+in which it loads the same weights and warms up; then they run one forward each in turn, so that
+whatever else the machine does meets all of them. A round's ratio is ours against the rival beside
+it; the median of the rounds is printed, by the clock and by processor time. All are given 512 rows
+of text, as in real films, and compute them all. "Floor" is what the matrix products and the
+attention of the blocks alone take of a rival's processor time, by the same operators: no
+implementation is below it. Memory is the peak of what PyTorch's allocator hands out during a
+forward, so without the weights and the inputs.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ CASES = (
 
 
 @torch.inference_mode()
-def serve(case: Case, rival: str, reference: pathlib.Path | None) -> None:
+def serve(case: Case, rival: str, trees: dict[str, pathlib.Path | None]) -> None:
     """Run a forward for each line that comes in, and print its figures."""
-    forward = rivals.build(rival, case.config, reference=reference)
+    forward = rivals.build(rival, case.config, **trees)
     generator = torch.Generator().manual_seed(1)
     text = torch.randn(1, 512, 4096, generator=generator)
 
@@ -95,9 +96,11 @@ def serve(case: Case, rival: str, reference: pathlib.Path | None) -> None:
 class Server:
     """A rival in its own process, which runs a forward when asked."""
 
-    def __init__(self, case: Case, rival: str, reference: pathlib.Path | None) -> None:
+    def __init__(self, case: Case, rival: str, options: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--child", case.name, rival]
-        command += ["--reference", str(reference)] if reference else []
+        for name in ("reference", "comfyui"):
+            tree = getattr(options, name)
+            command += [f"--{name}", str(tree)] if tree else []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -127,7 +130,7 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
 
 def compare(case: Case, names: list[str], options: argparse.Namespace) -> None:
     """Print a row for each rival."""
-    servers = {name: Server(case, name, options.reference) for name in names}
+    servers = {name: Server(case, name, options) for name in names}
     done = [
         {name: server.forward() for name, server in servers.items()} for _ in range(options.rounds)
     ]
@@ -157,15 +160,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     given = os.environ.get("SKYREELS_V2_REFERENCE")
     parser.add_argument("--reference", type=pathlib.Path, default=given)
+    parser.add_argument("--comfyui", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         name, rival = options.child
-        serve(next(case for case in CASES if case.name == name), rival, options.reference)
+        trees = {"reference": options.reference, "host": options.comfyui}
+        serve(next(case for case in CASES if case.name == name), rival, trees)
         return
-    names = [name for name in rivals.RIVALS if name != "reference" or options.reference]
+    absent = {"reference": not options.reference, "core": not options.comfyui}
+    names = [name for name in rivals.RIVALS if not absent.get(name)]
     names.append(rivals.PRODUCTS)
     print(
         "| case | tokens | against | time, ours | time | CPU time | floor | memory, ours | memory "

@@ -21,37 +21,16 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from cache import psnr  # noqa: E402
+from cache import make_all, psnr  # noqa: E402
 
 import skyreels_model.plan.film_plan as film_plan  # noqa: E402
 from skyreels_model.cache.forecast import Forecast  # noqa: E402
 from skyreels_model.cache.settings import CacheSettings  # noqa: E402
-from skyreels_model.cache.velocity import CachedVelocity  # noqa: E402
-from skyreels_model.rollout import Film, SeededNoise, generate  # noqa: E402
-from skyreels_model.rollout.history import new_history  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.toyset import ToySet, toy_plan  # noqa: E402
 from toy.world import HELD_OUT, Scene  # noqa: E402
 
 BLOCKS, LAGS, SEED = (1, 3, 5), (2, 5), 7
-
-
-@torch.inference_mode()
-def make(
-    toy: ToySet, scene: Scene, plan: film_plan.FilmPlan, cached: bool
-) -> tuple[np.ndarray, list[int]]:
-    """The film's frames, and how many latents the model was shown in each call of it."""
-    seen: list[int] = []
-    film, guided = Film(plan), toy.velocity(scene.caption, plan.fps)
-
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        seen.append(x.shape[2])
-        return guided(x, t)
-
-    asked = CachedVelocity(film, velocity, Forecast(CacheSettings())) if cached else velocity
-    for _ in generate(asked, plan, SeededNoise(SEED), new_history(plan, toy.vae), film=film):
-        pass
-    return toy.frames(film), seen
 
 
 def measure_plan(
@@ -67,16 +46,17 @@ def measure_plan(
     def right(frames: np.ndarray, scene: Scene) -> int:
         return sum(s.ok for s in measure.scores(frames, scene.caption, spans, plan.fps))
 
-    whole = [make(toy, scene, plan, cached) for scene in scenes]
-    before = sum(right(frames, scene) for (frames, _), scene in zip(whole, scenes, strict=True))
+    policy = Forecast(CacheSettings()) if cached else None
+    whole, _ = make_all(toy, scenes, plan, policy, SEED)
+    before = sum(right(film.frames, scene) for film, scene in zip(whole, scenes, strict=True))
     for ahead in aheads:
         film_plan.SHOWN_AHEAD = ahead
         left_out = dataclasses.replace(plan, idle_frames="left_out")
-        films = [make(toy, scene, left_out, cached) for scene in scenes]
-        after = sum(right(frames, scene) for (frames, _), scene in zip(films, scenes, strict=True))
-        dbs = [psnr(f, w) for (f, _), (w, _) in zip(films, whole, strict=True)]
+        films, _ = make_all(toy, scenes, left_out, policy, SEED)
+        after = sum(right(film.frames, scene) for film, scene in zip(films, scenes, strict=True))
+        dbs = [psnr(f.frames, w.frames) for f, w in zip(films, whole, strict=True)]
         seen, all_seen = (
-            [np.array(one, dtype=float) for _, one in made] for made in (films, whole)
+            [np.array(one.seen, dtype=float) for one in made] for made in (films, whole)
         )
         shares = [
             sum((one**power).sum() for one in seen) / sum((one**power).sum() for one in all_seen)

@@ -1,9 +1,10 @@
-"""One transformer in three implementations, with equal random weights: ours, and two rivals.
+"""One transformer in four implementations, with equal random weights: ours, and three rivals.
 
 "diffusers" is its SkyReelsV2Transformer3DModel. "reference" is the WanModel of
 SkyworkAI/SkyReels-V2, from a source tree that is fetched beside the project; where it wants flash
-attention and there is none, PyTorch's own attention stands in for it, from outside. "products" is
-no model: the matrix products and the attention of the blocks, and nothing else.
+attention and there is none, PyTorch's own attention stands in for it, from outside. "core" is
+ComfyUI's own WanModel, from a ComfyUI tree, with PyTorch's attention. "products" is no model: the
+matrix products and the attention of the blocks, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from skyreels_model.config import ModelConfig  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
 from skyreels_model.model.names import transformer_key_to_original  # noqa: E402
 
-RIVALS = ("ours", "diffusers", "reference")
+RIVALS = ("ours", "diffusers", "reference", "core")
 PRODUCTS = "products"
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -53,16 +54,20 @@ def build(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     reference: pathlib.Path | None = None,
+    host: pathlib.Path | None = None,
 ) -> Forward:
     """A rival's forward: x (B, C, F, H, W), timesteps (B,) or (B, F), text (B, N, D) -> velocity.
 
-    Raises ValueError for "reference" without the folder of its source tree.
+    reference, host: the source trees that "reference" and "core" come from; raises ValueError for
+    "reference" without.
     """
     state = random_state(config, dtype, torch.device(device))
     if rival == "diffusers":
         return _diffusers(config, state)
     if rival == PRODUCTS:
         return lambda x, _t, text: _products(config, state, x, text)
+    if rival == "core":
+        return _core(config, state, dtype, host)
     if rival == "reference":
         # It holds all in one dtype, and computes the time embedding in float32 nonetheless.
         model = reference_model(config, {k: v.to(dtype) for k, v in state.items()}, reference)
@@ -93,6 +98,23 @@ def _diffusers(config: ModelConfig, state: dict[str, Tensor]) -> Forward:
     return lambda x, t, text: model(
         x, t, text, enable_diffusion_forcing=t.ndim == 2, return_dict=False, **fps
     )[0]
+
+
+def _core(
+    config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype, host: pathlib.Path | None
+) -> Forward:
+    """ComfyUI's own Wan, which has no fps embedding."""
+    sys.path.append(str(host))
+    args = importlib.import_module("comfy.cli_args").args
+    args.cpu = args.use_pytorch_cross_attention = True
+    wan = importlib.import_module("comfy.ldm.wan.model")
+    layers = importlib.import_module("comfy.ops").disable_weight_init
+    model = wan.WanModel(
+        dim=config.dim, ffn_dim=config.ffn_dim, num_heads=config.num_heads,
+        num_layers=config.num_layers, operations=layers, dtype=dtype, device="meta",
+    )  # fmt: skip
+    model.requires_grad_(False).load_state_dict(state, assign=True)
+    return lambda x, t, text: model(x, t, text)
 
 
 def reference_model(
