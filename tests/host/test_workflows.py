@@ -95,12 +95,19 @@ def with_toy_files(prompt):
 
 
 def known_inputs(prompt):
-    """Class and inputs by node, without those that an older host does not know."""
+    """Class and inputs by node, without those that an older host does not know.
+
+    Widgets of ours that a prompt does not name have their defaults, as where it is run.
+    """
     known = {}
     for node_id, node in prompt.items():
         kinds = node_class(node["class_type"]).INPUT_TYPES()
-        names = set(kinds.get("required", {}) | kinds.get("optional", {}))
+        optional = kinds.get("optional", {})
+        names = set(kinds.get("required", {}) | optional)
         inputs = {k: v for k, v in node["inputs"].items() if k in names or "." in k}
+        if node["class_type"].startswith("SkyReelsV2"):
+            widgets = {k: spec for k, spec in optional.items() if is_widget(spec[0], spec[1])}
+            inputs = {k: spec[1]["default"] for k, spec in widgets.items()} | inputs
         known[node_id] = (node["class_type"], inputs)
     return known
 
@@ -328,6 +335,7 @@ def test_first_template_has_the_published_numbers(host):
         "anchor": 0.0,
         "denoise": 1.0,
         "preset": "custom",
+        "idle_frames": "computed",
     }
     assert inputs["SkyReelsV2Schedule"] == published
     assert inputs["SkyReelsV2Sampler"]["cfg"] == 6
