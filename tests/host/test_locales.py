@@ -13,6 +13,8 @@ LANGUAGES = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir()
 # A script that each language needs, and one that would be another language's.
 KANA, HAN = "[\u3040-\u30ff]", "[\u4e00-\u9fff]"
 SCRIPTS = {"ja": (KANA, None), "zh": (HAN, KANA)}
+# The folders of nodes that the page has a name for, beside the pack's own.
+KNOWN_FOLDERS = {"SkyReels-V2", "loaders", "conditioning", "sampling", "latent"}
 # The page compiles these texts, and only shows tooltips.
 COMPILED, SYNTAX = ("display_name", "description", "name"), set("{}@|")
 
@@ -107,7 +109,15 @@ def test_every_text_is_translated_and_no_other(source, translated):
 
 
 def test_the_host_serves_it(server, language):
-    assert fetch(server, "/i18n")[language]["nodeDefs"] == read(f"{language}/nodeDefs.json")
+    files = read(f"{language}/main.json") | {"nodeDefs": read(f"{language}/nodeDefs.json")}
+    assert fetch(server, "/i18n")[language] == files
+
+
+def test_folders_of_nodes_have_names(nodes, language):
+    folders = {folder for info in nodes.values() for folder in info["category"].split("/")}
+    named = read(f"{language}/main.json")["nodeCategories"]
+    assert set(named) == folders - KNOWN_FOLDERS
+    assert all(re.search(HAN, name) for name in named.values())
 
 
 def test_sentences_are_of_the_language(translated, language):
