@@ -78,7 +78,8 @@ def _open(images: Tensor | None, video: Any, fps: float, tick: Tick) -> Clip:
     if isinstance(video, InputImpl.VideoFromComponents):
         parts = video.get_components()
         return ImageClip(parts.images, float(parts.frame_rate))
-    start, duration = video.get_active_trim_window()
+    # Older hosts cut no parts out of a file.
+    start, duration = getattr(video, "get_active_trim_window", lambda: (0.0, 0.0))()
     return FileClip(video.get_stream_source(), start, duration, tick)
 
 
