@@ -42,6 +42,24 @@ def make_team(degrees, patience=60.0):
     return team
 
 
+def find_listeners(pid):
+    """(address as the system writes it, socket) of all on which a process listens."""
+    own = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                found.add((fields[1].rpartition(":")[0], fields[9]))
+    return found
+
+
+@pytest.fixture
+def listeners_before():
+    """This process's own, before it has a team."""
+    return find_listeners(os.getpid())
+
+
 @pytest.fixture
 def team(request):
     made = make_team(*request.param)
@@ -82,7 +100,7 @@ def wait_until_gone(pids):
 
 
 @pytest.mark.parametrize("team", [(Degrees(prompts=2, heads=2),)], indirect=True)
-def test_processes_make_what_one_makes_until_one_dies(team, given):
+def test_processes_make_what_one_makes_until_one_dies(listeners_before, team, given):
     model, tensors = given
     with torch.inference_mode():
         alone = model(**tensors)
@@ -92,9 +110,9 @@ def test_processes_make_what_one_makes_until_one_dies(team, given):
     said = team.ask({"do": "say"}, SOON, {"numbers": torch.arange(3.0)[:, None].expand(3, 2)})
     assert [each["numbers"] for each in said] == [[[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]] * 3
     pids = [each["pid"] for each in said]
-    addresses = [address for pid in [os.getpid(), *pids] for address in listening(pid)]
-    assert addresses  # gloo's own
-    assert set(addresses) <= LOOPBACK
+    listeners = set().union(*map(find_listeners, [os.getpid(), *pids])) - listeners_before
+    assert listeners  # gloo's own
+    assert {address for address, _ in listeners} <= LOOPBACK
 
     with pytest.raises(TeamFailed, match=r"rank 2 was ended by the system \(SIGKILL\)"):
         run(team, model, tensors, fail=2, how="dies")
@@ -181,15 +199,3 @@ def test_no_worker_outlives_a_program_that_is_killed():
         assert is_there(pid)
         owner.kill()
     wait_until_gone([pid])
-
-
-def listening(pid):
-    """The addresses, as the system writes them, on which a process listens."""
-    own = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
-                found.append(fields[1].rpartition(":")[0])
-    return found

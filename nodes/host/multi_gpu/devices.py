@@ -57,8 +57,8 @@ def find_devices(gpus: str) -> Devices:
         return Devices(int(ranks[1]))
     if own.type != "cuda" or not comfy.model_management.is_nvidia():
         raise ValueError(
-            f"gpus is {gpus!r}, and ComfyUI computes on {own.type} here; it must run on an NVIDIA "
-            f"card. Connect the model without SkyReels-V2 Multi-GPU"
+            f"gpus is {gpus!r}, and ComfyUI computes on {own.type} here; this node needs NVIDIA "
+            f"cards. Use the model without it"
         )
     there, first = torch.cuda.device_count(), torch.cuda.current_device()
     first = first if own.index is None else own.index
