@@ -1,16 +1,20 @@
 """The default policy: a line through the last two answers, as far as its measured error allows.
 
 Where the model is asked again, its answer shows how far the forecast would have missed it. A line
-that misses by m after d model calls, through points g calls apart, misses by about
-m * D * (D + d) / (d * (d + g)) after D more: so the next distance D is the longest for which that
-stays below the threshold, as in step size control of ODE solvers. Frames that wait are shown to the
-model as they will be when they begin, so that their first step, too, may be forecast.
+that misses by m after d model calls, through points g calls apart, misses by about m * D * (D + d)
+/ (d * (d + g)) after D more. Calls are forecast in a row while the sum of that stays below the
+threshold, much as in step size control of ODE solvers: two apart from each other are better than
+three and one. It counts more where the frames at work take long steps, for what is wrong moves them
+farther: with the published shifts most of a frame's error is made in its last steps. Frames that
+wait are shown to the model as they will be when they begin, so that their first step, too, may be
+forecast.
 
 What was tried beside it is in `benchmarks/RESULTS.md`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +26,7 @@ from .velocity import Call
 
 LONGEST = 6  # model calls from one that is made to the next
 UNMEASURED = 2  # the same while no forecast has been measured
+USUAL_STEP = 1 / 30  # of noise level, which counts as it is: the mean of 30 steps
 # A line is followed less the farther it goes: by 1 / (1 + DAMPING * distance / gap).
 DAMPING = 0.2
 GUIDANCE_CHANGE = 0.1  # of the guidance scale, after which an earlier answer is another model's
@@ -36,7 +41,8 @@ class ForecastState:
     levels, gaps (F,): its noise levels, and what they have risen since the one before (below 0).
     known (F,): how many levels are known of a frame, 0 to 2. begin: the first latent in view.
     passed: model calls forecast since the last answer. distance: how many calls the last answer
-    came after the one before. limit: how many calls after the last answer the next is asked for.
+    came after the one before. rate: how far a line last missed, by its distances; None while none
+    has been measured. error: what is expected of the forecasts since the last answer, in total.
     """
 
     velocity: Tensor
@@ -48,7 +54,8 @@ class ForecastState:
     guidance: float
     passed: int = 0
     distance: int = 1
-    limit: int = UNMEASURED
+    rate: float | None = None
+    error: float = 0.0
 
     @classmethod
     def first(cls, call: Call, velocity: Tensor) -> ForecastState:
@@ -108,16 +115,17 @@ class Forecast:
         if state is None or not self.settings.threshold:
             return None
         state.view(call)
-        if self._must_ask(state, call):
+        error = state.error + _expect(state, call)
+        if error > self.settings.threshold or self._must_ask(state, call):
             return None
-        state.passed += 1
+        state.passed, state.error = state.passed + 1, error
         return state.forecast(call)
 
     def _must_ask(self, state: ForecastState, call: Call) -> bool:
         """Whether it is time to ask the model, or a frame is unknown, or takes its last step."""
         moves = call.levels.moves
         return (
-            state.passed + 1 >= state.limit
+            state.passed + 1 >= (UNMEASURED if state.rate is None else LONGEST)
             or self.settings.always(call.row, call.rows)
             or abs(call.guidance - state.guidance) > GUIDANCE_CHANGE * max(abs(state.guidance), 1)
             or bool((state.known[moves] == 0).any())
@@ -131,11 +139,7 @@ class Forecast:
         distance = state.passed + 1
         miss = _measure(state, call, velocity)
         if miss is not None:
-            reach = distance * (distance + state.distance)
-            state.limit = 1
-            for calls in range(2, LONGEST + 1):
-                if miss * calls * (calls + distance) <= self.settings.threshold * reach:
-                    state.limit = calls
+            state.rate = miss / (distance * (distance + state.distance))
         levels = call.levels.sigmas
         moved = (levels != state.levels) & (state.known > 0)
         state.change = torch.where(
@@ -144,8 +148,15 @@ class Forecast:
         state.gaps = torch.where(moved, levels - state.levels, state.gaps)
         state.known = torch.where(moved, 2, state.known.clamp(min=1))
         state.velocity, state.levels, state.guidance = velocity, levels, call.guidance
-        state.passed, state.distance = 0, distance
+        state.passed, state.distance, state.error = 0, distance, 0.0
         return state
+
+
+def _expect(state: ForecastState, call: Call) -> float:
+    """How far this forecast will miss, as a share of the velocity, by the step that it moves."""
+    calls, levels = state.passed + 1, call.levels
+    step = float((levels.sigmas - levels.after)[levels.moves].mean()) / USUAL_STEP
+    return (state.rate or 0.0) * calls * (calls + state.distance) * math.sqrt(step)
 
 
 def _measure(state: ForecastState, call: Call, velocity: Tensor) -> float | None:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from skyreels_model.cache.forecast import DAMPING, LONGEST, Forecast
+from skyreels_model.cache.forecast import DAMPING, USUAL_STEP, Forecast
 from skyreels_model.cache.settings import BOUNDS, CacheSettings
 from skyreels_model.cache.velocity import CachedVelocity, Call
 from skyreels_model.plan.film_plan import FilmPlan
@@ -98,7 +98,7 @@ def test_a_line_is_followed_by_hand_computed_weights():
     policy = Forecast(ALL)
     state = policy.record(None, call(0, levels([0.9])), answer(1.0))
     state = policy.record(state, call(1, levels([0.8])), answer(3.0))
-    state.limit = LONGEST
+    state.rate = 0.0
     got = policy.forecast(state, call(2, levels([0.7])))
     assert got.flatten() == pytest.approx(3 + 2 / (1 + DAMPING))
     got = policy.forecast(state, call(3, levels([0.65])))
@@ -108,19 +108,31 @@ def test_a_line_is_followed_by_hand_computed_weights():
 @pytest.mark.parametrize(
     ("threshold", "expected"),
     # The line misses by 0.1 of the answer one call after points one call apart: 2 units of error.
-    # n more calls make n * (n + 1): 0.1 * n * (n + 1) / 2 = 0.1, 0.3, 0.6, 1.0, 1.5
-    [(0.09, 1), (0.11, 1), (0.31, 2), (0.59, 2), (0.61, 3), (0.99, 3)],
+    # The first forecast is 2 units off, the next, two calls after the answer, 6, 8 in total.
+    [(0.09, 1), (0.11, 2), (0.39, 2), (0.41, 3), (0.99, 3)],
 )
 def test_the_next_call_comes_when_the_measured_error_has_grown_to_the_threshold(
     threshold, expected
 ):
-    policy = Forecast(CacheSettings(threshold, end=0.0))
+    policy, step = Forecast(CacheSettings(threshold, end=0.0)), USUAL_STEP
     state = policy.record(None, call(0, levels([0.9])), answer(1.0))
     state = policy.record(state, call(1, levels([0.8])), answer(1.0))
     state = policy.record(state, call(2, levels([0.7])), answer(1 / 0.9))
-    assert state.limit == expected
-    forecasts = [policy.forecast(state, call(3, levels([0.6]))) for _ in range(expected)]
+    assert state.rate == pytest.approx(0.05)
+    later = call(3, levels([0.6], after=[0.6 - step]))
+    forecasts = [policy.forecast(state, later) for _ in range(expected)]
     assert [f is None for f in forecasts] == [False] * (expected - 1) + [True]
+
+
+@pytest.mark.parametrize(("threshold", "made"), [(0.19, False), (0.21, True)])
+def test_an_error_counts_by_the_root_of_the_step_that_it_moves(threshold, made):
+    """As above, where frames move four of the usual steps: 0.1 counts twice."""
+    policy = Forecast(CacheSettings(threshold, end=0.0))
+    state = policy.record(None, call(0, levels([0.9, 0.9])), answer(1.0, 1.0))
+    state.rate = 0.05
+    steps = [0.7 - 3 * USUAL_STEP, 0.7 - 5 * USUAL_STEP]
+    forecast = policy.forecast(state, call(1, levels([0.7, 0.7], after=steps)))
+    assert (forecast is not None) == made
 
 
 def test_the_error_is_the_mean_of_the_frames_that_move():
@@ -130,7 +142,7 @@ def test_the_error_is_the_mean_of_the_frames_that_move():
     for row, (level, last) in enumerate([(0.9, 1.0), (0.8, 1.0), (0.7, 1 / 0.8)]):
         one = levels([level, level, 0.5], moves=moves)
         state = policy.record(state, call(row, one), answer(1.0, last, 9.0 * row + 1))
-    assert state.limit == 2  # of 0 and 0.2, and of nothing that rests
+    assert state.rate == pytest.approx(0.05)  # 0.1: of 0 and 0.2, and of nothing that rests
 
 
 def test_a_frame_that_waited_is_held_and_one_that_was_replaced_is_asked_for():
@@ -138,7 +150,7 @@ def test_a_frame_that_waited_is_held_and_one_that_was_replaced_is_asked_for():
     waits = levels([0.9, 0.9], moves=[True, False])
     state = policy.record(None, call(0, waits), answer(1.0, 2.0))
     state = policy.record(state, call(1, levels([0.8, 0.9], moves=[True, False])), answer(2.0, 4.0))
-    state.limit = LONGEST
+    state.rate = 0.0
     begins = levels([0.7, 0.9])
     assert policy.forecast(state, call(2, begins)).flatten()[1] == 4
     replaced = dataclasses.replace(begins, fresh=torch.tensor([False, True]))
@@ -149,7 +161,7 @@ def test_a_frame_that_waited_is_held_and_one_that_was_replaced_is_asked_for():
 def test_a_frames_last_step_is_always_computed(last):
     policy = Forecast(ALL)
     state = policy.record(None, call(0, levels([0.9, 0.9])), answer(1.0, 1.0))
-    state.limit = LONGEST
+    state.rate = 0.0
     assert policy.forecast(state, call(1, levels([0.8, 0.8]))) is not None
     assert policy.forecast(state, call(1, levels([0.7, 0.7], after=last))) is None
 
@@ -187,7 +199,7 @@ def test_a_batch_is_forecast_as_one():
     for row, level in enumerate((0.9, 0.8)):
         one = levels([level])
         state = policy.record(state, call(row, one), torch.full((2, 1, 1, 3, 3), level))
-    state.limit = LONGEST
+    state.rate = 0.0
     assert policy.forecast(state, call(2, levels([0.7]))).shape == (2, 1, 1, 3, 3)
 
 
@@ -196,7 +208,7 @@ def test_a_view_that_moves_on_keeps_what_it_knows_of_each_frame():
     for row, level in enumerate((0.9, 0.8)):
         one = levels([level] * 3)
         state = policy.record(state, call(row, one), answer(1.0, 2.0, 3.0) * (row + 1))
-    state.limit = LONGEST
+    state.rate = 0.0
     moved = levels([0.7, 0.7, 0.9], moves=[True, True, False])
     got = policy.forecast(state, call(2, moved, begin=1)).flatten()
     assert got[:2] == pytest.approx([4 + 2 / (1 + DAMPING), 6 + 3 / (1 + DAMPING)])
