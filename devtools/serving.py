@@ -77,7 +77,8 @@ class Server:
     """How to start a server; entering it starts it and waits until it answers, leaving stops it.
 
     Its log goes to the file `log`, or to this process's output. Without `page` it serves no web
-    page, and needs no packages for one. Raises SetupError when it does not come up.
+    page, and needs no packages for one; `front` is the folder of another page than the host's.
+    Raises SetupError when it does not come up.
     """
 
     python: Path
@@ -86,6 +87,7 @@ class Server:
     port: int
     cpu: bool
     page: bool = False
+    front: Path | None = None
     log: Path | None = None
     offline: bool = False
     pack: Path = PACK
@@ -145,8 +147,8 @@ class Server:
         command += ["--input-directory", self.input] if self.input else []
         for number, folder in enumerate(self.models):
             command += ["--extra-model-paths-config", self._models_file(number, folder)]
-        if not self.page:
-            command += ["--front-end-root", self._empty_page()]
+        front = self.front if self.page else self._empty_page()
+        command += ["--front-end-root", front] if front else []
         return command
 
     def _models_file(self, number: int, folder: Path) -> Path:

@@ -11,7 +11,9 @@ from .encode import SkyReelsV2Encode
 from .film_to_video import SkyReelsV2FilmToVideo
 from .frames import SkyReelsV2Frames
 from .host.files import register_more_files, register_toy_weights
+from .host.routes import serve
 from .image_to_video import SkyReelsV2ImageToVideo
+from .live_plan import answer_plan, answer_storyboard
 from .loaders import (
     SkyReelsV2ImageEncoderLoader,
     SkyReelsV2ModelLoader,
@@ -64,4 +66,6 @@ class SkyReelsV2Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_toy_weights()
         register_more_files()
+        serve("plan", answer_plan)
+        serve("storyboard", answer_storyboard)
         return NODES

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..skyreels_model.budget import describe_memory, describe_ram
-from ..skyreels_model.grid import frames_of_seconds
 from ..skyreels_model.plan.bounds import BOUNDS
+from ..skyreels_model.plan.choose import choose_plan
 from ..skyreels_model.plan.drawing import draw_plan
 from ..skyreels_model.plan.film_plan import HISTORIES, IDLE_FRAMES, FilmPlan
-from ..skyreels_model.plan.presets import CUSTOM, PRESETS, describe_preset, describe_sliding
+from ..skyreels_model.plan.presets import CUSTOM, PRESETS
 from ..skyreels_model.plan.summary import describe_plan
-from ..skyreels_model.schedule.flow import custom_schedule
 from .host import notice
 from .host.checked import checked
 from .host.sockets.memory import card, machine_ram
@@ -66,53 +64,22 @@ class SkyReelsV2Schedule(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls,
-        frames: int,
-        seconds: float = 0.0,
-        sigmas: io.Sigmas.Type | None = None,
-        preset: str = CUSTOM,
-        fps_float: float | None = None,
-        **numbers: Any,
-    ) -> io.NodeOutput:
-        lines: list[str] = []
-        if fps_float is not None:
-            numbers["fps"] = math.floor(fps_float + 0.5)
-            if fps_float != numbers["fps"]:
-                lines.append(f"fps_float {fps_float:g} is rounded to {numbers['fps']} fps")
-        if seconds:
-            frames = frames_of_seconds(seconds, numbers["fps"])
-        if sigmas is not None:
-            numbers["sigmas"] = tuple(custom_schedule(sigmas).sigmas.tolist())
-        if preset in PRESETS:
-            lines = [*_take_preset(preset, numbers), *lines]
-        plan = FilmPlan(num_frames=frames, **numbers)
-        shown = plan.shown_latents(plan.window_at(0))
-        size = (plan.width, plan.height)
-        lines += [
-            describe_plan(plan),
-            describe_ram(plan.num_frames, plan.latent_frames, *size, machine_ram()),
-            describe_memory(shown, *size, card()),
-        ]
-        summary = "\n".join(lines)
+    def execute(cls, frames: int, **numbers: Any) -> io.NodeOutput:
+        choice = choose_plan(frames, **numbers)
+        for warning in choice.warnings:
+            notice.warn(warning)
+        plan, size = choice.plan, (choice.plan.width, choice.plan.height)
+        summary = "\n".join([*choice.said, describe_plan(plan), describe_need(plan)])
         return io.NodeOutput(
             plan, draw_plan(plan), summary, plan.num_frames, float(plan.fps), *size
         )
 
 
-def _take_preset(name: str, numbers: dict[str, Any]) -> list[str]:
-    """Set a preset's numbers, with an ar_step that slides where asked to; what to say of it."""
-    preset = PRESETS[name]
-    taken = preset.numbers(numbers["height"] > numbers["width"])
-    said = []
-    if numbers.get("sliding"):
-        steps = len(numbers["sigmas"]) - 1 if "sigmas" in numbers else preset.steps
-        taken["ar_step"] = preset.sliding_ar_step(steps)
-        if taken["ar_step"] != preset.ar_step:
-            said = [describe_sliding(name, int(taken["ar_step"]), steps)]
-            notice.warn(said[0])
-    numbers |= taken
-    return [describe_preset(name, taken), *said]
+def describe_need(plan: FilmPlan) -> str:
+    """Lines for people: the memory that a film takes, and whether this machine has it."""
+    shown, size = plan.shown_latents(plan.window_at(0)), (plan.width, plan.height)
+    ram = describe_ram(plan.num_frames, plan.latent_frames, *size, machine_ram())
+    return f"{ram}\n{describe_memory(shown, *size, card())}"
 
 
 def _span(name: str) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
                     default="0s: a street at dawn\n6s: rain sets in over the street",
                     tooltip="One prompt per line (or separated by slashes), each after the second "
                     "at which it begins: '0s: a street at dawn / 6s: rain sets in / 9s cut: "
-                    "inside a café'. 'cut' starts afresh.",
+                    "inside a café'. 'cut' starts afresh. Words before the colon: cut, ease 12 "
+                    "(cross-fade in frames, instead of ease), seed 7 (this shot's own).",
                 ),
                 io.Float.Input(
                     "seconds",

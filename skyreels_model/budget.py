@@ -115,6 +115,26 @@ def describe_memory(latents: int, width: int, height: int, card: tuple[str, int]
     return "\n".join([*lines, f"this machine: {card[0]}, {card[1] / GB:.1f} GB; {'; '.join(told)}"])
 
 
+def describe_model(
+    name: str, latents: int, width: int, height: int, card: tuple[str, int] | None
+) -> str:
+    """A line for people on the model that a file's name tells of; empty where it tells of none.
+
+    name: with the format of its weights, if that is known.
+    """
+    config = next((config for size, config in MODELS.items() if size in name), None)
+    if config is None or "gguf" in name.lower():
+        return ""
+    form = "fp8" if "fp8" in name.lower() else "bf16"
+    one = need(config, latents, width, height, FORMATS[form])
+    line = (
+        f"GPU memory: {one.resident / GB:.1f} GB, or {one.streamed / GB:.1f} GB streamed ({form})"
+    )
+    if card is not None and one.verdict(card[1]) == "-":
+        line += f". TOO LARGE: {card[0]} has {card[1] / GB:.1f} GB"
+    return line
+
+
 def film_bytes(frames: int, latents: int, width: int, height: int) -> tuple[int, int]:
     """RAM of a finished film: its frames as an IMAGE and its latents, both in float32."""
     return frames * height * width * 3 * 4, CHANNELS * latents * (height // 8) * (width // 8) * 4

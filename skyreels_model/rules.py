@@ -7,11 +7,18 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def refusal(name: str, value: object, rule: str, nearest: object = None) -> ValueError:
+class Refusal(ValueError):
+    """An input that is not legal. name: which it is. nearest: the nearest legal one, if known."""
+
+    def __init__(self, message: str, name: str, nearest: object = None) -> None:
+        super().__init__(message if nearest is None else f"{message}; nearest: {nearest}")
+        self.name, self.nearest = name, nearest
+
+
+def refusal(name: str, value: object, rule: str, nearest: object = None) -> Refusal:
     """The error for such a value; no nearest one where there is none, as for a word."""
     shown = f"{value:g}" if isinstance(value, float) else repr(value)
-    ending = "" if nearest is None else f"; nearest: {nearest}"
-    return ValueError(f"{name} is {shown}; it must be {rule}{ending}")
+    return Refusal(f"{name} is {shown}; it must be {rule}", name, nearest)
 
 
 def _is_number(value: object) -> bool:

@@ -17,6 +17,7 @@ import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
+from ...skyreels_model.rules import Refusal
 from .sockets.latent import check_latent
 from .tensors import lacks_numbers
 
@@ -117,11 +118,11 @@ def _check_number(name: str, value: Any, declared: Any) -> None:
     if right and (least is None or value >= least) and (most is None or value <= most):
         return
     bounds = f" {least} to {most}" if least is not None and most is not None else ""
-    nearest = ""
-    if right and bounds:
-        nearest = f"; nearest: {least if value < least else most}"
     wanted = "a whole number" if whole else "a number"
-    raise ValueError(f"{name} is {describe_value(value)}; it must be {wanted}{bounds}{nearest}")
+    message = f"{name} is {describe_value(value)}; it must be {wanted}{bounds}"
+    if right and bounds:
+        raise Refusal(message, name, least if value < least else most)
+    raise ValueError(message)
 
 
 # What values of the host's kinds of socket can do, whoever has made them.

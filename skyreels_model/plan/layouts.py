@@ -10,6 +10,8 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 from ..grid import TEMPORAL_STRIDE, frame_length, latent_length
@@ -76,19 +78,25 @@ class Sequences:
     def latents(self) -> int:
         return self.parts[-1].begin + self.parts[-1].latents
 
+    @cached_property
+    def _runs(self) -> list[Run]:
+        fresh = [part for part in self.parts if part.fresh]
+        ends = [*(part.begin for part in fresh[1:]), self.latents]
+        frames = accumulate((part.sequence_frames for part in fresh), initial=0)
+        return [
+            Run(part.begin, frame, end - part.begin, part.sequence_frames)
+            for part, end, frame in zip(fresh, ends, frames, strict=False)
+        ]
+
     def runs(self) -> Iterator[Run]:
-        frame = 0
-        for index, part in enumerate(self.parts):
-            if part.fresh:
-                latents = self._sequence_end(index) - part.begin
-                yield Run(part.begin, frame, latents, part.sequence_frames)
-                frame += part.sequence_frames
+        return iter(self._runs)
 
     def run_at(self, frame: int) -> Run:
-        return next(run for run in self.runs() if frame < run.frame + run.frames)
+        return self._runs[bisect.bisect_right(self._runs, frame, key=lambda run: run.frame) - 1]
 
     def new_frames(self, window: Window) -> tuple[int, int]:
-        *_, run = (run for run in self.runs() if run.start <= window.start)
+        after = bisect.bisect_right(self._runs, window.start, key=lambda run: run.start)
+        run = self._runs[after - 1]
         begin, end = window.start + window.repeated, window.start + window.length
         ends = [min(frame_length(latent - run.start), run.frames) for latent in (begin, end)]
         return run.frame + ends[0], run.frame + ends[1]
@@ -117,11 +125,11 @@ class Forwards(Sequences):
 
     @property
     def count(self) -> int:
-        return sum(count for _, _, count, _ in self._shots())
+        return sum(count for _, _, count, _ in self._shots)
 
     def window_at(self, index: int) -> Window:
         place = index
-        for shot, part, count, prefix in self._shots():
+        for shot, part, count, prefix in self._shots:
             if place < count:
                 return self._window(index, place, shot, part, count, prefix)
             place -= count
@@ -129,7 +137,7 @@ class Forwards(Sequences):
 
     def groups(self) -> Iterator[tuple[Window, int]]:
         number = 0
-        for shot, part, count, prefix in self._shots():
+        for shot, part, count, prefix in self._shots:
             # All windows between a shot's first and last are alike but for their pictures; what
             # leads on to another film makes the last but one shorter, too.
             special = {0, count - 1} | {max(count - 2, 0)} | set(self._places(part, count, prefix))
@@ -141,15 +149,18 @@ class Forwards(Sequences):
                 yield window, count - len(special)
             number += count
 
-    def _shots(self) -> Iterator[tuple[int, Part, int, int]]:
+    @cached_property
+    def _shots(self) -> list[tuple[int, Part, int, int]]:
         """Of each shot: where it lies, its windows, and the latents that its first repeats."""
+        found = []
         sequence = 0  # where the last cut is
         for shot, part in enumerate(self.parts):
             sequence = part.begin if part.fresh else sequence
             prefix = min(self.overlap, part.begin - sequence)
             # What the first window does not hold; each further one adds view - overlap of it.
             more = part.latents + prefix + self._inside(shot) - self.view
-            yield shot, part, 1 + max(0, -(-more // (self.view - self.overlap))), prefix
+            found.append((shot, part, 1 + max(0, -(-more // (self.view - self.overlap))), prefix))
+        return found
 
     def _inside(self, shot: int) -> int:
         """Latents of what follows that take room in the view of a shot's last window."""

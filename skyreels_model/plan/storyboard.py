@@ -1,4 +1,4 @@
-"""A storyboard as one text: `0s: a prompt / 6s: another / 9s cut: a third`."""
+"""A storyboard as one text: `0s: a prompt / 6s ease 12: another / 9s cut seed 7: a third`."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from .bounds import BOUNDS
 
 MAX_LENGTH = 1_000_000  # characters: some 500 shots with the longest prompts
 EXAMPLE = "'0s: a street at dawn / 6s: rain sets in / 9s cut: inside a café'"
+MOST_SEED = 2**64 - 1
+_WORDS = r"((?:\s+(?:cut|ease\s+\d+|seed\s+\d+))*)"
 # What was meant as a mark: another unit or none, a comma, a minus, a slash without a space before.
 _NEARLY = re.compile(
     r"(?:(?:^|\n|(?<!\d)/)\s*-?[\d.,]*\d\s*s(?:ec(?:ond)?s?)?|(?:^|\n|\s/)\s*-?[\d.,]*\d)"
-    r"(?:\s+cut)?\s*:(?!\d)",
+    r"(?:\s+(?:cut|(?:ease|seed)(?:\s+-?[\d.]+)?))*\s*:(?!\d)",
     re.IGNORECASE,
 )
-_MARK = re.compile(r"(?:^|\n|\s/)\s*(\d+(?:\.\d+)?)\s*s(\s+cut)?\s*:", re.IGNORECASE)
+_MARK = re.compile(rf"(?:^|\n|\s/)\s*(\d+(?:\.\d+)?)\s*s{_WORDS}\s*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class TimedPrompt:
-    """A shot: its prompt, its length in seconds, and whether it begins afresh."""
+    """A shot: its prompt, its length in seconds, and whether it begins afresh.
+
+    ease, seed: its own cross-fade in frames and its own seed, where the text has them.
+    """
 
     prompt: str
     seconds: float
     cut: bool
+    ease: int | None = None
+    seed: int | None = None
 
 
 def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     """The shots of a text in which each prompt is marked with the second at which it begins.
 
-    Marks stand at the beginning of a line or after a slash. `seconds` is the film's length.
+    Marks stand at the beginning of a line or after a slash. Before its colon a mark may have the
+    words cut, ease and seed, the last two with a whole number. `seconds` is the film's length.
     Raises ValueError where the text does not begin with a mark, where something in it is nearly a
     mark, where times do not go forward, or where it is longer than a million characters.
     """
@@ -73,8 +81,26 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
             raise ValueError(
                 f"text has no prompt for shot {number}, at {start:g}s; write it after the :"
             )
-        shots.append(TimedPrompt(prompt, end - start, bool(mark[2])))
+        shots.append(TimedPrompt(prompt, end - start, *_read_words(number, mark[2])))
     return shots
+
+
+def _read_words(number: int, words: str) -> tuple[bool, int | None, int | None]:
+    """Whether a shot's mark says cut, and its ease and seed, of words without others."""
+    said = words.lower().split()
+    if any(said.count(word) > 1 for word in ("cut", "ease", "seed")):
+        raise ValueError(f"text's mark of shot {number} says {words.strip()!r}; each word once")
+
+    def find(word: str, most: float) -> int | None:
+        if word not in said:
+            return None
+        value = said[said.index(word) + 1]
+        if len(value) > 20 or int(value) > most:
+            rule = f"a whole number, 0 to {most}"
+            raise refusal(f"{word} of shot {number}", value[:30], rule, int(most))
+        return int(value)
+
+    return "cut" in said, find("ease", BOUNDS["ease"][1]), find("seed", MOST_SEED)
 
 
 def _squeeze_spaces(text: str) -> str:

@@ -25,6 +25,26 @@ def describe_plan(plan: FilmPlan) -> str:
     return "\n".join(lines)
 
 
+def describe_shortly(plan: FilmPlan) -> str:
+    """The plan in a line: length, windows, cost."""
+    windows = f"{plan.num_windows} window{'s' * (plan.num_windows > 1)}"
+    parts = "one sequence" if plan.sliding and plan.num_windows == 1 else windows
+    calls = plan.total_rows()
+    return (
+        f"{describe_seconds(plan.seconds)}, {plan.num_frames} frames, {parts}, "
+        f"{calls} model call{'s' * (calls > 1)}"
+    )
+
+
+def describe_seconds(seconds: float) -> str:
+    """A length such as 4.04 s, 1 min 20 s or 1 h 0 min 5 s."""
+    if seconds < 60:
+        return f"{seconds:.4g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
+
+
 def _describe_windows(plan: FilmPlan) -> str:
     seconds = plan.window / plan.fps
     if plan.sliding:

@@ -341,7 +341,7 @@ def test_one_bar_for_a_film_and_a_text_on_its_node(run_prompt, monkeypatch):
     assert running == sorted(running) and len({total for _, total in values if total > 1}) == 1
     texts = [text for node, text in told if node == "6"]
     assert "Window 1 of 3, model call 1 of 9," in texts[0]
-    assert "Window 3 of 3, model call 9 of 9, 0 s left" in texts[-2]
+    assert "Window 3 of 3, model call 9 of 9, 0 s left. 25 of 33 frames done" in texts[-2]
     assert texts[-1] == "9 model calls, all computed"
 
 

@@ -14,6 +14,15 @@ def test_a_line_for_each_shot():
     ]
 
 
+def test_a_mark_may_have_a_cross_fade_and_a_seed():
+    text = "0s seed 7: one / 2s ease 12: two / 4s CUT Seed 18446744073709551615 ease 0: three"
+    assert parse_storyboard(text, 6) == [
+        TimedPrompt("one", 2, False, None, 7),
+        TimedPrompt("two", 2, False, 12, None),
+        TimedPrompt("three", 2, True, 0, 2**64 - 1),
+    ]
+
+
 def test_slashes_between_are_the_same_and_the_messages_example_is_legal():
     lines = "0s: a street at dawn\n6s: rain sets in\n9s cut: inside a café"
     assert parse_storyboard(EXAMPLE.strip("'"), 12) == parse_storyboard(lines, 12)
@@ -54,6 +63,10 @@ def test_times_may_be_fractions_and_the_last_shot_ends_with_the_film():
         ("0: a street", ("text begins with '0: a street'", "0s: a street")),
         ("-1s: a street", ("text begins with '-1s", "0s: a street")),
         ("2s: a street", ("text's first second is 2", "nearest: 0")),
+        ("0s: one\n4s seed -1: two", ("text has '4s seed -1:'", "such as")),
+        ("0s: one\n4s ease: two", ("text has '4s ease:'", "such as")),
+        ("0s: one\n4s ease 1001: two", ("ease of shot 2", "nearest: 1000")),
+        ("0s: one\n4s cut cut: two", ("shot 2 says 'cut cut'", "each word once")),
         (
             "0s: one\n4s: two\n3s: three",
             ("text has shot 2 at 4s", "shot 3 is at 3s", "must begin before"),

@@ -107,7 +107,7 @@ def collect_images(
     prepend_to; videos of the host: video_file, prepend_to_file. clip_fps: the frame rate of the
     last three that are images, None for the plan's.
     """
-    _require_agreement(given, loop)
+    require_agreement(given, loop)
 
     def frame_film(name: str, count: int | None = None) -> FramedFilm | None:
         images = given.get(name)
@@ -147,7 +147,8 @@ EXCLUSIVE = (
 )
 
 
-def _require_agreement(given: Mapping[str, Any], loop: bool) -> None:
+def require_agreement(given: Mapping[str, Any], loop: bool) -> None:
+    """Raise ValueError where inputs contradict each other; None is one that is not connected."""
     connected = {name for name, images in given.items() if images is not None}
     for one, other, why in EXCLUSIVE:
         if {one, other} <= connected:
@@ -167,6 +168,18 @@ def _require_agreement(given: Mapping[str, Any], loop: bool) -> None:
 
 def _time_keys(plan: FilmPlan, images: FramedFilm | None, seconds: str) -> dict[int, Tensor]:
     """Key images by the frame they are for."""
+    frames = parse_key_seconds(seconds, plan.fps)
+    count = len(images or ())
+    if len(frames) != count:
+        raise ValueError(
+            f"key_seconds has {len(frames)} times and key_images {count} images; it must have one "
+            f"for each image, such as '2, 4.5' for two"
+        )
+    return dict(zip(frames, () if images is None else images.cut(), strict=True))
+
+
+def parse_key_seconds(seconds: str, fps: int) -> list[int]:
+    """The frames of key images; raises ValueError for no number, and for a frame named twice."""
     try:
         times = [float(part) for part in seconds.replace(",", " ").split()]
     except ValueError:
@@ -175,14 +188,8 @@ def _time_keys(plan: FilmPlan, images: FramedFilm | None, seconds: str) -> dict[
         raise ValueError(
             f"key_seconds is {seconds!r}; it must be numbers with commas between, such as '2, 4.5'"
         )
-    count = len(images or ())
-    if len(times) != count:
-        raise ValueError(
-            f"key_seconds has {len(times)} times and key_images {count} images; it must have one "
-            f"for each image, such as '2, 4.5' for two"
-        )
-    frames = [round(time * plan.fps) for time in times]
+    frames = [round(time * fps) for time in times]
     for number, frame in enumerate(frames):
         if frame in frames[:number]:
-            raise too_near(frame, frame, plan.fps)
-    return dict(zip(frames, () if images is None else images.cut(), strict=True))
+            raise too_near(frame, frame, fps)
+    return frames

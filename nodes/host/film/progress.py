@@ -7,6 +7,7 @@ import time
 import comfy.model_patcher
 import latent_preview
 
+from ....skyreels_model.grid import frame_length
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.rollout.film import Film, RowDone
 from .. import notice
@@ -23,6 +24,7 @@ class FilmProgress:
         self.done, self.skipped, self.began = 0, 0, time.monotonic()
         # Model calls of this run, and of the windows before this one, which is the next to begin.
         self.made, self.before, self.window = 0, 0, 0
+        self.frames = 0  # of finished windows
         self.warnings: list[str] = []
         self.published = Tally()
 
@@ -34,7 +36,10 @@ class FilmProgress:
     def begin_window(self, film: Film) -> None:
         """Count what is done already: windows, and rows of this one, may come from a disk."""
         for index in range(self.window, film.window):
-            self.before += self.plan.window_rows(self.plan.window_at(index))
+            window = self.plan.window_at(index)
+            self.before += self.plan.window_rows(window)
+            begin, stop = self.plan.new_frames(window)
+            self.frames += stop - begin
         self.window, self.done = film.window, self.before + film.row
 
     def finish_row(self, row: RowDone) -> None:
@@ -43,10 +48,26 @@ class FilmProgress:
         self.done, self.made, self.skipped = self.done + 1, self.made + 1, row.skipped
         seconds = (time.monotonic() - self.began) / self.made * (self.calls - self.done)
         line = (
-            f"Window {row.window.index + 1} of {self.plan.num_windows}, model call {self.done} of "
-            f"{self.calls}{self._describe_skipped()}, {describe_time(seconds)} left"
+            f"{self._describe_place(row)}, model call {self.done} of {self.calls}"
+            f"{self._describe_skipped()}, {describe_time(seconds)} left. "
+            f"{self._count_frames(row)} of {self.plan.num_frames} frames done"
         )
         notice.show("\n\n".join([line, *self.warnings]))
+
+    def _describe_place(self, row: RowDone) -> str:
+        """The shot, where there are several, and the window."""
+        window = f"indow {row.window.index + 1} of {self.plan.num_windows}"
+        shots = len(self.plan.shots)
+        if shots < 2:
+            return f"W{window}"
+        shot = self.plan.shot_at(row.window.start + row.window.repeated)
+        if self.plan.sliding:
+            shot = self.plan.shot_at(row.window.start + row.frame)
+        return f"Shot {shot + 1} of {shots}, w{window}"
+
+    def _count_frames(self, row: RowDone) -> int:
+        """Frames of finished windows, and what has left the noise of a sliding film."""
+        return self.frames + (frame_length(row.frame) if self.plan.sliding else 0)
 
     def _describe_skipped(self) -> str:
         """The share that a cache has forecast, or skipped, so far."""

@@ -55,8 +55,8 @@ def parse_shots(clip: comfy.sd.CLIP, text: str, seconds: float, ease: int) -> tu
     shots: tuple[FilmShot, ...] = ()
     for number, timed in enumerate(parse_storyboard(text, seconds), 1):
         name = f"text, shot {number}"
-        numbers = timed.seconds, timed.cut, ease
-        shots = add_shot(shots, clip, timed.prompt, *numbers, None, None, name)
+        numbers = timed.seconds, timed.cut, ease if timed.ease is None else timed.ease
+        shots = add_shot(shots, clip, timed.prompt, *numbers, timed.seed, None, name)
     return shots
 
 

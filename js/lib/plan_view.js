@@ -1,0 +1,48 @@
+// The plan of a film as an element: in words, as a timeline and as a matrix; and what is not legal.
+
+import { html } from "./elements.js";
+import { drawLegend, drawMatrix } from "./matrix.js";
+import { addStyles } from "./styles.js";
+import { drawTimeline } from "./timeline.js";
+
+export class PlanView {
+  /** widgets: has(input), and set(input, value) for the nearest legal value. */
+  constructor(widgets) {
+    addStyles();
+    this.widgets = widgets;
+    this.words = html("div", { role: "status", "aria-live": "polite" });
+    this.drawing = html("div", { style: "display:contents" });
+    this.numbers = html("pre");
+    this.more = html("details", {}, html("summary", {}, "All numbers"), this.numbers);
+    const name = { role: "group", "aria-label": "Plan of the film" };
+    this.element = html("div", { class: "srv2", ...name }, this.words, this.drawing, this.more);
+    this.words.append(html("div", { class: "srv2-note" }, "The plan is being drawn…"));
+  }
+
+  /** answer: of the route; notes: what the page itself has to say. */
+  show(answer, notes = []) {
+    this.element.classList.toggle("srv2-stale", !answer.plan);
+    if (!answer.plan) {
+      this.words.replaceChildren(this.refusal(answer.refused ?? { message: answer.error }));
+      return;
+    }
+    const lines = [answer.memory, ...answer.warnings, ...notes].filter(Boolean);
+    this.words.replaceChildren(
+      html("div", { class: "srv2-title" }, answer.title),
+      ...lines.map((line) => html("div", { class: "srv2-note" }, line)),
+    );
+    const matrix = drawMatrix(answer.plan.matrix);
+    this.drawing.replaceChildren(drawTimeline(answer.plan), matrix, drawLegend());
+    this.numbers.textContent = answer.summary;
+  }
+
+  refusal({ message, input, nearest }) {
+    const box = html("div", { class: "srv2-refused" }, message ?? "The plan cannot be drawn.", " ");
+    if (typeof nearest === "number" && this.widgets.has(input)) {
+      const button = html("button", { type: "button" }, `Set ${input} to ${nearest}`);
+      button.addEventListener("click", () => this.widgets.set(input, nearest));
+      box.append(button);
+    }
+    return box;
+  }
+}

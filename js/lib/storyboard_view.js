@@ -1,0 +1,223 @@
+// Shots of a film as rows that a person edits: prompt, length, how it begins, seed; in any order.
+
+import { html } from "./elements.js";
+import { addStyles } from "./styles.js";
+import { clock } from "./timeline.js";
+
+const NEW_SHOT = { prompt: "", seconds: 4, cut: false, ease: null, seed: "" };
+const FADE = 12; // frames of a new cross-fade
+const COLOURS = ["#5d5470", "#474058"];
+
+/** The text of a storyboard, as `parse_storyboard` reads it, with the film's length. */
+export function composeStoryboard(shots) {
+  let begin = 0;
+  const lines = shots.map((shot) => {
+    const words = [
+      `${round(begin)}s`,
+      shot.cut ? "cut" : "",
+      shot.ease === null ? "" : `ease ${shot.ease}`,
+      shot.seed === "" ? "" : `seed ${shot.seed}`,
+    ].filter(Boolean);
+    begin += shot.seconds;
+    return `${words.join(" ")}: ${shot.prompt.split(/\s+/).filter(Boolean).join(" ")}`;
+  });
+  return { text: lines.join("\n"), seconds: round(begin) };
+}
+
+function round(seconds) {
+  return Math.round(seconds * 1000) / 1000;
+}
+
+export class StoryboardView {
+  /** changed(text, seconds): what the rows say now. */
+  constructor(changed) {
+    addStyles();
+    this.changed = changed;
+    this.shots = [];
+    this.message = html("div", { role: "status", "aria-live": "polite" });
+    this.ruler = html("div", { class: "srv2-shots", "aria-hidden": "true" });
+    this.rows = html("ol", { class: "srv2-rows" });
+    const append = () => this.insert(this.shots.length, NEW_SHOT);
+    const add = button("+ Add a shot", "Add a shot", append);
+    const parts = [this.message, this.ruler, this.rows, add];
+    const name = { role: "group", "aria-label": "Shots of the film" };
+    this.element = html("div", { class: "srv2", ...name }, ...parts);
+  }
+
+  /** answer: of the pack's route to a text that is not from here. */
+  show(answer) {
+    this.confirm(answer);
+    this.element.classList.toggle("srv2-stale", !answer.shots);
+    if (!answer.shots) return;
+    this.shots = answer.shots;
+    this.draw();
+  }
+
+  /** answer: of the route to what the rows say. They stand as they are. */
+  confirm(answer) {
+    const refused = answer.refused?.message ?? answer.error;
+    const boxes = refused ? [html("div", { class: "srv2-refused" }, refused)] : [];
+    this.message.replaceChildren(...boxes);
+    this.element.classList.remove("srv2-stale");
+    this.drawRuler();
+  }
+
+  draw() {
+    this.drawRuler();
+    this.rows.replaceChildren(...this.shots.map((shot, index) => this.row(shot, index)));
+  }
+
+  drawRuler() {
+    let begin = 0;
+    const boxes = this.shots.map((shot, index) => {
+      const title = `Shot ${index + 1}: ${clock(begin)} to ${clock(begin + shot.seconds)}`;
+      begin += shot.seconds;
+      const edge = shot.cut && index ? "border-left:2px solid #e0604c;" : "";
+      const style = `flex:${shot.seconds} 1 0;background:${COLOURS[index % 2]};${edge}`;
+      return html("div", { style, title }, String(index + 1));
+    });
+    const total = html("span", { class: "srv2-note" }, clock(begin));
+    this.ruler.replaceChildren(html("div", { class: "srv2-bar" }, ...boxes), total);
+  }
+
+  row(shot, index) {
+    const set = (key, value) => {
+      shot[key] = value;
+      this.tell();
+    };
+    const number = index + 1;
+    const label = { "aria-label": `Prompt of shot ${number}`, placeholder: "prompt" };
+    const prompt = html("textarea", { rows: 2, ...label });
+    prompt.value = shot.prompt;
+    prompt.addEventListener("input", () => set("prompt", prompt.value));
+    const fields = html("div", { class: "srv2-fields" }, ...this.fields(shot, index, set));
+    const buttons = [
+      button("⧉", `Duplicate shot ${number}`, () => this.insert(number, shot)),
+      button("✕", `Remove shot ${number}`, () => this.remove(index), this.shots.length < 2),
+    ];
+    const item = html(
+      "li",
+      { class: "srv2-row" },
+      this.handle(index),
+      html("div", { class: "srv2-shot" }, prompt, fields),
+      html("div", { class: "srv2-buttons" }, ...buttons),
+    );
+    item.addEventListener("dragover", (event) => event.preventDefault());
+    item.addEventListener("drop", (event) => this.drop(event, index));
+    return item;
+  }
+
+  fields(shot, index, set) {
+    const number = index + 1;
+    const found = [this.seconds(shot, number, set), this.beginning(shot, number, set)];
+    if (shot.ease !== null && !shot.cut) {
+      const label = `Frames of shot ${number}'s cross-fade`;
+      const ease = html("input", { type: "number", min: 0, max: 1000, "aria-label": label });
+      ease.value = String(shot.ease);
+      ease.addEventListener("change", () => {
+        set("ease", Math.min(Math.max(Math.round(Number(ease.value)) || 0, 0), 1000));
+        ease.value = String(shot.ease);
+      });
+      found.push(labelled("frames", ease));
+    }
+    const label = { placeholder: "sampler's", "aria-label": `Seed of shot ${number}` };
+    const seed = html("input", { inputmode: "numeric", ...label });
+    seed.value = shot.seed;
+    seed.addEventListener("change", () => {
+      seed.value = seed.value.replace(/\D/g, "").slice(0, 20);
+      set("seed", seed.value);
+    });
+    return [...found, labelled("seed", seed)];
+  }
+
+  seconds(shot, number, set) {
+    const label = `Seconds of shot ${number}`;
+    const field = html("input", { type: "number", min: 0.1, step: 0.1, "aria-label": label });
+    field.value = String(round(shot.seconds));
+    field.addEventListener("change", () => {
+      if (Number(field.value) > 0) set("seconds", Number(field.value));
+      field.value = String(round(shot.seconds));
+    });
+    return labelled("s", field);
+  }
+
+  beginning(shot, number, set) {
+    const field = html("select", { "aria-label": `How shot ${number} begins` });
+    const ways = { continue: "continues", cut: "cut", ease: "cross-fade" };
+    for (const [value, text] of Object.entries(ways)) {
+      field.append(html("option", { value }, text));
+    }
+    field.value = shot.cut ? "cut" : shot.ease === null ? "continue" : "ease";
+    field.disabled = number === 1;
+    field.addEventListener("change", () => {
+      shot.cut = field.value === "cut";
+      set("ease", field.value === "ease" ? FADE : null);
+      this.draw();
+    });
+    return field;
+  }
+
+  /** To drag a row by; the arrow keys move it, too. */
+  handle(index) {
+    const grip = button("⠿", `Move shot ${index + 1}: drag, or arrow up and down`, () => {});
+    grip.draggable = true;
+    grip.classList.add("srv2-grip");
+    grip.addEventListener("dragstart", (event) => {
+      event.stopPropagation();
+      event.dataTransfer.setData("text/plain", String(index));
+      this.dragged = index;
+    });
+    grip.addEventListener("keydown", (event) => {
+      const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      const to = index + (step ?? 0);
+      if (!step || to < 0 || to >= this.shots.length) return;
+      event.preventDefault();
+      event.stopPropagation();
+      this.move(index, to);
+      this.rows.querySelectorAll(".srv2-grip")[to]?.focus();
+    });
+    return grip;
+  }
+
+  drop(event, index) {
+    if (this.dragged === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.move(this.dragged, index);
+    this.dragged = undefined;
+  }
+
+  move(from, to) {
+    const [shot] = this.shots.splice(from, 1);
+    this.shots.splice(to, 0, shot);
+    this.tell(true);
+  }
+
+  insert(place, shot) {
+    this.shots.splice(place, 0, { ...shot });
+    this.tell(true);
+    this.rows.children[place]?.querySelector("textarea")?.focus();
+  }
+
+  remove(index) {
+    this.shots.splice(index, 1);
+    this.tell(true);
+  }
+
+  tell(redraw = false) {
+    if (redraw) this.draw();
+    const { text, seconds } = composeStoryboard(this.shots);
+    this.changed(text, seconds);
+  }
+}
+
+function button(text, label, act, disabled = false) {
+  const made = html("button", { type: "button", title: label, "aria-label": label }, text);
+  made.disabled = disabled;
+  made.addEventListener("click", act);
+  return made;
+}
+
+function labelled(text, field) {
+  return html("label", {}, field, ` ${text}`);
+}

@@ -1,0 +1,218 @@
+"""The pack on ComfyUI's own page, in a headless Chromium, in both of its renderers.
+
+Where there is no Chromium (`CHROMIUM_PATH` names one that is not on the path) these are skipped.
+SKYREELS_V2_FRONTEND names the unpacked `static` folder of another frontend to test with.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from devtools import browser, host, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT / "output" / "page"
+TEMPLATES = sorted(file.stem for file in (ROOT / "workflows").glob("*.json"))
+RENDERERS = {"classic": False, "nodes_2": True}
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+ENTER = 13
+# A fresh user has none of these files, and the page asks for them.
+HOSTS_OWN = ("user.css", "/api/userdata", "accessed before initialization")
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def page_server(tmp_path_factory):
+    """A server with ComfyUI's page, on the CPU."""
+    program = browser.find_chromium()
+    if program is None:
+        pytest.skip("no Chromium is on the path, and CHROMIUM_PATH names none")
+    front = os.environ.get("SKYREELS_V2_FRONTEND")
+    if not front and importlib.util.find_spec("comfyui_frontend_package") is None:
+        pytest.skip("ComfyUI's page is not installed; `python3 dev.py host` fetches it")
+    if not os.environ.get(host.PATH_VARIABLE):
+        pytest.skip("COMFYUI_PATH does not name a ComfyUI tree; `dev.py test` fetches one")
+    base = tmp_path_factory.mktemp("page")
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(SETTINGS))
+    with serving.Server(
+        python=Path(sys.executable),
+        host=Path(os.environ[host.PATH_VARIABLE]),
+        base=base,
+        port=serving.free_port(),
+        cpu=True,
+        page=True,
+        front=Path(front) if front else None,
+        log=base / "server.log",
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tab(page_server, tmp_path_factory):
+    """A tab with the page, ready."""
+    with browser.Browser(browser.find_chromium(), tmp_path_factory.mktemp("profile")) as chromium:
+        opened = chromium.page()
+        opened.open(page_server.url)
+        await_page(opened)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=RENDERERS, scope="module")
+def renderer(request, tab):
+    """The name of a renderer, which the page now uses."""
+    script = "await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    tab.run(script, on=RENDERERS[request.param])
+    return request.param
+
+
+@pytest.fixture
+def page(tab, renderer):
+    """The tab; a test fails with what went wrong on the page."""
+    tab.problems.clear()
+    yield tab
+    own = [one for one in tab.problems if not any(word in one for word in HOSTS_OWN)]
+    assert not own
+
+
+def await_page(tab):
+    known = "window.app?.graph && window.LiteGraph?.registered_node_types?.SkyReelsV2Schedule"
+    tab.wait(known, seconds=90)
+    # The page then opens a graph of its own, which must not come after a test's.
+    tab.wait("window.app.extensionManager?.workflow?.activeWorkflow", seconds=90)
+    tab.run("await new Promise((done) => setTimeout(done, 500))")
+
+
+def open_template(page, name):
+    """Open a template as the template browser does; its JSON."""
+    page.run(
+        "const file = await fetch(`/api/workflow_templates/skyreels-v2/${name}.json`);"
+        "await app.loadGraphData(await file.json(), true, true, name, {openSource: 'template'});",
+        name=name,
+    )
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def turn(page, name, value, kind="SkyReelsV2Schedule"):
+    """Set a widget as the page does when a person turns it."""
+    page.run(
+        "const node = app.graph.nodes.find((node) => node.type === kind);"
+        "const widget = node.widgets.find((widget) => widget.name === name);"
+        "widget.value = value; widget.callback?.(value, app.canvas, node);",
+        **{"kind": kind, "name": name, "value": value},
+    )
+
+
+def read(page, name, kind="SkyReelsV2Schedule"):
+    return page.run(
+        "return app.graph.nodes.find((node) => node.type === kind)"
+        ".widgets.find((widget) => widget.name === name).value",
+        **{"kind": kind, "name": name},
+    )
+
+
+def await_plan(page, text):
+    """Wait until the plan's words have this text."""
+    words = "document.querySelector('[aria-label=\"Plan of the film\"] [role=status]')"
+    page.wait(f"{words}?.innerText.includes(text)", text=text)
+
+
+def test_templates_open_and_are_saved_as_they_were(page, renderer):
+    for name in TEMPLATES:
+        file = open_template(page, name)
+        if any(node["type"] == "SkyReelsV2Schedule" for node in file["nodes"]):
+            page.wait("document.querySelector('.srv2-line')")
+        saved = page.run("return app.graph.serialize()")
+        missing = page.run(
+            "return app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type])"
+            ".map((node) => node.type)"
+        )
+        assert not missing, name
+        for before in file["nodes"]:
+            after = next(node for node in saved["nodes"] if node["id"] == before["id"])
+            values = before.get("widgets_values") or []
+            # What a node has got since then stands at the end.
+            saved_values = (after.get("widgets_values") or [])[: len(values)]
+            assert saved_values == values, (name, before["type"])
+            extra = [one for one in after.get("widgets_values") or [] if one in ("", None)]
+            assert len(extra) == sum(one in ("", None) for one in values), (name, before["type"])
+        assert saved["links"] == file["links"], name
+        page.screenshot(SHOTS / f"{name}.{renderer}.png")
+
+
+def test_the_plan_follows_the_widgets(page):
+    open_template(page, "film_from_text")
+    await_plan(page, "257 frames")
+    turn(page, "frames", 14400)
+    await_plan(page, "10 min 0 s, 14400 frames")
+    turn(page, "seconds", 1.5)
+    await_plan(page, "36 frames")
+    turn(page, "preset", "14B 540P, text")
+    await_plan(page, "1 window, 30 model calls")
+
+
+def test_the_plan_follows_the_storyboard_and_what_is_given(page):
+    open_template(page, "storyboard")
+    await_plan(page, "240 frames")
+    turn(page, "text", "0s: a red circle\n2s cut: a green square", "SkyReelsV2StoryboardText")
+    turn(page, "seconds", 4, "SkyReelsV2StoryboardText")
+    await_plan(page, "96 frames")
+    titles = "[...document.querySelectorAll('.srv2-line title')].map((one) => one.textContent)"
+    assert "Shot 2, after a cut: 2 s to 4 s" in page.run(f"return {titles}")
+    open_template(page, "frames")
+    page.wait(f"{titles}.some((title) => title.startsWith('Key image at'))")
+    assert {"Start image", "End image"} <= set(page.run(f"return {titles}"))
+
+
+def test_a_number_that_is_not_legal_is_set_to_the_nearest_by_a_key(page, renderer):
+    open_template(page, "film_from_text")
+    await_plan(page, "257 frames")
+    turn(page, "overlap", 97)
+    await_plan(page, "overlap is 97; it must be of the form 4k + 1")
+    page.screenshot(SHOTS / f"refused.{renderer}.png")
+    page.run("document.querySelector('.srv2-refused button').focus()")
+    page.press("Enter", ENTER)
+    await_plan(page, "257 frames")
+    assert read(page, "overlap") == 29
+
+
+def test_a_film_is_made_and_shown_another_is_cancelled_and_the_graph_is_kept(page, renderer):
+    open_template(page, "film_from_text")
+    turn(page, "frames", 41)
+    turn(page, "steps", 3)
+    page.run(
+        "const { api } = await import('/scripts/api.js'); window.seen = [];"
+        "for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])"
+        "  api.addEventListener(name, () => window.seen.push(name));"
+        "await app.queuePrompt(0, 1);"
+    )
+    page.wait("window.seen.length", seconds=60)
+    assert page.run("return window.seen.splice(0)") == ["execution_success"]
+    page.wait("document.querySelector('video')?.videoWidth")
+    page.screenshot(SHOTS / f"made.{renderer}.png")
+    turn(page, "steps", 500)
+    page.run("await app.queuePrompt(0, 1)")
+    page.wait("app.runningNodeId", seconds=60)
+    page.run("const { api } = await import('/scripts/api.js'); await api.interrupt(null)")
+    page.wait("window.seen.length", seconds=60)
+    assert page.run("return window.seen.splice(0)") == ["execution_interrupted"]
+    await_kept(page)
+
+
+def await_kept(page):
+    """Load the page again: it has the same graph."""
+    values = (
+        "app.graph.nodes.map((node) => [node.id, node.type, node.widgets?.map((w) => w.value)])"
+    )
+    before = page.run(f"return {values}")
+    page.run("await new Promise((done) => setTimeout(done, 1500))")  # the page saves now and then
+    page.call("Page.reload")
+    await_page(page)
+    page.wait(f"{values}.length === count", count=len(before))
+    assert page.run(f"return {values}") == before
