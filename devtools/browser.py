@@ -79,18 +79,18 @@ class Page:
             raise PageError(_describe(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30.0, **names: Any) -> Any:
-        """Wait until an expression in JavaScript is true; its value."""
+    def wait(self, condition: str, seconds: float = 30.0, **names: Any) -> None:
+        """Wait until an expression in JavaScript is true."""
         deadline = time.monotonic() + seconds
         while True:
             try:
-                value = self.run(f"return {condition}", **names)
+                holds = self.run(f"return Boolean({condition})", **names)
             except PageError as error:
                 if "navigat" not in str(error).lower() and "context" not in str(error).lower():
                     raise
-                value = None  # the page was just being loaded
-            if value:
-                return value
+                holds = False  # the page was just being loaded
+            if holds:
+                return
             if time.monotonic() > deadline:
                 raise PageError(f"after {seconds:g} s this is not so: {condition}")
             time.sleep(0.05)
