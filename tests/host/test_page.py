@@ -100,7 +100,7 @@ def open_template(page, name):
 
 
 def named_links(workflow):
-    """Links by the names of the inputs they lead to: a page may list the inputs in its own order."""
+    """Links by the names of the inputs they lead to, whose order may be the page's own."""
     inputs = {node["id"]: node["inputs"] for node in workflow["nodes"]}
     return [
         (number, origin, output, target, inputs[target][slot]["name"], kind)
