@@ -39,7 +39,7 @@ function addPlan(node) {
   };
   const plan = new Asking("plan", read, show);
   plan.film = () => film;
-  addElement(node, "plan", view.element, HEIGHT);
+  addElement(node, "plan", view.element, () => HEIGHT);
   plans.set(node, plan);
   after(node, "onRemoved", () => plans.delete(node));
   setTimeout(() => plan.refresh());

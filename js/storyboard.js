@@ -25,7 +25,11 @@ function addEditor(node) {
   let writing = false;
   const current = () =>
     JSON.stringify({ text: valueOf(node, "text"), seconds: valueOf(node, "seconds") });
-  const read = () => (writing || isLinked(node, "text") ? null : current());
+  const linked = () => isLinked(node, "text");
+  const read = () => {
+    view.element.hidden = linked();
+    return writing || linked() ? null : current();
+  };
   // What the rows wrote themselves is not drawn over the field that a person is in.
   const show = (answer) => (current() === own ? view.confirm(answer) : view.show(answer));
   const editor = new Asking("storyboard", read, show);
@@ -37,7 +41,8 @@ function addEditor(node) {
     own = current();
     editor.refresh();
   });
-  addElement(node, "shots", view.element, HEIGHT);
+  // A text that another node writes has no rows to edit.
+  addElement(node, "shots", view.element, () => (linked() ? 0 : HEIGHT));
   editors.set(node, editor);
   for (const name of ["text", "seconds"]) {
     const widget = node.widgets?.find((one) => one.name === name);

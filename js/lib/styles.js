@@ -6,6 +6,7 @@ const CSS = `
 .srv2 { display: flex; flex-direction: column; gap: 4px; box-sizing: border-box; width: 100%;
   height: 100%; padding: 4px 6px; overflow: hidden; font: 12px/1.35 Inter, Arial, sans-serif;
   color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222); border-radius: 6px; }
+.srv2[hidden] { display: none; }
 .srv2-title { font-weight: 600; }
 .srv2-note { color: var(--descrip-text, #999); }
 .srv2-line { width: 100%; height: 62px; flex: none; display: block; }

@@ -64,12 +64,12 @@ export class Asking {
   }
 }
 
-/** Put an element on a node, as no part of the workflow. */
+/** Put an element on a node, as no part of the workflow; height(): px, least. */
 export function addElement(node, name, element, height) {
   const widget = node.addDOMWidget(name, `SKYREELS_V2_${name.toUpperCase()}`, element, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
+    getMinHeight: height,
     margin: 6,
   });
   widget.serialize = false;
