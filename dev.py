@@ -58,10 +58,11 @@ def test(options: argparse.Namespace) -> int:
     groups = (environment.run_group(), environment.SERVER, environment.TEST)
     python = environment.choose(groups, options.offline, keep_current=False)
     tree = host.locate(options.host, ROOT, python, options.offline)
-    page = environment.page_group(tree)
-    there = environment.is_installed(environment.folder_of(groups[0]), page)
-    if browser.find_chromium() and (there or not options.offline):
-        python = environment.choose((*groups, page), options.offline, keep_current=False)
+    if browser.find_chromium():
+        page = environment.page_group(tree)
+        there = environment.is_installed(environment.folder_of(groups[0]), page)
+        if there or not options.offline:
+            python = environment.choose((*groups, page), options.offline, keep_current=False)
     variables = process.child_environment(options.offline) | {host.PATH_VARIABLE: str(tree)}
     return checks.run(python, ROOT, seeds, variables, options.pytest_arguments, options.fast)
 

@@ -227,6 +227,7 @@ class TestChecks:
         spec.loader.exec_module(dev)
         monkeypatch.setattr(dev.environment, "choose", lambda *_, **__: Path("python"))
         monkeypatch.setattr(dev.host, "locate", lambda *_: Path("ComfyUI"))
+        monkeypatch.setattr(dev.browser, "find_chromium", lambda: None)
         ran = []
         monkeypatch.setattr(dev.checks, "run", lambda *given: ran.append(given))
         options = dev._parser().parse_known_args
