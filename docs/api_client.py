@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -86,7 +87,9 @@ class ComfyUI:
         except KeyboardInterrupt:
             self.ask("/interrupt", {"prompt_id": number})
             sys.exit("cancelled. With SkyReels-V2 Store in the graph, queue it again to go on")
-        return json.loads(self.ask(f"/history/{number}"))[number]
+        while not (record := json.loads(self.ask(f"/history/{number}"))):
+            time.sleep(0.1)  # it is written after the last message
+        return record[number]
 
     def download(self, record: dict[str, Any], folder: Path) -> list[Path]:
         """Fetch the files that the graph saved."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..skyreels_model.words import Engine
-from ..skyreels_model.words.captioning import IF_UNREADABLE, Settings
-from ..skyreels_model.words.film import write_shots, write_storyboard
-from ..skyreels_model.words.fusion import tell_shot, tell_subjects
+from ..skyreels_model.words.ask import IF_UNREADABLE
 from .host import notice
 from .host.checked import checked
 from .host.words.asking import as_engine
-from .host.words.captions import caption_film, caption_shot
 from .inputs import Words
 
 CATEGORY = "SkyReels-V2/words"
@@ -73,6 +70,11 @@ class SkyReelsV2Captioner(io.ComfyNode):
         if_unreadable: str = "stop",
         drop_fields: bool = False,
     ) -> io.NodeOutput:
+        # Here, for they take pydantic, which takes a part of ComfyUI's start.
+        from ..skyreels_model.words.captioning import Settings
+        from ..skyreels_model.words.fusion import tell_shot, tell_subjects
+        from .host.words.captions import caption_shot
+
         settings = Settings(
             as_engine(engine),
             _engine_or_none(fusion_engine),
@@ -149,6 +151,10 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
         keep_proportions: bool = False,
         if_unreadable: str = "use the text",
     ) -> io.NodeOutput:
+        from ..skyreels_model.words.captioning import Settings
+        from ..skyreels_model.words.film import write_shots, write_storyboard
+        from .host.words.captions import caption_film
+
         settings = Settings(
             as_engine(engine),
             _engine_or_none(fusion_engine),

@@ -15,7 +15,7 @@ from ..skyreels_model.plan.outline import outline_plan
 from ..skyreels_model.plan.shots import Shot
 from ..skyreels_model.plan.storyboard import TimedPrompt, parse_storyboard, shot_lengths
 from ..skyreels_model.plan.summary import describe_plan, describe_shortly
-from ..skyreels_model.rules import Refusal, require_flag, require_number
+from ..skyreels_model.rules import read_refusal, require_flag, require_number
 from .host.checked import check
 from .host.film.given import parse_key_seconds, require_agreement
 from .host.routes import Nonsense
@@ -45,8 +45,7 @@ def answer_plan(content: Any) -> dict[str, Any]:
     except Nonsense:
         raise
     except ValueError as error:
-        known = isinstance(error, Refusal)
-        name, nearest = (error.name, error.nearest) if known else (None, None)
+        name, nearest = read_refusal(error)
         return {"refused": {"message": str(error), "input": name, "nearest": nearest}}
 
 
@@ -79,9 +78,9 @@ def _schedule(given: Any) -> dict[str, Any]:
     for name, value in values.items():
         try:
             check(declared[name], value)
-        except Refusal:
-            raise
         except ValueError as error:
+            if read_refusal(error)[0]:
+                raise
             raise Nonsense(str(error)) from error
     defaults = {name: one.default for name, one in declared.items() if name != "fps_float"}
     return {**defaults, **values}

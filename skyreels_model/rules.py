@@ -7,18 +7,27 @@ from numbers import Integral, Real
 from typing import Any
 
 
-class Refusal(ValueError):
-    """An input that is not legal. name: which it is. nearest: the nearest legal one, if known."""
+def refuse(message: str, name: str, nearest: object = None) -> ValueError:
+    """The error for an input that is not legal: name is which, nearest the nearest legal one.
 
-    def __init__(self, message: str, name: str, nearest: object = None) -> None:
-        super().__init__(message if nearest is None else f"{message}; nearest: {nearest}")
-        self.name, self.nearest = name, nearest
+    Programs find both in `read_refusal`; the kind of error is Python's own, by which a host shows
+    it.
+    """
+    error = ValueError(message if nearest is None else f"{message}; nearest: {nearest}")
+    vars(error).update(name=name, nearest=nearest)
+    return error
 
 
-def refusal(name: str, value: object, rule: str, nearest: object = None) -> Refusal:
+def read_refusal(error: BaseException) -> tuple[str | None, Any]:
+    """Which input an error is about, and the nearest legal one; None where it does not say."""
+    told = vars(error)
+    return told.get("name"), told.get("nearest")
+
+
+def refusal(name: str, value: object, rule: str, nearest: object = None) -> ValueError:
     """The error for such a value; no nearest one where there is none, as for a word."""
     shown = f"{value:g}" if isinstance(value, float) else repr(value)
-    return Refusal(f"{name} is {shown}; it must be {rule}", name, nearest)
+    return refuse(f"{name} is {shown}; it must be {rule}", name, nearest)
 
 
 def _is_number(value: object) -> bool:

@@ -17,7 +17,7 @@ import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
-from ...skyreels_model.rules import Refusal
+from ...skyreels_model.rules import refuse
 from .sockets.latent import check_latent
 from .tensors import lacks_numbers
 
@@ -121,7 +121,7 @@ def _check_number(name: str, value: Any, declared: Any) -> None:
     wanted = "a whole number" if whole else "a number"
     message = f"{name} is {describe_value(value)}; it must be {wanted}{bounds}"
     if right and bounds:
-        raise Refusal(message, name, least if value < least else most)
+        raise refuse(message, name, least if value < least else most)
     raise ValueError(message)
 
 

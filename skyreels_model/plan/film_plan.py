@@ -270,6 +270,11 @@ class FilmPlan:
         """The frames [start, stop) of the film that a window adds to it."""
         return self.layout.new_frames(window)
 
+    def frames_made(self, window: Window) -> int:
+        """How many frames a window adds to the film."""
+        begin, stop = self.new_frames(window)
+        return stop - begin
+
     def continues(self, window: Window) -> bool:
         """Whether a window extends, or leads into, the one that is made before it."""
         return bool(window.repeated) or (self.backwards and window.index > 0)

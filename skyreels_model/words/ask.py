@@ -9,6 +9,8 @@ from .engine import Engine, Message, OnToken, Sampling
 from .tidy import cut_loop, drop_thoughts, find_loop
 
 LOOK_EVERY = 16  # tokens between two looks for a loop
+# What may become of a caption that cannot be read.
+IF_UNREADABLE = ("stop", "use the text")
 
 
 class NoAnswerError(ValueError):

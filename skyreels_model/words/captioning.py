@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..rules import require_choice, require_whole
-from .ask import NoAnswerError, ask
+from .ask import IF_UNREADABLE, NoAnswerError, ask
 from .clips import Clip, fit_size, sample_indices
 from .cuts import Span
 from .description import Description, json_schema
@@ -22,7 +22,6 @@ FPS = 2.0  # that the published captioner believes its 16 frames have, however l
 MAX_TOKENS = 2048
 # How bold the answers to a question asked again are: the first as published, then ever less alike.
 TEMPERATURES = (0.05, 0.4, 0.8)
-IF_UNREADABLE = ("stop", "use the text")
 LONGEST_TEXT = 2400  # characters of an unreadable answer that stands for a caption
 
 

@@ -38,8 +38,7 @@ class FilmProgress:
         for index in range(self.window, film.window):
             window = self.plan.window_at(index)
             self.before += self.plan.window_rows(window)
-            begin, stop = self.plan.new_frames(window)
-            self.frames += stop - begin
+            self.frames += self.plan.frames_made(window)
         self.window, self.done = film.window, self.before + film.row
 
     def finish_row(self, row: RowDone) -> None:
@@ -60,7 +59,7 @@ class FilmProgress:
         shots = len(self.plan.shots)
         if shots < 2:
             return f"W{window}"
-        shot = self.plan.shot_at(row.window.start + row.window.repeated)
+        shot = row.window.shot
         if self.plan.sliding:
             shot = self.plan.shot_at(row.window.start + row.frame)
         return f"Shot {shot + 1} of {shots}, w{window}"
