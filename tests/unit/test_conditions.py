@@ -168,6 +168,7 @@ def vae():
     return models.small_vae()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", HISTORIES)
 @pytest.mark.parametrize("shots", [(), SHOTS])
 @torch.inference_mode()
@@ -193,6 +194,7 @@ def test_interrupted_anywhere_and_resumed_is_never_interrupted(history, shots, v
     assert frames.shape[2] == 45 and frames.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", HISTORIES)
 @pytest.mark.parametrize("before", [(), (Shot(20),)], ids=["film", "cut"])
 @torch.inference_mode()

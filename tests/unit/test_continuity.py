@@ -158,6 +158,7 @@ def test_statistics_are_the_worlds_colours():
     assert statistics.sharpness == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 @spoilt
 @some
 @pytest.mark.parametrize("where", ["figure", "background"])

@@ -128,6 +128,7 @@ def test_picture_and_latents_replace_the_first_alone(plan, vae):
     assert golden_data.relative_l2(frames, expected) < 1e-5
 
 
+@pytest.mark.slow
 @PLANS
 @pytest.mark.parametrize("history", ["pixels", "picture+latents"])
 @pytest.mark.parametrize("anchor", [0.5, 1.0])
@@ -147,6 +148,7 @@ def test_an_anchor_holds_the_frames_that_go_on_to_the_first_windows(plan, histor
     assert min(changed) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ground", ["black", "white"])
 @pytest.mark.parametrize(("colour", "turned"), [("red", "yellow"), ("blue", "green")])
 def test_a_figure_whose_hue_turned_goes_on_in_its_own(toy, ground, colour, turned):

@@ -55,6 +55,7 @@ def start_of(index: int) -> tuple[float, float]:
 
 
 # The largest errors allowed: px of a centre, a channel of the figure's and of the rows' colour.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "px", "colour", "row"),
     [

@@ -41,6 +41,7 @@ def through_h264(tmp_path, frames: np.ndarray) -> np.ndarray:
     return measure.read_film(tmp_path / "film.mp4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [np.asarray, blurred], ids=["clean", "blurred"])
 def test_each_scene_answers_its_own_caption_and_no_other(spoil):
     for index, scene in enumerate(SCENES):
@@ -51,6 +52,7 @@ def test_each_scene_answers_its_own_caption_and_no_other(spoil):
         assert not measure.scores(frames[:9], wrong, [(0, 9)])[0].ok
 
 
+@pytest.mark.slow
 def test_every_scene_survives_h264(tmp_path):
     for index, scene in enumerate(SCENES[::3]):
         start = (index * 5.3, index * 11.7)

@@ -33,6 +33,7 @@ def test_14b_stays_under_its_limits(name, batch, size, limit):
     assert 0.9 * limit * batch / 2 / 1.2 < needed < limit * batch / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-540P", "I2V-1.3B-540P", "I2V-14B-540P"])
 def test_the_estimate_is_the_peak(name):
     for batch, size, dtype in itertools.product((1, 2), SIZES, (torch.bfloat16, torch.float32)):
@@ -41,6 +42,7 @@ def test_the_estimate_is_the_peak(name):
         assert abs(estimate / needed - 1) < 0.02, (batch, size, dtype, estimate, needed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DF-1.3B-540P", "I2V-14B-540P"])
 def test_a_gpus_kernels_need_no_more(name):
     for batch, size, dtype in itertools.product((1, 2), SIZES[3:], (torch.bfloat16, torch.float32)):
@@ -50,6 +52,7 @@ def test_a_gpus_kernels_need_no_more(name):
         assert -0.01 < estimate / needed - 1 < 0.04, (batch, size, dtype, estimate, needed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-540P", "I2V-14B-540P"])
 def test_the_estimate_knows_the_copies_of_sage_attention(name):
     for batch, size in itertools.product((1, 2), SIZES[1:]):
@@ -58,6 +61,7 @@ def test_the_estimate_knows_the_copies_of_sage_attention(name):
         assert abs(estimate / needed - 1) < 0.02, (batch, size, estimate, needed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-540P", "I2V-14B-540P"])
 def test_the_estimate_knows_products_in_8_bits(name, monkeypatch):
     linear = torch.nn.functional.linear
@@ -139,6 +143,7 @@ def test_what_is_alive_is_counted_exactly():
     assert live.now == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("batch", "size"), [(1, (2, 32, 40)), (2, (3, 16, 24))])
 def test_the_estimate_is_what_the_allocator_hands_out(dtype, batch, size):

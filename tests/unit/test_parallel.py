@@ -78,6 +78,7 @@ def check_equal(degrees, model, x, given, tolerance=ROUNDING):
         assert golden_data.relative_l2(out, alone) <= tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [*TWO, *THREE, *FOUR], ids=str)
 @pytest.mark.parametrize("kind", ["df", "t2v", "i2v"])
 def test_shared_forward_is_that_of_one_process(kind, degrees):
@@ -161,6 +162,7 @@ def test_a_rings_sums_are_attention():
         assert torch.allclose(found.double(), log, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [Degrees(), *TWO, *THREE, *FOUR], ids=str)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_bytes_sent_are_those_of_the_formula(degrees, batch):

@@ -99,6 +99,7 @@ def wait_until_gone(pids):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("team", [(Degrees(prompts=2, heads=2),)], indirect=True)
 def test_processes_make_what_one_makes_until_one_dies(listeners_before, team, given):
     model, tensors = given
@@ -121,6 +122,7 @@ def test_processes_make_what_one_makes_until_one_dies(listeners_before, team, gi
         run(team, model, tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("team", [(Degrees(ring=2), 2.0)], indirect=True)
 def test_a_worker_that_hangs_ends_the_run_in_time(team, given):
     with pytest.raises(TeamFailed, match="a model call took longer than 2 seconds"):
@@ -128,6 +130,7 @@ def test_a_worker_that_hangs_ends_the_run_in_time(team, given):
     wait_until_gone([worker.process.pid for worker in team.workers])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("team", [(Degrees(heads=2),)], indirect=True)
 def test_a_worker_without_memory_says_so(team, given):
     with pytest.raises(TeamFailed, match=r"rank 1 ran out of memory \(.*no room for 7 GB\)"):
@@ -190,6 +193,7 @@ input()
 """
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_program_that_is_killed():
     tests = FOLLOWER.parents[2]
     code = OWNER.format(root=str(tests.parent), tests=str(tests), unit=str(tests / "unit"))

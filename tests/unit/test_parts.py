@@ -63,6 +63,7 @@ def watch(pieces):
     return torch.cat(list(pieces), dim=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given"),
     [*((name, None) for name in PLANS), ("pixels", PICTURE), ("pixels", FOLLOWING)],

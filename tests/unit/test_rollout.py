@@ -113,6 +113,7 @@ def conditions_of(data, overlap, vae) -> Conditions:
     return Conditions(**given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_film_is_the_references(name):
     case, data = golden_data.case(name), golden_data.tensors(name)

@@ -118,6 +118,7 @@ WINDOWS = [(5, 1), (17, 9), (17, 13), (33, 17)]
 RHYTHMS = list(itertools.product((0, 1, 3), (1, 2, 3, 7)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "overlap"), WINDOWS)
 def test_every_length_has_its_windows_and_every_row_moves_something(window, overlap):
     for frames in range(1, 61):

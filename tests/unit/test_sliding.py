@@ -65,6 +65,7 @@ STAIRS = list(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_row_moves_something_and_every_latent_takes_every_step_in_view():
     """With any pictures and end: each latent enters once, and leaves when it is done."""
     checked = 0

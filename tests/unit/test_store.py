@@ -41,6 +41,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "solver"),
     [(kind, solver) for kind in KINDS for solver in ("unipc", "lcm")]

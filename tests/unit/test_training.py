@@ -81,6 +81,7 @@ def test_tokenizer_has_every_word_of_the_world_as_one_piece():
     assert text.train_tokenizer() == text.train_tokenizer()
 
 
+@pytest.mark.slow
 def test_folding_gives_published_statistics_and_changes_no_picture():
     torch.manual_seed(1)
     network, rng = vae.new_vae(), np.random.default_rng(0)
@@ -97,6 +98,7 @@ def test_folding_gives_published_statistics_and_changes_no_picture():
         assert torch.allclose(network.decode(denormalize_latents(z)), expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_decoder_alone_is_trained_on_the_latents_that_are():
     torch.manual_seed(1)
     network = vae.new_vae()

@@ -32,6 +32,7 @@ def peaks(vae: VideoVAE, kind: str, height: int, width: int, steps: int) -> tupl
     return found, sum(past.nbytes for past in stream.cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decode", "encode"])
 @pytest.mark.parametrize(
     ("config", "height", "width", "dtype"),

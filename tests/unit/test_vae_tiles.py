@@ -72,6 +72,7 @@ def test_a_single_tile_is_the_untiled_stream(vae, film):
     assert torch.equal(TiledEncodeStream(vae, tiling, SIZE).push(frames), z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 2)], ids=str)
 def test_a_tiled_stream_is_equal_however_it_is_cut(vae, film, lengths):
     frames, z = film
@@ -120,6 +121,7 @@ class ShortOfMemory:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("since", [0, 7])
 def test_lack_of_memory_splits_the_tiles_and_loses_nothing(vae, film, since):
     """From the first tile on, or in the midst of the film's second block."""

@@ -54,6 +54,7 @@ def test_backwards_each_frame_is_made_once_and_each_window_fills_the_view(window
         assert plan.total_rows() == sum(plan.matrix(one).rows for one in windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "overlap"), WINDOWS)
 @pytest.mark.parametrize("start", [1, 2])
 def test_forwards_the_last_window_sees_what_follows_in_its_view(window, overlap, start):
@@ -181,6 +182,7 @@ def test_frames_encoded_again_show_the_same_moments(vae):
     assert golden_data.relative_l2(given, expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", HISTORIES)
 @pytest.mark.parametrize("frames", [1, 4, 8, 17, 30])
 @torch.inference_mode()
@@ -197,6 +199,7 @@ def test_film_has_its_frames_in_order(history, frames, vae):
     assert golden_data.relative_l2(pieces, torch.cat(own, dim=2)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", ["latents", "pixels"])
 @torch.inference_mode()
 def test_interrupted_backwards_and_resumed_equals_never_interrupted(history, vae):
