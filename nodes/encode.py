@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .host.checked import checked
 from .host.film.encoding import encode_film
+from .inputs import tile_size_input
 
 
 class SkyReelsV2Encode(io.ComfyNode):
@@ -27,17 +28,7 @@ class SkyReelsV2Encode(io.ComfyNode):
                     "multiples of 16.",
                 ),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, ours or ComfyUI's."),
-                io.Int.Input(
-                    "tile_size",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=32,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Tile size in pixels: 64 or more, in steps of 32. 0 (automatic): "
-                    "whole frames if they fit, otherwise as few tiles as possible.",
-                ),
+                tile_size_input(),
             ],
             outputs=[
                 io.Latent.Output(

@@ -13,7 +13,7 @@ from .host.checked import checked
 from .host.film.decoding import open_film, open_stored_film
 from .host.film.store import StoreSettings, open_stored
 from .host.film.video import BOUNDS, save_film, workflow_metadata
-from .inputs import Store
+from .inputs import Store, tile_size_input
 
 
 class SkyReelsV2FilmToVideo(io.ComfyNode):
@@ -131,17 +131,7 @@ def _film_inputs() -> list[io.Input]:
             tooltip="Sound from the film's first frame on. It is cut to the film's length, "
             "or filled up with silence.",
         ),
-        io.Int.Input(
-            "tile_size",
-            default=0,
-            min=0,
-            max=4096,
-            step=32,
-            optional=True,
-            advanced=True,
-            tooltip="Tile size in pixels: 64 or more, in steps of 32. 0 (automatic): "
-            "whole frames if they fit, otherwise as few tiles as possible.",
-        ),
+        tile_size_input(),
         Store.Input(
             "store",
             optional=True,

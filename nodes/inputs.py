@@ -10,3 +10,18 @@ Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
 Store = io.Custom("SKYREELS_V2_STORE")
 Words = io.Custom("SKYREELS_V2_WORDS")  # a skyreels_model.words.Engine
+
+
+def tile_size_input() -> io.Input:
+    """How large the tiles of the VAE are, of the nodes that code or decode."""
+    return io.Int.Input(
+        "tile_size",
+        default=0,
+        min=0,
+        max=4096,
+        step=32,
+        optional=True,
+        advanced=True,
+        tooltip="Tile size in pixels: 64 or more, in steps of 32. 0 (automatic): "
+        "whole frames if they fit, otherwise as few tiles as possible.",
+    )

@@ -49,9 +49,14 @@ def calls(tree, functions):
 
 def declared_nodes():
     """(node id, {input: tooltip}, {output: tooltip}) of every node class, read from its source."""
+
+    def functions_of(tree):
+        return {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+
+    shared = functions_of(ast.parse(text("nodes/inputs.py")))
     for file in sorted(NODES.glob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+        functions = shared | functions_of(tree)
         for one in (n for n in tree.body if isinstance(n, ast.ClassDef)):
             node_id, inputs, outputs = None, {}, {}
             for call in calls(one, functions):
