@@ -6,8 +6,8 @@
     python3 dev.py host                  the real ComfyUI with this pack in it
 
 What is missing (Python packages, ComfyUI itself) is fetched once into the user's cache folder, or
-SKYREELS_V2_CACHE; nothing else on the machine is touched. COMFYUI_PATH names a ComfyUI of yours,
-SKYREELS_V2_COMFYUI another version to fetch (0.30.0, 0.27.0, 0.26.0).
+SKYREELS_V2_CACHE; nothing else on the machine is touched. COMFYUI_PATH or --host names a ComfyUI
+of yours, SKYREELS_V2_COMFYUI or --host-version another version to fetch (0.26.0 to 0.33.0).
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ def demo(options: argparse.Namespace) -> int:
 def test(options: argparse.Namespace) -> int:
     """Run every check, whatever the one before said; 1 if any failed."""
     seeds = checks.Seeds.draw(options.hash_seed, options.order_seed)
-    groups = (environment.run_group(), environment.SERVER, environment.TEST)
-    python = environment.choose(groups, options.offline, keep_current=False)
-    tree = host.locate(options.host, ROOT, python, options.offline)
+    python, tree = _environment_and_host(
+        options, environment.SERVER, environment.TEST, keep_current=False
+    )
+    groups = (environment.run_group(tree), environment.SERVER, environment.TEST)
     if browser.find_chromium():
         page = environment.page_group(tree)
         there = environment.is_installed(environment.folder_of(groups[0]), page)
@@ -88,11 +89,9 @@ def run(options: argparse.Namespace) -> int:
 def serve(options: argparse.Namespace) -> int:
     """Start ComfyUI's own server and page with this pack in it, until Ctrl-C."""
     port = serving.free_port(options.port)
-    needed = (environment.run_group(), environment.SERVER)
-    tree = host.locate(
-        options.host, ROOT, environment.choose(needed, options.offline), options.offline
-    )
-    python = environment.choose((*needed, environment.page_group(tree)), options.offline)
+    _, tree = _environment_and_host(options, environment.SERVER)
+    groups = (environment.run_group(tree), environment.SERVER, environment.page_group(tree))
+    python = environment.choose(groups, options.offline)
     cpu = not environment.sees_cuda(python)
     base = runner.default_base()
     models = runner.checked_folder(options.models, "--models")
@@ -113,9 +112,16 @@ def serve(options: argparse.Namespace) -> int:
     return 0 if code == process.INTERRUPTED else code
 
 
-def _environment_and_host(options: argparse.Namespace) -> tuple[Path, Path]:
-    python = environment.choose((environment.run_group(),), options.offline)
-    return python, host.locate(options.host, ROOT, python, options.offline)
+def _environment_and_host(
+    options: argparse.Namespace, *groups: environment.Group, keep_current: bool = True
+) -> tuple[Path, Path]:
+    usual = environment.run_group()
+    python = environment.choose((usual, *groups), options.offline, keep_current)
+    tree = host.locate(options.host, ROOT, python, options.offline, options.host_version)
+    own = environment.run_group(tree)
+    if own != usual:
+        python = environment.choose((own, *groups), options.offline, keep_current)
+    return python, tree
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,12 +134,15 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=action.__doc__, description=action.__doc__, allow_abbrev=False
         )
-        added.set_defaults(action=action, host=None)
+        added.set_defaults(action=action, host=None, host_version=None)
         added.add_argument("--offline", action="store_true", help="fetch nothing, fail instead")
         return added
 
     def add_host(to: argparse.ArgumentParser, also: str = "") -> None:
-        to.add_argument("--host", metavar="PATH", help=f"a ComfyUI source tree{also}")
+        which = to.add_mutually_exclusive_group()
+        which.add_argument("--host", metavar="PATH", help=f"a ComfyUI source tree{also}")
+        known = ", ".join(host.RELEASES)
+        which.add_argument("--host-version", metavar="X", help=f"a ComfyUI to fetch: {known}")
 
     add_host(command("demo", demo))
     testing = command("test", test)

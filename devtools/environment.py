@@ -8,7 +8,9 @@ made at its final path, and only a marker written last makes a group count as in
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -43,8 +45,31 @@ def _pack_requirements() -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
-def run_group() -> Group:
-    """What ComfyUI imports when it executes a workflow, and what this pack needs."""
+# What each version of ComfyUI wants in one version, here the default's. Newer ones serve older
+# ComfyUIs, older ones lack functions that newer ComfyUIs call.
+NATIVE = {"comfy-kitchen": "0.2.26", "comfy-aimdo": "0.4.11"}
+
+
+def _pins(host: Path) -> dict[str, str]:
+    """The packages that `host` itself asks for in one version, by name."""
+    file = host / "requirements.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    pairs = (line.strip().split("==") for line in lines if "==" in line)
+    return {name: version for name, version in pairs}
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def run_group(host: Path | None = None) -> Group:
+    """What ComfyUI imports when it executes a workflow, and what this pack needs.
+
+    For the ComfyUI in `host` with native packages as new as it asks for.
+    """
+    pins = _pins(host) if host else {}
+    newest = {name: max(pins.get(name, at), at, key=_numbers) for name, at in NATIVE.items()}
+    native = (f"{name}=={version}" for name, version in newest.items())
     return Group(
         "run",
         (
@@ -62,8 +87,7 @@ def run_group() -> Group:
             "tqdm",
             "torchsde",
             "kornia>=0.7.1",
-            "comfy-kitchen==0.2.26",
-            "comfy-aimdo==0.4.11",
+            *native,
             *_pack_requirements(),
         ),
         tuple(
@@ -122,14 +146,10 @@ TEMPLATES = ("comfyui-workflow-templates-core", "comfyui-workflow-templates-json
 
 def page_group(host: Path) -> Group:
     """ComfyUI's web page at the versions `host` itself asks for."""
-    pins = {}
-    for line in (host / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        name = line.partition("==")[0].strip()
-        if name.startswith("comfyui-"):
-            pins[name] = line.strip()
+    own = [f"{name}=={it}" for name, it in _pins(host).items() if name.startswith("comfyui-")]
     return Group(
         "page",
-        (*sorted(pins.values()), *TEMPLATES),
+        (*sorted(own), *TEMPLATES),
         ("comfyui_frontend_package",),
         "ComfyUI's web page",
         "60 MB",
@@ -169,7 +189,20 @@ def is_installed(folder: Path, group: Group) -> bool:
 
 
 def _has_modules(group: Group) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in group.modules)
+    if any(importlib.util.find_spec(module) is None for module in group.modules):
+        return False
+    wanted = (one.split("==") for one in group.requirements if one.partition("==")[0] in NATIVE)
+    return all(_is_as_new(name, version) for name, version in wanted)
+
+
+def _is_as_new(name: str, version: str) -> bool:
+    # The default's is not asked for: who has a ComfyUI of their own has what belongs to it.
+    if version == NATIVE[name]:
+        return True
+    try:
+        return _numbers(importlib.metadata.version(name)) >= _numbers(version)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _marker(folder: Path, group: Group) -> Path:

@@ -22,21 +22,36 @@ SDIST_FOLDER = "vendor/ComfyUI/"
 
 @dataclass(frozen=True)
 class Release:
-    """One ComfyUI version: the sdist that carries its tree, and the upstream commit if known."""
+    """One ComfyUI version: its commit, and the sdist that carries the same tree, if there is one.
 
-    sdist: str
-    sha256: str
-    commit: str | None = None
+    The sdists' trees were compared with those of the commits: they are the same, file by file.
+    """
+
+    commit: str
+    sdist: str | None = None
+    sha256: str = ""
 
 
 RELEASES = {
+    "0.33.0": Release("2f35f4a08176d993cded35dac3332be4f7287f41"),
+    "0.32.0": Release("c2bcbecd82ec5ae66594340b395c24ef0217b238"),
+    "0.31.0": Release("43cb4fffc89bba20ab7bd61467a36d0339338dab"),
     "0.30.0": Release(
+        "14b05228cef127ce529bc0c08660770d4af3e9a8",
         "2.6.0",
         "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
-        "14b05228cef127ce529bc0c08660770d4af3e9a8",
     ),
-    "0.27.0": Release("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
-    "0.26.0": Release("2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
+    "0.28.0": Release("700821e1364eaab0e8f21c538a2131719fec57bf"),
+    "0.27.0": Release(
+        "92ddf07ba14711cb579ab090846e0d51289c0619",
+        "2.5.0",
+        "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0",
+    ),
+    "0.26.0": Release(
+        "f6c162ddcfbd7eefb39c06fe5b8d4c46e8d09f40",
+        "2.4.5",
+        "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba",
+    ),
 }
 DEFAULT = "0.30.0"
 
@@ -52,11 +67,15 @@ def is_fetched(folder: Path) -> bool:
     return folder.parent == cache.root()
 
 
-def locate(chosen: str | None, pack: Path, python: Path, offline: bool) -> Path:
-    """The ComfyUI tree to use: `chosen`, COMFYUI_PATH, the one around `pack`, cached or fetched.
+def locate(
+    chosen: str | None, pack: Path, python: Path, offline: bool, version: str | None = None
+) -> Path:
+    """The ComfyUI tree to use: `chosen`, `version`, COMFYUI_PATH, the one around `pack`, fetched.
 
     A path that was named but is no ComfyUI tree raises SetupError; it is never passed over.
     """
+    if version:
+        return fetched(version, python, offline)
     for source, named in (("--host", chosen), (PATH_VARIABLE, os.environ.get(PATH_VARIABLE))):
         if named:
             folder = Path(named).expanduser().absolute()
@@ -74,7 +93,7 @@ def fetched(version: str, python: Path, offline: bool) -> Path:
     """The cached tree of ComfyUI `version`, fetched first if need be."""
     if version not in RELEASES:
         known = ", ".join(RELEASES)
-        raise SetupError(f"{VERSION_VARIABLE}={version} is not a known version; known are: {known}")
+        raise SetupError(f"ComfyUI {version} is not a known version; known are: {known}")
     target = cache.root() / f"ComfyUI-{version}"
     if is_tree(target):
         return target
@@ -96,9 +115,11 @@ def _fetch(release: Release, version: str, target: Path, python: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache.root(), prefix=target.name + "-") as scratch:
         tree = Path(scratch) / "tree"
         try:
+            if release.sdist is None:
+                raise SetupError(f"ComfyUI {version} is in no package: it comes from {REPOSITORY}")
             extract(_download(release, Path(scratch), python), release.sha256, tree)
         except SetupError:
-            if release.commit is None or not _clone(release.commit, tree):
+            if not _clone(release.commit, tree):
                 raise
         if not is_tree(tree):
             raise SetupError(f"what was fetched as ComfyUI {version} is not a ComfyUI source tree")

@@ -88,8 +88,10 @@ class TestHost:
         monkeypatch.delenv("SKYREELS_V2_COMFYUI", raising=False)
         with pytest.raises(SetupError, match="--offline, but ComfyUI 0.30.0"):
             host.locate(None, ROOT, python, offline=True)
-        with pytest.raises(SetupError, match=r"known are: 0\.30\.0"):
-            host.fetched("9.9", python, offline=True)
+        with pytest.raises(SetupError, match=r"9\.9 is not .* known are: .*0\.30\.0"):
+            host.locate(None, ROOT, python, offline=True, version="9.9")
+        with pytest.raises(SetupError, match=r"--offline, but ComfyUI 0\.26\.0"):
+            host.locate(None, ROOT, python, offline=True, version="0.26.0")
         monkeypatch.setenv("COMFYUI_PATH", str(small_cache))
         with pytest.raises(SetupError, match="COMFYUI_PATH names .* not a ComfyUI"):
             host.locate(None, ROOT, python, offline=True)
@@ -148,6 +150,28 @@ class TestEnvironment:
         with pytest.raises(SetupError, match="no network"):
             environment.choose([self.group], offline=False)
         assert not environment.is_installed(environment.folder_of(self.group), self.group)
+
+    def test_a_newer_host_gets_the_native_packages_that_it_asks_for(self, tmp_path):
+        usual = environment.run_group()
+        pins = "comfy-kitchen=={}\ncomfy-aimdo==0.4.10\ncomfyui-frontend-package==1.49.6\n"
+        (tmp_path / "requirements.txt").write_text(pins.format("0.2.10"))
+        assert environment.run_group(tmp_path) == usual
+        assert "comfyui-frontend-package==1.49.6" in environment.page_group(tmp_path).requirements
+        (tmp_path / "requirements.txt").write_text(pins.format("0.10.1"))
+        newer = environment.run_group(tmp_path)
+        assert set(newer.requirements) - set(usual.requirements) == {"comfy-kitchen==0.10.1"}
+        assert environment.folder_of(newer) != environment.folder_of(usual)
+
+    def test_the_current_interpreter_is_not_kept_for_a_host_that_wants_newer_packages(
+        self, monkeypatch
+    ):
+        wants = environment.Group("run", ("comfy-kitchen==0.10.1",), ("json",), "a test", "0 MB")
+        installed = {"comfy-kitchen": "0.9.30"}
+        monkeypatch.setattr(environment.importlib.metadata, "version", installed.__getitem__)
+        with pytest.raises(SetupError, match="comfy-kitchen==0.10.1"):
+            environment.choose([wants], offline=True)
+        installed["comfy-kitchen"] = "0.10.2"
+        assert environment.choose([wants], offline=True) == Path(sys.executable)
 
     def test_another_list_of_packages_is_not_installed(self, tmp_path):
         (tmp_path / "skyreels-v2-run.txt").write_text("no-such-package\n")
