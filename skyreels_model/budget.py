@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .grid import CHANNELS, latent_length
 from .model.config import ModelConfig
 from .model.memory import Execution, forward_bytes, weights_bytes
+from .operations import Unfilled
 from .text_encoder.tokenizer import MAX_LENGTH
 from .vae.memory import decode_memory
 from .vae.network import VideoVAE
@@ -88,7 +89,8 @@ def need(config: ModelConfig, latents: int, width: int, height: int, itemsize: i
 
 def vae_bytes(width: int, height: int) -> int:
     """What the host is told that decoding (height, width) pixels needs beside the weights."""
-    return decode_memory(VideoVAE(device="meta"), height, width, COMPUTE).needed
+    vae = VideoVAE(operations=Unfilled, device="meta")
+    return decode_memory(vae, height, width, COMPUTE).needed
 
 
 def describe_memory(latents: int, width: int, height: int, card: tuple[str, int] | None) -> str:

@@ -38,6 +38,24 @@ class Operations(Protocol):
     def Embedding(self) -> Callable[..., nn.Embedding]: ...
 
 
+def _unfilled(layer: type[nn.Module]) -> Any:
+    return type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})
+
+
+class Unfilled:
+    """`torch.nn`'s layers without first numbers, for networks that only tell names and shapes.
+
+    PyTorch draws them even on the meta device: half of the time that a network takes to build.
+    """
+
+    Linear = _unfilled(nn.Linear)
+    Conv2d = _unfilled(nn.Conv2d)
+    Conv3d = _unfilled(nn.Conv3d)
+    LayerNorm = _unfilled(nn.LayerNorm)
+    RMSNorm = _unfilled(nn.RMSNorm)
+    Embedding = _unfilled(nn.Embedding)
+
+
 def make_embedding(operations: Operations, count: int, dim: int, **placement: Any) -> nn.Embedding:
     """An embedding of a namespace; on the meta device without numbers.
 

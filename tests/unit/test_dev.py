@@ -313,14 +313,17 @@ class TestProcess:
             "import pathlib, signal, sys, time\n"
             # In the background of a script the shell has it ignored.
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "try: pathlib.Path(sys.argv[1]).touch(); time.sleep(20)\n"
+            "try: pathlib.Path(sys.argv[1]).touch(); time.sleep(300)\n"
             "except KeyboardInterrupt: time.sleep(0.3); raise SystemExit(7)\n"
         )
         ready = tmp_path / "ready"
         child = process.start([sys.executable, "-c", code, ready], offline=True)
 
+        before = signal.getsignal(signal.SIGINT)
+
         def press():
-            while not ready.exists() and child.poll() is None:
+            # Not before the child listens, nor before this process passes signals on.
+            while not (ready.exists() and signal.getsignal(signal.SIGINT) is not before):
                 time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ....skyreels_model.files import loading
 from ....skyreels_model.files.quantized import Weights
 from ....skyreels_model.model import identity
+from ....skyreels_model.operations import Unfilled
 from ....skyreels_model.rules import refusal
 from ....skyreels_model.text_encoder.config import UMT5Config
 from ....skyreels_model.text_encoder.memory import forward_bytes
@@ -126,7 +127,7 @@ class HostTextEncoder(nn.Module):
         return self.transformer(padded.to(device), mask.to(device), dtype=COMPUTE)
 
     def load_sd(self, weights: Weights) -> tuple[list[str], list[str]]:
-        layout = UMT5Encoder(self.transformer.config, dtype=self.dtype, device="meta")
+        layout = UMT5Encoder(self.transformer.config, Unfilled, dtype=self.dtype, device="meta")
         kept = quantized.keeps_quantized(self.transformer)
         self.report = loading.load_weights(self.transformer, weights, layout, kept)
         return [], self.report.unexpected

@@ -18,6 +18,7 @@ from ....skyreels_model.image_encoder.memory import forward_bytes
 from ....skyreels_model.image_encoder.names import to_original_names
 from ....skyreels_model.image_encoder.network import CLIPVision
 from ....skyreels_model.image_encoder.pixels import preprocess, squash
+from ....skyreels_model.operations import Unfilled
 from .. import direct_reads
 from .patcher import patcher_type
 
@@ -84,7 +85,7 @@ def load_clip_vision(
     tensors = to_original_names(file.tensors)
     config, dtype = CLIPVisionConfig.from_state_dict(tensors), loading.stored_dtype(tensors)
     model = CLIPVision(config, comfy.ops.manual_cast, dtype=dtype, device="meta").eval()
-    layout = CLIPVision(config, dtype=dtype, device="meta")
+    layout = CLIPVision(config, Unfilled, dtype=dtype, device="meta")
     report = loading.load_weights(model, tensors, layout)
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:

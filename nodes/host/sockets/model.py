@@ -22,6 +22,7 @@ from ....skyreels_model.files.quantized import Weights
 from ....skyreels_model.model import identity, names
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
+from ....skyreels_model.operations import Unfilled
 from .. import direct_reads
 from . import quantized
 from .attention import find_attention
@@ -125,7 +126,7 @@ def load_model(
     config.unet_config["attention"] = find_attention(attention, computed, skyreels.head_dim)
     dtype = config.unet_config["dtype"]
     model = config.get_model(device="meta")
-    layout = SkyReelsModel(skyreels, dtype=dtype, device="meta")
+    layout = SkyReelsModel(skyreels, Unfilled, dtype=dtype, device="meta")
     module = model.diffusion_model
     kept = quantized.keeps_quantized(module)
     report = loading.load_weights(module, weights, layout, kept, file.release)

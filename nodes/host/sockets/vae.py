@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ....skyreels_model.files import loading
 from ....skyreels_model.grid import CHANNELS, frame_length
+from ....skyreels_model.operations import Unfilled
 from ....skyreels_model.vae.names import to_original_names
 from ....skyreels_model.vae.network import VideoVAE
 from ....skyreels_model.vae.tiles import SMALLEST, Side, Tiling
@@ -184,7 +185,7 @@ def load_vae(path: pathlib.Path, disable_dynamic: bool = False) -> tuple[HostVAE
     dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), dtypes)
     operations = comfy.ops.disable_weight_init
     model = VideoVAE.from_state_dict(tensors, operations, dtype=dtype, device="meta").eval()
-    layout = VideoVAE.from_state_dict(tensors, dtype=dtype, device="meta")
+    layout = VideoVAE.from_state_dict(tensors, Unfilled, dtype=dtype, device="meta")
     report = loading.load_weights(model, tensors, layout, release=file.release)
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
