@@ -4,7 +4,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { isLinked } from "./lib/graph.js";
+import { isLinked, originOf, targetsOf } from "./lib/graph.js";
 import { StoryboardView } from "./lib/storyboard_view.js";
 import { addElement, after, Asking, setWidget } from "./lib/watch.js";
 
@@ -20,6 +20,29 @@ function valueOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name)?.value;
 }
 
+/** The widget in which the store of this storyboard's film says which takes; null without one. */
+function takesWidget(node) {
+  const [sampler] = targetsOf(node, "SKYREELS_V2_STORYBOARD", "SkyReelsV2Sampler");
+  const store = sampler && originOf(sampler, "store");
+  if (store?.comfyClass !== "SkyReelsV2Store" || isLinked(store, "takes")) return null;
+  return store.widgets?.find((widget) => widget.name === "takes") ? store : null;
+}
+
+/** What the rows do with takes: read() gives null where no store is connected. */
+function takesOf(node) {
+  return {
+    read() {
+      const store = takesWidget(node);
+      return store && (valueOf(store, "takes") ?? "");
+    },
+    write(text) {
+      const store = takesWidget(node);
+      if (store) setWidget(store, "takes", text, app.canvas);
+    },
+    queue: () => app.queuePrompt(0, 1),
+  };
+}
+
 function addEditor(node) {
   let own = null; // what the rows have written
   let writing = false;
@@ -28,12 +51,13 @@ function addEditor(node) {
   const linked = () => isLinked(node, "text");
   const read = () => {
     view.element.hidden = linked();
+    view.noteTakes();
     return writing || linked() ? null : current();
   };
   // What the rows wrote themselves is not drawn over the field that a person is in.
   const show = (answer) => (current() === own ? view.confirm(answer) : view.show(answer));
   const editor = new Asking("storyboard", read, show);
-  const view = new StoryboardView((text, seconds) => {
+  const view = new StoryboardView(takesOf(node), (text, seconds) => {
     writing = true; // a text without its seconds is not asked for
     setWidget(node, "seconds", seconds, app.canvas);
     setWidget(node, "text", text, app.canvas);

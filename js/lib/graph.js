@@ -15,6 +15,16 @@ function nodeOf(graph, id) {
   return graph.getNodeById?.(id) ?? null;
 }
 
+/** The node that the host names so while it is at work: `5`, or `12:5` in a subgraph. */
+export function nodeByExecution(graph, name) {
+  let node = null;
+  for (const id of name.split(":")) {
+    node = graph && nodeOf(graph, Number(id));
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
 /** The node that an input is connected to, through reroutes; null where there is none. */
 export function originOf(node, name) {
   let input = node.inputs?.find((one) => one.name === name);
@@ -34,7 +44,7 @@ export function isLinked(node, name) {
 }
 
 /** The nodes of a type that an output of this type reaches. */
-function targetsOf(node, outputType, type) {
+export function targetsOf(node, outputType, type) {
   const graph = node.graph;
   const output = node.outputs?.find((one) => one.type === outputType);
   const found = [];

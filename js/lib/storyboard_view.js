@@ -2,10 +2,12 @@
 
 import { html } from "./elements.js";
 import { addStyles } from "./styles.js";
+import { findTake, renumberTakes, sayTake } from "./takes.js";
 import { clock } from "./timeline.js";
 
 const NEW_SHOT = { prompt: "", seconds: 4, cut: false, ease: null, seed: "" };
 const FADE = 12; // frames of a new cross-fade
+const SEEDS = 2 ** 32; // that a shot is made again with
 const COLOURS = ["#5d5470", "#474058"];
 
 /** The text of a storyboard, as `parse_storyboard` reads it, with the film's length. */
@@ -29,11 +31,12 @@ function round(seconds) {
 }
 
 export class StoryboardView {
-  /** changed(text, seconds): what the rows say now. */
-  constructor(changed) {
+  /** takes: which of each shot, in the film's store. changed(text, seconds): what the rows say. */
+  constructor(takes, changed) {
     addStyles();
-    this.changed = changed;
+    Object.assign(this, { takes, changed, takesShown: null });
     this.shots = [];
+    this.only = {}; // of shots of which nothing is said, by number
     this.message = html("div", { role: "status", "aria-live": "polite" });
     this.ruler = html("div", { class: "srv2-shots", "aria-hidden": "true" });
     this.rows = html("ol", { class: "srv2-rows" });
@@ -62,7 +65,13 @@ export class StoryboardView {
     this.drawRuler();
   }
 
+  /** Draw takes that were said elsewhere, or of a store that has just been connected. */
+  noteTakes() {
+    if (this.takes.read() !== this.takesShown) this.draw();
+  }
+
   draw() {
+    this.takesShown = this.takes.read();
     this.drawRuler();
     this.rows.replaceChildren(...this.shots.map((shot, index) => this.row(shot, index)));
   }
@@ -91,7 +100,9 @@ export class StoryboardView {
     prompt.value = shot.prompt;
     prompt.addEventListener("input", () => set("prompt", prompt.value));
     const fields = html("div", { class: "srv2-fields" }, ...this.fields(shot, index, set));
+    const again = this.takesShown === null ? [] : [this.again(number)];
     const buttons = [
+      ...again,
       button("⧉", `Duplicate shot ${number}`, () => this.insert(number, shot)),
       button("✕", `Remove shot ${number}`, () => this.remove(index), this.shots.length < 2),
     ];
@@ -127,7 +138,53 @@ export class StoryboardView {
       seed.value = seed.value.replace(/\D/g, "").slice(0, 20);
       set("seed", seed.value);
     });
-    return [...found, labelled("seed", seed)];
+    const takes = this.takesShown === null ? [] : this.take(number);
+    return [...found, labelled("seed", seed), ...takes];
+  }
+
+  /** Which take of a shot is in the film, and whether only the shot itself is made again. */
+  take(number) {
+    const said = findTake(this.takesShown, number);
+    const label = `Take of shot ${number}: a number of the sampler's report, or empty`;
+    const field = html("input", { inputmode: "numeric", class: "srv2-take", "aria-label": label });
+    field.placeholder = said?.what === "seed" ? "new" : "first";
+    field.value = said?.what === "take" ? said.value : "";
+    const only = html("input", { type: "checkbox", "aria-label": `Keep what follows shot ${number}` });
+    only.checked = Boolean(said?.only);
+    field.addEventListener("change", () => {
+      field.value = field.value.replace(/\D/g, "").slice(0, 6);
+      const chosen = { only: false, what: "take", value: field.value };
+      this.sayTake(number, field.value === "" ? null : chosen);
+    });
+    only.addEventListener("change", () => {
+      const before = findTake(this.takesShown, number);
+      if (before) this.sayTake(number, { ...before, only: only.checked });
+      this.only[number] = only.checked;
+    });
+    return [labelled("take", field), labelled("only", only)];
+  }
+
+  /** Make a shot again with another seed, and queue the film. */
+  again(number) {
+    const label = `Make shot ${number} again, with another seed`;
+    return button("↻", label, () => {
+      const only = this.only[number] ?? findTake(this.takesShown, number)?.only ?? false;
+      this.sayTake(number, { only, what: "seed", value: Math.floor(Math.random() * SEEDS) });
+      this.draw();
+      this.takes.queue();
+    });
+  }
+
+  sayTake(number, said) {
+    this.takesShown = sayTake(this.takesShown, number, said);
+    this.takes.write(this.takesShown);
+  }
+
+  /** order: the numbers that the shots had. */
+  renumber(order) {
+    this.only = {};
+    const text = this.takes.read();
+    if (text) this.takes.write(renumberTakes(text, order));
   }
 
   seconds(shot, number, set) {
@@ -187,19 +244,28 @@ export class StoryboardView {
     this.dragged = undefined;
   }
 
+  get numbers() {
+    return this.shots.map((_, index) => index + 1);
+  }
+
   move(from, to) {
+    const order = this.numbers;
+    order.splice(to, 0, ...order.splice(from, 1));
+    this.renumber(order);
     const [shot] = this.shots.splice(from, 1);
     this.shots.splice(to, 0, shot);
     this.tell(true);
   }
 
   insert(place, shot) {
+    this.renumber(this.numbers.toSpliced(place, 0, 0));
     this.shots.splice(place, 0, { ...shot });
     this.tell(true);
     this.rows.children[place]?.querySelector("textarea")?.focus();
   }
 
   remove(index) {
+    this.renumber(this.numbers.toSpliced(index, 1));
     this.shots.splice(index, 1);
     this.tell(true);
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import comfy.model_patcher
+import comfy.utils
 import latent_preview
 
 from ....skyreels_model.grid import frame_length
@@ -13,18 +14,24 @@ from ....skyreels_model.rollout.film import Film, RowDone
 from .. import notice
 from ..sockets.tea_cache import Tally
 from .cache import describe_calls, judge_calls
+from .film_so_far import FilmSoFar
 
 
 class FilmProgress:
     """The bar, the previews and the text of one film, over all its windows."""
 
-    def __init__(self, model: comfy.model_patcher.ModelPatcher, plan: FilmPlan) -> None:
+    def __init__(
+        self, model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, extends: bool = False
+    ) -> None:
         self.plan, self.calls = plan, plan.total_rows()
-        self.preview = latent_preview.prepare_callback(model, self.calls)
+        self.bar = comfy.utils.ProgressBar(self.calls)
+        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self.so_far = FilmSoFar(plan, self.previewer, model.load_device, extends)
         self.done, self.skipped, self.began = 0, 0, time.monotonic()
         # Model calls of this run, and of the windows before this one, which is the next to begin.
         self.made, self.before, self.window = 0, 0, 0
         self.frames = 0  # of finished windows
+        self.film: Film | None = None
         self.warnings: list[str] = []
         self.published = Tally()
 
@@ -40,11 +47,18 @@ class FilmProgress:
             self.before += self.plan.window_rows(window)
             self.frames += self.plan.frames_made(window)
         self.window, self.done = film.window, self.before + film.row
+        self.film = film
+        self.so_far.update(film)
 
     def finish_row(self, row: RowDone) -> None:
         """Move the bar by a model call, show its preview, and tell how far the film is."""
-        self.preview(self.done, row.denoised, row.denoised, self.calls)
         self.done, self.made, self.skipped = self.done + 1, self.made + 1, row.skipped
+        preview = self.previewer and self.previewer.decode_latent_to_preview_image(
+            "JPEG", row.denoised
+        )
+        self.bar.update_absolute(self.done, self.calls, preview)
+        if self.film is not None:
+            self.so_far.update(self.film)
         seconds = (time.monotonic() - self.began) / self.made * (self.calls - self.done)
         line = (
             f"{self._describe_place(row)}, model call {self.done} of {self.calls}"
@@ -76,6 +90,7 @@ class FilmProgress:
 
     def finish(self, film: Film, cached: bool) -> str:
         """What became of the film's model calls, shown and told; cached: by a model's cache."""
+        self.so_far.update(film)
         published = self.published.describe()
         told = [published or describe_calls(self.calls, film.skipped)]
         advice = self.published.advise() or judge_calls(self.calls, film.skipped, cached)

@@ -71,7 +71,8 @@ def sample_film(
     plan = plan_shots(schedule, shots) if shots else schedule
     plan = plan.fit(images.counts if images else Given())
     shots = shots or (FilmShot(positive, plan.seconds, False, 0, None, None),)
-    progress = FilmProgress(model, plan)
+    extends = images is not None and images.video is not None
+    progress = FilmProgress(model, plan, extends)
     check_film(plan, model, shots, negative, vae, images, progress.warn)
 
     latent_format = model.model.latent_format
@@ -82,12 +83,16 @@ def sample_film(
     maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
 
     film = Film(plan, solver, conditions=conditions)
-    extends = images is not None and images.video is not None
     with open_store(store, film, maker, vae, extends) as session:
         decode = frame_decoder(vae, latent_format)
         recorder = open_recorder(store, session, film, vae, extends, decode)
         history = host_history(plan, vae, latent_format, recorder.decode if recorder else decode)
-        on_window = recorder.finish_window if recorder else lambda: None
+
+        def on_window() -> None:
+            if recorder:
+                recorder.finish_window()
+                progress.so_far.show_videos(recorder.paths)
+
         sample = functools.partial(sample_saved, maker, session=session)
         make_film(film, sample, history, session, on_window)
         latent = film_latent(film, latent_format.process_out, images, latent_sink(store))
