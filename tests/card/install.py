@@ -7,7 +7,7 @@ import types
 import torch
 
 from . import memory
-from .tensors import CARD, Dispatch, set_data
+from .tensors import CARD, Dispatch, chosen, current_card, find_place, set_data
 
 GB = 1 << 30
 # Of a card with bf16, and without products of fp8 numbers.
@@ -61,15 +61,15 @@ class Card:
 
 
 @contextlib.contextmanager
-def installed(patch):
+def installed(patch, cards=1):
     """The stand-in as the host's NVIDIA card, under the classic patcher; `use_dynamic` is next.
 
-    patch: pytest's MonkeyPatch, which takes it all back.
+    patch: pytest's MonkeyPatch, which takes it all back. cards: two of them share one memory.
     """
     import comfy.model_management as management
 
-    card = Card()
-    _replace_cuda(patch, card)
+    card, chosen.card = Card(), CARD
+    _replace_cuda(patch, card, cards)
     _replace_library(patch, card)
     for name, value in {
         # What the host found out when it was imported.
@@ -114,7 +114,7 @@ class _Machine:
         return types.SimpleNamespace(total=0, free=0, percent=0.0)
 
 
-def _replace_cuda(patch, card):
+def _replace_cuda(patch, card, cards):
     from comfy.quant_ops import QuantizedTensor
 
     size = PROPERTIES.total_memory
@@ -122,9 +122,9 @@ def _replace_cuda(patch, card):
     for name, value in {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: CARD,
-        "set_device": lambda device: None,
+        "device_count": lambda: cards,
+        "current_device": current_card,
+        "set_device": _choose,
         "get_device_properties": lambda device=None: PROPERTIES,
         "get_device_capability": lambda device=None: (PROPERTIES.major, PROPERTIES.minor),
         "get_device_name": lambda device=None: PROPERTIES.name,
@@ -152,6 +152,10 @@ def _replace_cuda(patch, card):
         "copy_",
         lambda self, *given, **options: torch.ops.aten.copy_(self, *given, **options),
     )
+
+
+def _choose(device):
+    chosen.card = find_place(device)
 
 
 def _make_tensor(make, data, *, device=None, **options):

@@ -11,7 +11,7 @@ import os
 
 import torch
 
-from .tensors import CardTensor
+from .tensors import KINDS, find_place
 
 PAGE = 32 * 1024  # The library's have 32 MB; the tests' models are smaller in the same measure.
 UNWRITTEN = 0xFF
@@ -124,10 +124,10 @@ class VRAMBuffer:
         return self, offset, size
 
 
-def to_tensor(place, _device):
+def to_tensor(place, device):
     """The library's `aimdo_to_tensor`."""
     holder, begin, size = place
-    return CardTensor(holder.numbers[begin : begin + size])
+    return KINDS[find_place(device)](holder.numbers[begin : begin + size])
 
 
 class HostBuffer:

@@ -1,14 +1,18 @@
-"""Tensors on the card: their numbers lie in the machine's memory, their device says cuda:0.
+"""Tensors on a card: their numbers lie in the machine's memory, their device says cuda:0 or cuda:1.
 
 As on a card, operators refuse tensors of two devices, except for copies and for numbers without
 dimensions. What they compute is what the CPU computes, bit for bit. To PyTorch itself they are on
 its meta device, since it has no code for cards here.
 """
 
+import threading
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-CARD, CPU, META = torch.device("cuda", 0), torch.device("cpu"), torch.device("meta")
+CARD, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
+CPU, META = torch.device("cpu"), torch.device("meta")
+chosen = threading.local()  # each thread's card, as in CUDA
 aten = torch.ops.aten
 
 
@@ -61,6 +65,27 @@ class CardTensor(torch.Tensor):
         return f"CardTensor({self.inner!r})"
 
 
+class SecondCardTensor(CardTensor):
+    """The same on another card."""
+
+    device = SECOND
+
+
+KINDS = {CARD: CardTensor, SECOND: SecondCardTensor}
+
+
+def find_place(device):
+    """A device with its number: of a card without one, this thread's."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return torch.device(device.type)
+    return current_card() if device.index is None else device
+
+
+def current_card():
+    return getattr(chosen, "card", CARD)
+
+
 def set_data(parameter, tensor):
     """`parameter.data = tensor`, which PyTorch refuses where the kinds of tensors differ.
 
@@ -77,7 +102,8 @@ class Dispatch(TorchDispatchMode):
 
 
 def _run(func, types, args, kwargs):
-    if not all(kind in (torch.Tensor, torch.nn.Parameter, CardTensor) for kind in types):
+    known_kinds = torch.Tensor, torch.nn.Parameter, *KINDS.values()
+    if not all(kind in known_kinds for kind in types):
         return NotImplemented  # a subclass with numbers of its own, such as a quantised weight
     packet = func.overloadpacket
     if packet is aten._has_compatible_shallow_copy_type:
@@ -86,15 +112,16 @@ def _run(func, types, args, kwargs):
         return _convert(func, args, kwargs)
     given = []
     each(given.append, [*args, *kwargs.values()])
-    on_card = any(t.device == CARD for t in given)
+    target = next((t.device for t in given if t.is_cuda), CPU)
     if packet is aten.copy_:
-        on_card = given[0].device == CARD
+        target = given[0].device
     elif packet is not aten._to_copy:
-        places = {t.device.type for t in given if t.ndim}
+        places = {t.device for t in given if t.ndim}
         assert len(places) < 2, f"{func} on {places}: {[tuple(t.shape) for t in given]}"
     if kwargs.get("device") is not None:
-        on_card = torch.device(kwargs["device"]).type == CARD.type
-        kwargs = {**kwargs, "device": CPU} if on_card else kwargs
+        target = find_place(kwargs["device"])
+        kwargs = {**kwargs, "device": CPU} if target in KINDS else kwargs
+    kind = KINDS.get(target)
     known = {}
 
     def bring(tensor):
@@ -105,7 +132,7 @@ def _run(func, types, args, kwargs):
 
     def place(made):
         # What was written to is given back as it came.
-        return known[id(made)] if id(made) in known else CardTensor(made) if on_card else made
+        return known[id(made)] if id(made) in known else kind(made) if kind else made
 
     named = {name: each(bring, value) for name, value in kwargs.items()}
     return each(place, func(*each(bring, args), **named))
@@ -126,8 +153,8 @@ def _convert(func, args, kwargs):
     tensor, like = named["self"], named.get("other")
     device = named.get("device") or (tensor if like is None else like).device
     dtype = named.get("dtype") or (tensor if like is None else like).dtype
-    device = torch.device(device)
-    if device.type == tensor.device.type and dtype == tensor.dtype and not named.get("copy"):
+    device = find_place(device)
+    if device == tensor.device and dtype == tensor.dtype and not named.get("copy"):
         return tensor
     with Dispatch():
         return aten._to_copy(tensor, dtype=dtype, device=device)

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from ....skyreels_model.store.digests import digest, sample
 from ..sockets.sharing import SHARED
 
+# By what several GPUs are at work, ours and the host's: a film is the same on one.
+SEVERAL = {SHARED, "multigpu", "multigpu_options", "multigpu_clones", "multigpu_thread_pool"}
 DEEP = 40  # levels, after which a value is told by its kind alone
 Patcher = comfy.model_patcher.ModelPatcher
 PLAIN = bool | int | float | str | bytes
@@ -127,8 +129,7 @@ class Describer:
     def _describe_content(self, value: Any) -> Iterable[Any]:
         """The kind of a value, and what makes it the one that it is."""
         if isinstance(value, Mapping):
-            # A film is the same on one GPU and on several.
-            kept = [(key, part) for key, part in value.items() if key != SHARED]
+            kept = [(key, part) for key, part in value.items() if key not in SEVERAL]
             pairs = [[self.describe(key), self.describe(part)] for key, part in kept]
             return ["mapping", *sorted(pairs, key=digest)]
         if isinstance(value, list | tuple):

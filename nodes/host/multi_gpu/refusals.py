@@ -27,16 +27,24 @@ def require_ours(patcher: comfy.model_patcher.ModelPatcher) -> None:
         )
 
 
+def refuse_split(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Raise ValueError for a model whose prompts the host itself computes on several GPUs."""
+    if patcher.get_additional_models_with_key("multigpu"):
+        raise ValueError(
+            f"model has MultiGPU CFG Split and {NODE}, which each give the prompts to several "
+            f"GPUs. Use one of the two"
+        )
+
+
 def check_patcher(patcher: comfy.model_patcher.ModelPatcher, conds: Mapping[str, Any]) -> None:
     """Raise ValueError for what nodes have done that workers cannot do."""
+    refuse_split(patcher)
     options = patcher.model_options
     objects = [key for key in patcher.object_patches if key.startswith(INSIDE)]
     for key in objects:
         _refuse(f"has replaced {key} by a {name_of(patcher.object_patches[key])}")
     if COMPILED in options:
         _refuse("compiles the model (torch.compile)")
-    if "multigpu_clones" in options:
-        _refuse("splits the prompts over GPUs itself (MultiGPU CFG Split)")
     for name, found in patcher.injections.items():
         _refuse(f"puts layers into the model while it runs ({name}: {name_of(found[0])})")
     if patcher.weight_wrapper_patches:

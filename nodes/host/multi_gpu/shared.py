@@ -60,6 +60,7 @@ def share_model(
     prompts, ulysses: as in `choose_degrees`. Raises ValueError for what does not fit.
     """
     refusals.require_ours(model)
+    refusals.refuse_split(model)
     if SHARED in model.model_options["transformer_options"]:
         raise ValueError(f"model has {refusals.NODE} already; it can have one")
     devices = find_devices(gpus)
