@@ -13,6 +13,7 @@ from .host.multi_gpu.devices import ALL
 
 LOG = logging.getLogger("skyreels_v2")
 # How many parts the prompts of a model call are divided into.
+WHOLE, SHARDED = "whole", "sharded"
 SPLIT_PROMPTS = {"automatic": AUTOMATIC, "on": 2, "off": 1}
 PATIENCE, LEAST_PATIENCE, MOST_PATIENCE = 300.0, 10.0, 7200.0
 
@@ -39,6 +40,16 @@ def _inputs_for_experts() -> list[io.Input]:
             tooltip="Seconds that one model call may take. After that a GPU counts as "
             "hung: the run ends with an error, and the next one starts anew.",
         ),
+        io.Combo.Input(
+            "weights",
+            options=[WHOLE, SHARDED],
+            default=WHOLE,
+            optional=True,
+            advanced=True,
+            tooltip="whole: each GPU holds all weights, or streams them from RAM. sharded: each "
+            "GPU holds its part, and gathers block after block from the others. Choose it where a "
+            "model does not fit one GPU and they have NVLink. For bf16, fp16 and fp32 files.",
+        ),
     ]
 
 
@@ -64,8 +75,7 @@ class SkyReelsV2MultiGPU(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A model from SkyReels-V2 Model Loader, with its LoRAs. Each GPU holds "
-                    "all of its weights, or streams them from RAM.",
+                    tooltip="A model from SkyReels-V2 Model Loader, with its LoRAs.",
                 ),
                 io.String.Input(
                     "gpus",
@@ -95,9 +105,15 @@ class SkyReelsV2MultiGPU(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model: io.Model.Type, gpus: str, split_prompts: str, ulysses: int, patience: float
+        cls,
+        model: io.Model.Type,
+        gpus: str,
+        split_prompts: str,
+        ulysses: int,
+        patience: float,
+        weights: str = WHOLE,
     ) -> io.NodeOutput:
-        parts = SPLIT_PROMPTS[split_prompts]
-        made, report = shared.share_model(model, gpus, parts, ulysses, patience)
+        parts, sharded = SPLIT_PROMPTS[split_prompts], weights == SHARDED
+        made, report = shared.share_model(model, gpus, parts, ulysses, patience, sharded)
         LOG.info("SkyReels-V2 Multi-GPU: %s", report)
         return io.NodeOutput(made, report)

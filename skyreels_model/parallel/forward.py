@@ -62,8 +62,11 @@ class SharedBlocks:
             self.given = self.cut_inputs(inputs)
             x = self.shards.cut(x[self.samples], self.mesh.chunk)
         assert self.given is not None
+        give_way: Callable[[], None] | None = getattr(block, "give_way", None)
         if not self.idle:
             x = self.run(index, block, x, self.given)
+        elif give_way:
+            give_way()  # its weights are gathered by all ranks
         if index == self.blocks - 1 and self.whole_stream:
             return self.join(x)
         return x

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .degrees import Degrees
+from .sharded import ShardGroup
 
 LOOPBACK = "127.0.0.1"
 
@@ -87,7 +88,8 @@ class Mesh:
     """This rank's groups along each dimension of `degrees`; without a store, of one rank.
 
     store: where ranks find each other, of PyTorch. device: where this rank computes. patience:
-    seconds that an exchange may take before it fails (gloo; with NCCL its owner counts).
+    seconds that an exchange may take before it fails (gloo; with NCCL its owner counts). sharded:
+    the model's weights lie in parts with all ranks (`shards`).
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Mesh:
         store: dist.Store | None = None,
         device: torch.device | str = "cpu",
         patience: float = 300.0,
+        sharded: bool = False,
     ) -> None:
         self.degrees, self.rank = degrees, rank
         self.prompt, self.turn, self.head = degrees.place(rank)
@@ -114,6 +117,10 @@ class Mesh:
         self.heads = make(f"heads {self.prompt} {self.turn}", self.head, degrees.heads)
         self.ring = make(f"ring {self.prompt} {self.head}", self.turn, degrees.ring)
 
+        self.shards: ShardGroup | None = None
+        if sharded and store is not None:
+            self.shards = ShardGroup(store, rank, degrees.world, device, patience)
+
     @property
     def chunk(self) -> int:
         """Which part of a frame's tokens this rank has."""
@@ -127,6 +134,8 @@ class Mesh:
     def abort(self) -> None:
         for group in (self.heads, self.ring, self.world):
             group.abort()
+        if self.shards is not None:
+            self.shards.abort()
 
 
 def make_engine(

@@ -44,7 +44,8 @@ class Team:
     """Workers of ranks 1 and up; this process is rank 0.
 
     launch: makes, of a folder for logs, how each worker is started. device: where rank 0 computes.
-    listen: called while workers are waited for; what it raises, as a cancel, ends them.
+    listen: called while workers are waited for; what it raises, as a cancel, ends them. sharded:
+    the ranks hold the model's weights in parts.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class Team:
         device: torch.device | str = "cpu",
         patience: float = 300.0,
         listen: Callable[[], None] = lambda: None,
+        sharded: bool = False,
     ) -> None:
         self.degrees, self.patience, self.listen = degrees, patience, listen
-        self.device = torch.device(device)
+        self.device, self.sharded = torch.device(device), sharded and degrees.world > 1
         self.failure: str | None = None
         self.busy = False  # with a forward, which all ranks have to finish
         self.failed, self.lock = threading.Event(), threading.Lock()
@@ -70,7 +72,8 @@ class Team:
 
         self.workers = [WorkerProcess(each, on_end) for each in launch(self.folder)]
         # Not by its own methods: a team that no one has any more must end.
-        self.finish = weakref.finalize(self, _finish, self.workers, self.folder)
+        self.closing: list[Callable[[], None]] = []
+        self.finish = weakref.finalize(self, _finish, self.workers, self.folder, self.closing)
         self.mesh = Mesh() if not self.workers else None
 
     def start(self, setup: Message) -> None:
@@ -90,16 +93,26 @@ class Team:
             return
         path = str(self.folder / "ranks")
         given = {"world": self.degrees.world, "patience": self.patience, "path": path}
+        given["sharded"] = self.sharded
         dimensions = [self.degrees.prompts, self.degrees.heads, self.degrees.ring]
         for rank, worker in enumerate(self.workers, start=1):
             worker.channel.send({"do": "join", "rank": rank, "degrees": dimensions, **given})
 
         def connect() -> None:
             store = dist.FileStore(path, self.degrees.world)
-            self.mesh = Mesh(self.degrees, 0, store, self.device, self.patience)
+            self.mesh = Mesh(self.degrees, 0, store, self.device, self.patience, self.sharded)
+            if self.mesh.shards is not None:
+                self.closing.append(self.mesh.shards.close)
 
         self._wait_for(connect, JOIN_LIMIT)
         self._collect("join", JOIN_LIMIT)
+
+    def shard(self, call: Callable[[Mesh], None], limit: float) -> None:
+        """Let all ranks keep their share of the weights, this one by `call`."""
+        self._send({"do": "shard"})
+        assert self.mesh is not None
+        call(self.mesh)
+        self._collect("shard", limit)
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
@@ -240,9 +253,13 @@ def _is_secondary(worker: WorkerProcess) -> bool:
     return any(words in said for words in LOST)
 
 
-def _finish(workers: Sequence[WorkerProcess], folder: Path) -> None:
+def _finish(
+    workers: Sequence[WorkerProcess], folder: Path, closing: Sequence[Callable[[], None]]
+) -> None:
     for worker in workers:
         worker.kill()
     for worker in workers:
         worker.close()
+    for close in closing:
+        close()
     shutil.rmtree(folder, ignore_errors=True)

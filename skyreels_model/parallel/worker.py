@@ -33,6 +33,9 @@ class Follower(Protocol):
     def answer(self, message: Message, tensors: dict[str, Tensor]) -> Message:
         """Whatever is neither a join nor a forward."""
 
+    def shard(self, mesh: Mesh) -> None:
+        """Keep this rank's share of the weights; only where they are to be in parts."""
+
     def forward(self, mesh: Mesh, settings: Message, tensors: dict[str, Tensor]) -> None:
         """This rank's part of a forward."""
 
@@ -75,6 +78,10 @@ def serve(channel: Channel, make: Callable[[Message], Follower]) -> NoReturn:
             elif message["do"] == "join":
                 mesh = join(message, follower.device)
                 channel.send({"done": "join"})
+            elif message["do"] == "shard":
+                assert mesh is not None
+                follower.shard(mesh)
+                channel.send({"done": "shard"})
             else:
                 channel.send(follower.answer(message, tensors))
     except EOFError:
@@ -99,7 +106,8 @@ def run_forward(follower: Follower, mesh: Mesh, message: Message) -> None:
 def join(message: Message, device: torch.device) -> Mesh:
     store = dist.FileStore(message["path"], message["world"])
     degrees = Degrees(*message["degrees"])
-    return Mesh(degrees, message["rank"], store, device, message["patience"])
+    given = message["rank"], store, device, message["patience"], message["sharded"]
+    return Mesh(degrees, *given)
 
 
 def tell_error(channel: Channel, error: BaseException) -> None:

@@ -73,15 +73,19 @@ def need(model):
     return model.model.memory_required((2, 16, 25, 68, 120), {"c_crossattn": [(2, 512, 64)]})
 
 
-def test_a_shared_model_makes_the_same_with_its_loras(cpu_ranks, pack, open_model, small_lora):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_shared_model_makes_the_same_with_its_loras(
+    cpu_ranks, pack, open_model, small_lora, sharded
+):
     import comfy.sd
     import comfy.utils
     import folder_paths
 
     share_model = pack("nodes.host.multi_gpu.shared").share_model
     plain, _ = open_model(graphs.TOY["model"])
-    model, said = share_model(plain, "cpu:2", 0, 0, 60.0)
-    assert said == "2 GPUs (CPU process 0, CPU process 1): 2 prompts"
+    model, said = share_model(plain, "cpu:2", 0, 0, 60.0, sharded)
+    parts = ", each holds 1/2 of the weights" if sharded else ""
+    assert said == f"2 GPUs (CPU process 0, CPU process 1): 2 prompts{parts}"
     made, needed = sample(model), need(model)
     assert torch.equal(made, sample(plain))
     assert needed < need(plain)  # of memory, each GPU
@@ -94,6 +98,12 @@ def test_a_shared_model_makes_the_same_with_its_loras(cpu_ranks, pack, open_mode
     assert torch.equal(sample(patched), sample(alone))
     assert not torch.equal(sample(alone), sample(plain))
     assert sharing.team is team  # the same workers
+    identify = pack("nodes.host.film.identity").identify_model
+    assert identify(patched) == identify(alone)
+    # Of what the host holds and moves, the blocks are the largest part.
+    assert (model.model_size() < plain.model_size() / 2) == sharded
+    team.close()
+    assert not torch.distributed.is_initialized()
 
 
 def test_a_film_whose_worker_is_killed_is_resumed_as_the_same_film(
@@ -148,6 +158,15 @@ def test_what_does_not_fit_is_told_before_any_worker_starts(cpu_ranks, failure, 
     assert re.search(told, failure(shared(graphs.film(), **inputs)))
     more = set(threading.enumerate()) - before
     assert not [thread for thread in more if thread.name.startswith("SkyReels-V2 CPU")]
+
+
+def test_weights_in_another_format_than_they_are_computed_in_are_not_sharded(
+    cpu_ranks, pack, open_model
+):
+    share_model = pack("nodes.host.multi_gpu.shared").share_model
+    narrow, _ = open_model(graphs.TOY["model"], "fp8_e4m3fn")
+    with pytest.raises(ValueError, match="weights is sharded, .* set weights to whole"):
+        share_model(narrow, "cpu:2", 0, 0, 60.0, sharded=True)
 
 
 def test_what_other_nodes_did_is_refused_by_name(cpu_ranks, pack, open_model):

@@ -1,5 +1,6 @@
 """Worker processes: a shared forward with them, their failures, and that none is left behind."""
 
+import copy
 import gc
 import os
 import subprocess
@@ -16,10 +17,14 @@ from skyreels_model.parallel.degrees import Degrees
 from skyreels_model.parallel.forward import share_forward
 from skyreels_model.parallel.groups import Mesh
 from skyreels_model.parallel.process import Launch
+from skyreels_model.parallel.sharded import ShardGroup
 from skyreels_model.parallel.team import Team, TeamFailed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ranks run on Linux only")
 FOLLOWER = Path(__file__).resolve().parents[1] / "fixtures" / "parallel" / "follower.py"
+sys.path.append(str(FOLLOWER.parent))
+import follower  # noqa: E402
+
 CASE = "dit_df_fps24"
 # Seconds in which a failure is told; a loaded machine gets more than it should need.
 SOON = 30
@@ -35,8 +40,8 @@ def launches(count):
     return launch
 
 
-def make_team(degrees, patience=60.0):
-    team = Team(launches(degrees.world - 1), degrees, patience=patience)
+def make_team(degrees, patience=60.0, sharded=False):
+    team = Team(launches(degrees.world - 1), degrees, patience=patience, sharded=sharded)
     team.start({"case": CASE})
     team.join()
     return team
@@ -120,6 +125,32 @@ def test_processes_make_what_one_makes_until_one_dies(listeners_before, team, gi
     wait_until_gone(pids)
     with pytest.raises(TeamFailed, match="rank 2 was ended"):  # and stays so
         run(team, model, tensors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("team", [(Degrees(prompts=2), 60.0, True)], indirect=True)
+def test_weights_in_parts_make_what_whole_ones_make(listeners_before, team, given):
+    model, tensors = given
+    own, one = copy.deepcopy(model), {name: part[:1] for name, part in tensors.items()}
+    with torch.inference_mode():
+        both, alone = model(**tensors), model(**one)
+    team.shard(lambda mesh: follower.shard_model(own, mesh), SOON)
+    block = own.blocks[0].forward.block
+    held = sum(part.to_local().nbytes for part in block.parameters())
+    whole = sum(part.nbytes for part in model.blocks[0].parameters())
+    assert whole / 2 <= held <= 0.6 * whole  # what does not divide lies with rank 0
+    for _ in range(2):
+        assert golden_data.relative_l2(run(team, own, tensors), both) <= 2e-6
+        # Without guidance one rank has nothing to compute, but some of the weights.
+        assert golden_data.relative_l2(run(team, own, one), alone) <= 2e-6
+    listeners = find_listeners(os.getpid()) - listeners_before
+    assert {address for address, _ in listeners} <= LOOPBACK
+    with pytest.raises(ValueError, match="weights is sharded, .* set weights to whole"):
+        ShardGroup(None, 0, 2, torch.device("cpu"), 1.0)
+    with pytest.raises(TeamFailed, match="rank 1 was ended by the system"):
+        run(team, own, tensors, fail=1, how="dies")
+    team.close()
+    assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.slow

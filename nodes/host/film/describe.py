@@ -89,7 +89,7 @@ class Describer:
         """
         found: dict[str, Any] = {}
         if id(model.model) not in self.parts:
-            named = model.model.diffusion_model.named_modules()
+            named = modules_of(model.model.diffusion_model).items()
             self.parts |= {id(m): uncompiled(name) for name, m in named if not is_compiled(m)}
             self.parts[id(model.model)] = "model"
             if weights:
@@ -103,7 +103,7 @@ class Describer:
         """
         weights, transformer = model.get_key_patches(WEIGHTS), model.model.diffusion_model
         computed = [model.get_model_object("manual_cast_dtype"), model.force_cast_weights]
-        layers = {type(m) for m in transformer.modules() if not is_compiled(m)}
+        layers = {type(m) for m in modules_of(transformer).values() if not is_compiled(m)}
         settings = {"attention": comfy.ldm.modules.attention.optimized_attention}
         for name, part in vars(transformer).items():
             own = inspect.ismethod(part) and part.__self__ is transformer
@@ -174,6 +174,19 @@ class Describer:
                 with contextlib.suppress(ValueError):  # it is empty
                     found.append([name, cell.cell_contents])
         return found
+
+
+def modules_of(network: nn.Module) -> dict[str, nn.Module]:
+    """A network's modules by name, with those that others stand in for in their place."""
+    found = {}
+    for name, module in network.named_modules():
+        whole = vars(module).get("whole")
+        found |= (
+            {name: module}
+            if whole is None
+            else {f"{name}.{inner}".rstrip("."): part for inner, part in whole.named_modules()}
+        )
+    return found
 
 
 def is_compiled(module: nn.Module) -> bool:

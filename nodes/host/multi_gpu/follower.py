@@ -16,7 +16,7 @@ from ....skyreels_model.parallel.forward import SharedBlocks
 from ....skyreels_model.parallel.groups import Mesh
 from ..sockets.model import load_patcher
 from ..sockets.sharing import SHARED, Call
-from . import patches
+from . import patches, sharding
 
 
 class HostFollower:
@@ -32,9 +32,14 @@ class HostFollower:
         if message["do"] == "load":
             self.patcher = None
             self.patcher = load_patcher(Path(message["path"]), *message["settings"])
+            if message["sharded"]:
+                sharding.put_stand_ins(self.patcher.model)
             return {"done": "load"}
         patches.read_patches(message["patches"], tensors, self.patcher)
         return {"digest": patches.identify(message["patches"], tensors)}
+
+    def shard(self, mesh: Mesh) -> None:
+        sharding.keep_share(self.patcher, mesh)
 
     def forward(self, mesh: Mesh, settings: Message, given: dict[str, Tensor]) -> None:
         self._make_room(given, settings["needed"])

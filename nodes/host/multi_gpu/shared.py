@@ -27,7 +27,7 @@ from ....skyreels_model.rules import refusal
 from ..notice import LOG
 from ..sockets.attention import AUTO, PYTORCH, PYTORCH_ORDER
 from ..sockets.sharing import SHARED, Call
-from . import patches, refusals
+from . import patches, refusals, sharding
 from .devices import Devices, find_devices
 
 PACK = Path(__file__).resolve().parents[3]
@@ -41,11 +41,15 @@ RING_ATTENTION = (AUTO, PYTORCH, PYTORCH_ORDER)
 
 @dataclass(frozen=True)
 class SharedSettings:
-    """What a person sets. patience: seconds that a model call may take before it is given up."""
+    """What a person sets. patience: seconds that a model call may take before it is given up.
+
+    sharded: each GPU holds a part of the weights.
+    """
 
     devices: Devices
     degrees: Degrees
     patience: float
+    sharded: bool = False
 
 
 def share_model(
@@ -54,10 +58,12 @@ def share_model(
     prompts: int,
     ulysses: int,
     patience: float,
+    sharded: bool = False,
 ) -> tuple[comfy.model_patcher.ModelPatcher, str]:
     """The model with its forwards shared, and a line that says how; the one given stays as it is.
 
-    prompts, ulysses: as in `choose_degrees`. Raises ValueError for what does not fit.
+    prompts, ulysses: as in `choose_degrees`. sharded: each GPU holds a part of the weights. Raises
+    ValueError for what does not fit.
     """
     refusals.require_ours(model)
     refusals.refuse_split(model)
@@ -73,20 +79,24 @@ def share_model(
     if degrees.ring > 1 and attention not in RING_ATTENTION:
         rule = f"pytorch or auto where {degrees.ring} GPUs pass keys on to each other (a ring)"
         raise refusal("model's attention", attention, rule, PYTORCH)
-    shared = model.clone()
-    sharing = SharedModel(SharedSettings(devices, degrees, patience))
+    sharded = sharded and degrees.world > 1
+    if sharded:
+        sharding.require_plain(model)
+    shared = sharding.empty_blocks(model) if sharded else model.clone()
+    sharing = SharedModel(SharedSettings(devices, degrees, patience, sharded))
     shared.model_options["transformer_options"][SHARED] = sharing
-    return shared, describe(devices, degrees)
+    return shared, describe(devices, degrees, sharded)
 
 
-def describe(devices: Devices, degrees: Degrees) -> str:
+def describe(devices: Devices, degrees: Degrees, sharded: bool) -> str:
     """How the work is divided, in a line for people."""
     if degrees.world == 1:
         return "1 GPU: nothing to share"
     names = ", ".join(devices.name(rank) for rank in range(degrees.world))
     parts = {"prompts": degrees.prompts, "heads": degrees.heads, "ring": degrees.ring}
     told = " x ".join(f"{count} {name}" for name, count in parts.items() if count > 1)
-    return f"{degrees.world} GPUs ({names}): {told}"
+    weights = f", each holds 1/{degrees.world} of the weights" if sharded else ""
+    return f"{degrees.world} GPUs ({names}): {told}{weights}"
 
 
 class SharedModel:
@@ -110,6 +120,8 @@ class SharedModel:
             self.team, self.patched = self._start(*patcher.cached_patcher_init[1]), None
         if self.patched != patcher.patches_uuid:
             self._bring_patches(self.team, *weights)
+            if self.settings.sharded:
+                self.team.shard(lambda mesh: sharding.keep_share(patcher, mesh), LOAD_LIMIT)
             self.patched = patcher.patches_uuid
         self.model = weakref.ref(patcher.model)
 
@@ -125,14 +137,17 @@ class SharedModel:
     def _start(self, path: Path, *loaded: Any) -> Team:
         """Workers that have loaded a file as our loader did, and have found each other."""
         settings = self.settings
-        LOG.info("%s: loading", describe(settings.devices, settings.degrees))
+        told = describe(settings.devices, settings.degrees, settings.sharded)
+        LOG.info("%s: loading", told)
         device = comfy.model_management.get_torch_device()
         listen = comfy.model_management.throw_exception_if_processing_interrupted
         launch = functools.partial(launch_workers, settings.devices)
-        team = Team(launch, settings.degrees, device, settings.patience, listen)
+        sharded = settings.sharded
+        team = Team(launch, settings.degrees, device, settings.patience, listen, sharded)
         try:
             team.start(describe_host())
-            team.ask({"do": "load", "path": str(path), "settings": loaded}, LOAD_LIMIT)
+            asked = {"do": "load", "path": str(path), "settings": loaded, "sharded": sharded}
+            team.ask(asked, LOAD_LIMIT)
             team.join()
         except BaseException:
             team.close()
@@ -148,7 +163,10 @@ class SharedModel:
         share = shards.most / batch / degrees.sequence
         if degrees.sequence > 1:
             share *= EXCHANGE
-        return needed * min(1.0, WHOLE + share)
+        # A block is gathered, and copied into place.
+        model = self.model() if self.model else None
+        gathered = 2 * sharding.count_bytes(model)[1] if self.settings.sharded and model else 0
+        return needed * min(1.0, WHOLE + share) + gathered
 
     def _memory_of(self, call: Call) -> float:
         """What a worker has to have free for a forward, as this process was told of its own."""
