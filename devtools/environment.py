@@ -132,13 +132,15 @@ TEST = Group(
         "pydantic~=2.0",
         "json-repair>=0.40",
         "scenedetect-headless>=0.7",
+        "llguidance>=1.9",
+        "bitsandbytes>=0.50",
     ),
     tuple(
         "pytest xdist pytest_randomly ruff mypy diffusers gguf peft lycoris pydantic json_repair "
-        "scenedetect".split()
+        "scenedetect llguidance bitsandbytes".split()
     ),
     "the checkers, diffusers, gguf, peft and LyCORIS as independent judges, and what is optional",
-    "110 MB",
+    "160 MB",
 )
 # Without their media packages (380 MB), which the page does not need.
 TEMPLATES = ("comfyui-workflow-templates-core", "comfyui-workflow-templates-json")

@@ -34,6 +34,7 @@ class _Server:
 
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
+        self.errors: list[tuple[str, Any]] = []
         self.client_id: str | None = None
         self.last_node_id: str | None = None
         self.last_prompt_id: str | None = None
@@ -42,6 +43,8 @@ class _Server:
     def send_sync(self, event: Any, data: Any, client_id: str | None = None) -> None:
         # Binary previews have numbers for names.
         if isinstance(event, str):
+            # Of an output that is blocked the host's history says nothing.
+            self.errors += [(event, data)] if event == "execution_error" else []
             self._on_event(event, data)
 
     def queue_updated(self) -> None:
@@ -158,7 +161,8 @@ def execute(prompt: Prompt, on_event: OnEvent = lambda event, data: None) -> Res
         # Without a client the host sends no event.
         executor.execute(prompt, prompt_id, {"client_id": "skyreels-v2"}, outputs)
     history = getattr(executor, "history_result", {})
-    return outcome.result(executor.status_messages, history.get("outputs", {}))
+    messages = [*server.errors, *executor.status_messages]
+    return outcome.result(messages, history.get("outputs", {}))
 
 
 @contextlib.contextmanager

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from comfy_api.latest import io
 
-from ..skyreels_model.words import Engine
+from ..skyreels_model.words import UnansweredError
 from ..skyreels_model.words.ask import IF_UNREADABLE
 from .host import notice
 from .host.checked import checked
-from .host.words.asking import as_engine
-from .inputs import Words
+from .host.words.asking import as_engine, stop
+from .inputs import WORDS, WRITERS, words_seed_input
 
-CATEGORY = "SkyReels-V2/words"
+if TYPE_CHECKING:
+    from ..skyreels_model.words.captioning import Settings
 
 
 class SkyReelsV2Captioner(io.ComfyNode):
@@ -20,7 +23,7 @@ class SkyReelsV2Captioner(io.ComfyNode):
         return io.Schema(
             node_id="SkyReelsV2Captioner",
             display_name="SkyReels-V2 Captioner",
-            category=CATEGORY,
+            category=WORDS,
             search_aliases=["SkyCaptioner", "describe video", "caption", "video to text"],
             description=(
                 "Describes a shot in the manner of SkyReels-V2's training captions: as fields, and "
@@ -52,7 +55,10 @@ class SkyReelsV2Captioner(io.ComfyNode):
                 io.String.Output(display_name="camera_motion", tooltip="How the camera moves."),
                 io.String.Output(display_name="environment", tooltip="The place."),
                 io.String.Output(display_name="lighting", tooltip="The light."),
-                io.String.Output(display_name="raw", tooltip="The answer as the model wrote it."),
+                io.String.Output(
+                    display_name="raw",
+                    tooltip="The answer as the model wrote it, also where it cannot be read.",
+                ),
             ],
         )
 
@@ -71,20 +77,14 @@ class SkyReelsV2Captioner(io.ComfyNode):
         drop_fields: bool = False,
     ) -> io.NodeOutput:
         # Here, for they take pydantic, which takes a part of ComfyUI's start.
-        from ..skyreels_model.words.captioning import Settings
         from ..skyreels_model.words.fusion import tell_shot, tell_subjects
         from .host.words.captions import caption_shot
 
-        settings = Settings(
-            as_engine(engine),
-            _engine_or_none(fusion_engine),
-            seed,
-            instructions,
-            keep_proportions,
-            if_unreadable,
-            seed if drop_fields else None,
-        )
+        told_how = instructions, keep_proportions, if_unreadable, seed if drop_fields else None
+        settings = _make_settings(engine, fusion_engine, seed, *told_how)
         found = caption_shot(images, video, settings)
+        if isinstance(found, UnansweredError):
+            return io.NodeOutput(*[stop(found)] * 8, found.raw)
         told = found.description
         notice.show(found.t2v)
         return io.NodeOutput(
@@ -106,7 +106,7 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
         return io.Schema(
             node_id="SkyReelsV2CaptionFilm",
             display_name="SkyReels-V2 Caption Film",
-            category=CATEGORY,
+            category=WORDS,
             search_aliases=["SkyCaptioner", "storyboard", "scene cuts", "shot detection", "remake"],
             description=(
                 "A film of any length becomes a storyboard: its cuts are found, each shot is "
@@ -117,6 +117,7 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
                 *_what_is_seen(),
                 *_where_shots_end(),
                 *_how_it_is_told("use the text"),
+                *_what_is_known(),
             ],
             outputs=[
                 io.String.Output(
@@ -128,7 +129,7 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
                 io.String.Output(
                     display_name="shots",
                     tooltip="All that is known of each shot, as JSON: its times, its fields, both "
-                    "captions, and the raw answer.",
+                    "captions, and the raw answer. After an error, of the shots before it.",
                 ),
                 io.Int.Output(display_name="count", tooltip="How many shots and parts there are."),
             ],
@@ -150,39 +151,41 @@ class SkyReelsV2CaptionFilm(io.ComfyNode):
         instructions: str = "",
         keep_proportions: bool = False,
         if_unreadable: str = "use the text",
+        known_shots: str = "",
     ) -> io.NodeOutput:
-        from ..skyreels_model.words.captioning import Settings
         from ..skyreels_model.words.film import write_shots, write_storyboard
-        from .host.words.captions import caption_film
+        from .host.words.captions import Shots, caption_film
 
-        settings = Settings(
-            as_engine(engine),
-            _engine_or_none(fusion_engine),
-            seed,
-            instructions,
-            keep_proportions,
-            if_unreadable,
-        )
-        film = caption_film(images, video, settings, fps, cuts, shortest_shot, longest_part)
-        storyboard = write_storyboard(film.clip, film.spans, [one.t2v for one in film.captions])
-        notice.show(storyboard)
+        told_how = instructions, keep_proportions, if_unreadable
+        settings = _make_settings(engine, fusion_engine, seed, *told_how)
+        shots = Shots(fps, cuts, shortest_shot, longest_part, known_shots)
+        film = caption_film(images, video, settings, shots)
+        if film.failure is None:
+            storyboard = write_storyboard(film.clip, film.spans, [c.t2v for c in film.captions])
+            notice.show(storyboard)
+        else:
+            storyboard = stop(film.failure)
         return io.NodeOutput(
             storyboard,
             film.clip.second(len(film.clip)),
-            write_shots(film.clip, film.spans, film.captions),
+            write_shots(film.clip, film.spans, film.captions, film.failure),
             len(film.spans),
         )
 
 
-def _engine_or_none(fusion_engine: object) -> Engine | None:
-    return None if fusion_engine is None else as_engine(fusion_engine, "fusion_engine")
+def _make_settings(engine: object, fusion_engine: object, seed: int, *told_how: Any) -> Settings:
+    """How shots are described; told_how: the rest of `Settings`, in order."""
+    from ..skyreels_model.words.captioning import Settings
+
+    fusing = None if fusion_engine is None else as_engine(fusion_engine, "fusion_engine")
+    return Settings(as_engine(engine), fusing, seed, *told_how)
 
 
 def _what_is_seen() -> list[io.Input]:
     return [
         io.MultiType.Input(
             "engine",
-            types=[Words, io.Clip],
+            types=WRITERS,
             tooltip="A language model that sees pictures, best SkyCaptioner-V1: from SkyReels-V2 "
             "Language Model Loader, or a CLIP of ComfyUI that writes text.",
         ),
@@ -192,14 +195,7 @@ def _what_is_seen() -> list[io.Input]:
             optional=True,
             tooltip="A VIDEO of any length. Only the frames that are looked at are decoded.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="The same seed gives the same words.",
-        ),
+        words_seed_input(),
     ]
 
 
@@ -207,10 +203,10 @@ def _how_it_is_told(if_unreadable: str) -> list[io.Input]:
     return [
         io.MultiType.Input(
             "fusion_engine",
-            types=[Words, io.Clip],
-            optional=True,
+            types=WRITERS,
             tooltip="A language model that writes flowing captions from the fields, such as "
             "Qwen2.5. Without it the fields are joined as they are.",
+            optional=True,
         ),
         io.String.Input(
             "instructions",
@@ -273,6 +269,20 @@ def _where_shots_end() -> list[io.Input]:
             step=0.5,
             tooltip="In seconds: longer shots are described in equal parts that continue "
             "each other. 0: each shot as a whole.",
+        ),
+    ]
+
+
+def _what_is_known() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "known_shots",
+            multiline=True,
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="The text of shots from an earlier run, as it was or edited. Shots that begin "
+            "and end at the same seconds keep its words, only the others are described.",
         ),
     ]
 

@@ -6,10 +6,12 @@ from comfy_api.latest import io
 
 Frames = io.Custom("SKYREELS_V2_FRAMES")
 CATEGORY = "SkyReels-V2/loaders"
+WORDS = "SkyReels-V2/words"  # the category of nodes that write or read texts
 Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
 Store = io.Custom("SKYREELS_V2_STORE")
 Words = io.Custom("SKYREELS_V2_WORDS")  # a skyreels_model.words.Engine
+WRITERS: list[type[io.ComfyType]] = [Words, io.Clip]
 
 
 def tile_size_input() -> io.Input:
@@ -24,4 +26,16 @@ def tile_size_input() -> io.Input:
         advanced=True,
         tooltip="Tile size in pixels: 64 or more, in steps of 32. 0 (automatic): "
         "whole frames if they fit, otherwise as few tiles as possible.",
+    )
+
+
+def words_seed_input() -> io.Input:
+    """What decides which of its words a language model takes."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=True,
+        tooltip="Another seed, another wording. The same seed and inputs give the same text.",
     )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..skyreels_model.words import Engine
+from ..skyreels_model.words import Engine, UnansweredError
 from ..skyreels_model.words.enhance import LANGUAGES, LONG, Enhancer, count_calls
 from .host import files, notice
 from .host.checked import checked
-from .host.words.asking import Asker, as_engine
-from .host.words.endpoint import open_endpoint
+from .host.words.asking import Asker, as_engine, stop
+from .host.words.endpoint import fingerprint, open_endpoint
 from .host.words.language_model import load_engine
-from .inputs import CATEGORY, Words
+from .host.words.layers import FORMATS
+from .inputs import CATEGORY, WORDS, WRITERS, Words, words_seed_input
 
 LOG = logging.getLogger("skyreels_v2")
-WORDS = "SkyReels-V2/words"
 
 
 class SkyReelsV2LanguageModelLoader(io.ComfyNode):
@@ -40,6 +41,16 @@ class SkyReelsV2LanguageModelLoader(io.ComfyNode):
                     "folder in one piece and choose its first .safetensors file. A single file "
                     "works too, such as qwen_2.5_vl_7b_fp8_scaled.safetensors.",
                 ),
+                io.Combo.Input(
+                    "weight_format",
+                    options=list(FORMATS),
+                    default=FORMATS[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="How its weights lie in memory. fp8: half of bf16. 4 bit: a third, by "
+                    "the package bitsandbytes. as stored: as in the file, which may be packed "
+                    "already.",
+                ),
             ],
             outputs=[
                 Words.Output(
@@ -58,11 +69,10 @@ class SkyReelsV2LanguageModelLoader(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, language_model_name: str) -> io.NodeOutput:
+    def execute(cls, language_model_name: str, weight_format: str = FORMATS[0]) -> io.NodeOutput:
         with files.name_errors("language_model_name", language_model_name):
-            engine, report = load_engine(
-                files.find_file(files.LANGUAGE_MODELS, language_model_name)
-            )
+            path = files.find_file(files.LANGUAGE_MODELS, language_model_name)
+            engine, report = load_engine(path, weight_format=weight_format)
         LOG.info("%s: %s", language_model_name, report)
         return io.NodeOutput(engine, report)
 
@@ -77,15 +87,16 @@ class SkyReelsV2LanguageEndpoint(io.ComfyNode):
             search_aliases=["llm", "openai", "ollama", "vllm", "lm studio"],
             description=(
                 "A language model on a server of yours (vLLM, Ollama, LM Studio and similar). "
-                "Address and key come from the environment of ComfyUI, never from a workflow: set "
-                "SKYREELS_V2_WORDS_URL and, if needed, SKYREELS_V2_WORDS_KEY."
+                "Address and key are never in a workflow. Set them in ComfyUI's settings under "
+                "SkyReels-V2, or as SKYREELS_V2_WORDS_URL and SKYREELS_V2_WORDS_KEY in the "
+                "environment."
             ),
             inputs=[
                 io.String.Input(
                     "model",
                     default="",
-                    tooltip="Name of the model on the server. Empty: SKYREELS_V2_WORDS_MODEL, "
-                    "else the first that the server lists.",
+                    tooltip="Name of the model on the server. Empty: the one that is set beside "
+                    "the address, else the first that the server lists.",
                 ),
                 io.Boolean.Input(
                     "sees_images",
@@ -108,6 +119,10 @@ class SkyReelsV2LanguageEndpoint(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> str:
+        return fingerprint()
 
     @classmethod
     @checked
@@ -134,6 +149,10 @@ class SkyReelsV2PromptEnhancer(io.ComfyNode):
                     display_name="prompt",
                     tooltip="The long prompt, or the storyboard with long prompts.",
                 ),
+                io.String.Output(
+                    display_name="raw",
+                    tooltip="All answers as the model wrote them, also where it failed after some.",
+                ),
             ],
         )
 
@@ -156,16 +175,21 @@ class SkyReelsV2PromptEnhancer(io.ComfyNode):
         picture = None if start_image is None else start_image[:1, ..., :3].expand(-1, -1, -1, 3)
         enhancer = dataclasses.replace(enhancer, sampling=sampling, picture=picture)
         asker = Asker(writer, count_calls(prompt), sampling.max_tokens)
-        written = enhancer.enhance(prompt, asker.ask)
+        try:
+            written = enhancer.enhance(prompt, asker.ask)
+        except UnansweredError as error:
+            if not asker.raw.strip():
+                raise
+            return io.NodeOutput(stop(error), asker.raw)
         notice.show(written)
-        return io.NodeOutput(written)
+        return io.NodeOutput(written, asker.raw)
 
 
 def _enhancer_inputs() -> list[io.Input]:
     return [
         io.MultiType.Input(
             "engine",
-            types=[Words, io.Clip],
+            types=WRITERS,
             tooltip="What writes: SkyReels-V2 Language Model Loader, SkyReels-V2 Language "
             "Endpoint, or a CLIP that writes text (Qwen3-VL, Qwen3.5, Gemma). The film's UMT5 "
             "cannot.",
@@ -177,14 +201,7 @@ def _enhancer_inputs() -> list[io.Input]:
             tooltip="What the film shows, in a few words. Or a storyboard, as for SkyReels-V2 "
             "Storyboard (Text): '0s: a street at dawn / 6s: rain sets in'. Times and cuts stay.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Another seed, another wording. The same seed and inputs give the same text.",
-        ),
+        words_seed_input(),
         io.Combo.Input(
             "language",
             options=list(LANGUAGES),

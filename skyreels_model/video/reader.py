@@ -16,6 +16,7 @@ from torch import Tensor
 from ..framing import PIECE, fit_image, resample
 from ..rules import refusal
 from .opening import Source, decode_from, open_file
+from .packets import list_pictures
 from .sound import FileSound
 
 
@@ -176,15 +177,10 @@ def read_index(source: Source, name: str) -> Index:
 def _index_packets(source: Source) -> Index | None:
     """By the times of the packets; None where they have none."""
     with open_file(source) as container:
-        stream = container.streams.get(video=0)[0]
-        packets = [one for one in container.demux(stream) if one.size and not one.is_discard]
-        if not packets or any(packet.pts is None for packet in packets):
-            return None
-        packets.sort(key=lambda packet: packet.pts)
-        rate = stream.average_rate or Fraction(25)
-        last = packets[-1].duration or round(1 / rate / stream.time_base)
-        times = tuple(packet.pts for packet in packets)
-        return Index(times, times[-1] + max(last, 1), stream.time_base, False)
+        found = list_pictures(container)
+    if not found.times or not found.exact:
+        return None
+    return Index(found.times, found.times[-1] + found.last, found.unit, False)
 
 
 def _count_frames(source: Source) -> Index:

@@ -1,6 +1,16 @@
 """Who writes and reads words about films: engines, and what is asked of them."""
 
-from .ask import Answer, NoAnswerError, ask
+from .ask import Answer, EngineFailedError, NoAnswerError, UnansweredError, ask
 from .engine import Engine, Message, OnToken, Sampling
 
-__all__ = ["Answer", "Engine", "Message", "NoAnswerError", "OnToken", "Sampling", "ask"]
+__all__ = [
+    "Answer",
+    "Engine",
+    "EngineFailedError",
+    "Message",
+    "NoAnswerError",
+    "OnToken",
+    "Sampling",
+    "UnansweredError",
+    "ask",
+]

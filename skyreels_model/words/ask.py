@@ -13,12 +13,24 @@ LOOK_EVERY = 16  # tokens between two looks for a loop
 IF_UNREADABLE = ("stop", "use the text")
 
 
-class NoAnswerError(ValueError):
-    """The engine gave nothing to work with; `raw` is what it wrote."""
+class UnansweredError(ValueError):
+    """There is no answer; `raw` is what was written all the same."""
 
     def __init__(self, message: str, raw: str) -> None:
         super().__init__(message)
         self.raw = raw
+
+    def within(self, place: str) -> UnansweredError:
+        """The same, with where it was before it."""
+        return type(self)(f"{place}: {self}", self.raw)
+
+
+class NoAnswerError(UnansweredError):
+    """The engine gave nothing to work with; asking it again may help."""
+
+
+class EngineFailedError(UnansweredError):
+    """The engine ended with an error."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ def ask(
     """What the engine answers, without thoughts, and ended where it began to repeat itself.
 
     Raises ValueError where there are pictures that it cannot see, NoAnswerError when nothing is
-    left, and whatever `on_token` raises.
+    left, EngineFailedError for the engine's own ValueErrors, and whatever `on_token` raises.
     """
     if not engine.sees_pictures and any(m.pictures is not None for m in messages):
         raise ValueError(
@@ -66,6 +78,8 @@ def ask(
         raw = engine.generate(tuple(messages), sampling, listener)
     except _LoopFound:
         raw = listener.text
+    except ValueError as error:
+        raise EngineFailedError(str(error), listener.text) from error
     text = cut_loop(raw)
     answer = Answer(drop_thoughts(text), raw, looped=len(text) < len(raw))
     if not answer.text:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..rules import require_choice, require_whole
-from .ask import IF_UNREADABLE, NoAnswerError, ask
+from .ask import IF_UNREADABLE, EngineFailedError, NoAnswerError, UnansweredError, ask
 from .clips import Clip, fit_size, sample_indices
 from .cuts import Span
 from .description import Description, json_schema
@@ -71,8 +71,8 @@ def look_at(clip: Clip, span: Span, keep_proportions: bool = False) -> Tensor:
 def caption(frames: Tensor, settings: Settings, on_token: OnToken) -> Caption:
     """The caption of a shot of these frames (n, H, W, 3).
 
-    A question whose answer cannot be read is asked again, twice at most. Raises NoAnswerError, with
-    the last answer as it was, and whatever `ask` and `on_token` raise.
+    A question whose answer cannot be read is asked again, twice at most. Raises UnansweredError,
+    with the captioner's last answer as it was, and whatever `on_token` raises.
     """
     answer = _describe(frames, settings, on_token)
     notes = answer.notes
@@ -81,7 +81,10 @@ def caption(frames: Tensor, settings: Settings, on_token: OnToken) -> Caption:
         return Caption(Description(), text, text, answer.raw, tuple(notes))
     captions = []
     for manner in MANNERS:
-        text, note = _fuse(answer.description, manner, settings, on_token)
+        try:
+            text, note = _fuse(answer.description, manner, settings, on_token)
+        except EngineFailedError as error:
+            raise EngineFailedError(f"fusion_engine: {error}", answer.raw) from error
         captions.append(escape_weights(text))
         notes += note
     return Caption(answer.description, captions[0], captions[1], answer.raw, tuple(notes))
@@ -159,21 +162,27 @@ def escape_weights(text: str) -> str:
 
 
 def caption_spans(
-    clip: Clip, spans: list[Span], settings: Settings, start: Callable[[int], OnToken]
-) -> list[Caption]:
-    """A caption for each span, in order; `start` gives what hears the tokens of one.
+    clip: Clip,
+    spans: Sequence[Span],
+    settings: Settings,
+    start: Callable[[int], OnToken],
+    known: Mapping[Span, Caption] | None = None,
+) -> Iterator[Caption]:
+    """The caption of each span, in order; `start` gives what hears the tokens of one.
 
-    Errors say which shot it was.
+    known: captions of spans that are not looked at again. Errors of several spans say which it was.
     """
-    captions = []
+    known = known or {}
     for number, span in enumerate(spans):
+        if span in known:
+            yield known[span]
+            continue
         frames = look_at(clip, span, settings.keep_proportions)
         one = dataclasses.replace(settings, seed=_seed(settings.seed, number * len(TEMPERATURES)))
         try:
-            captions.append(caption(frames, one, start(number)))
-        except NoAnswerError as error:
-            begin = clip.second(span.first)
-            raise NoAnswerError(
-                f"shot {number + 1} of {len(spans)}, at {begin:.1f} s: {error}", error.raw
-            ) from error
-    return captions
+            yield caption(frames, one, start(number))
+        except UnansweredError as error:
+            if len(spans) == 1:
+                raise
+            place = f"shot {number + 1} of {len(spans)}, at {clip.second(span.first):.1f} s"
+            raise error.within(place) from error

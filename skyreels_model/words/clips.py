@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -14,15 +14,13 @@ from torch.nn import functional
 
 from ..rules import refusal, require_number
 from ..video.opening import Source, decode_from, open_file
+from ..video.packets import Tick, list_pictures
 
 SAMPLES = 16  # frames that the published captioner sees of a shot, however long
 SIZE = (420, 360)  # height and width that it sees them at, whatever the film's proportions
 SMALL = 256  # pixels of the long side of frames that are only compared
-EVERY = 500  # packets or frames between two signs of life
 PIECE = 16  # frames that are made small together
 LATE = 3  # jumps to earlier pictures before a file is read from its beginning
-
-Tick = Callable[[float], None]  # called with the share that is done; may raise to end the work
 
 
 def sample_indices(first: int, end: int, samples: int = SAMPLES) -> list[int]:
@@ -126,16 +124,16 @@ class FileClip:
         with _explain(), open_file(source) as container:
             if not container.streams.video:
                 raise refusal("video", "without pictures", "a file with a video stream")
-            stream = container.streams.video[0]
-            base = stream.time_base
-            first = int(start / base)
-            end = int((start + duration) / base) if duration else None
-            self.times, self.keys = self._read_times(container, stream, tick)
-            self.times = [t for t in self.times if t >= first and (end is None or t < end)]
+            found = list_pictures(container, tick)
+            first = int(start / found.unit)
+            end = int((start + duration) / found.unit) if duration else None
+            # Broken files tell some times twice.
+            times = sorted(set(found.times))
+            self.times = [t for t in times if t >= first and (end is None or t < end)]
             if not self.times:
                 raise refusal("video", "without frames", "at least one frame long")
-            rate = float(stream.average_rate or 0) or 1.0
-            self.base, self.last = float(base), 1 / rate
+            self.keys, self.base = found.keys, float(found.unit)
+            self.last = found.last * self.base
             one = self._first(self.times[0])[0]
             sides = (one.height, one.width)
             self.size = sides[::-1] if _turns(one) % 2 else sides
@@ -174,22 +172,6 @@ class FileClip:
                     return
                 if frame.pts >= self.times[0]:
                     yield _show(frame, height, width, "bgr24")
-
-    @staticmethod
-    def _read_times(container: Any, stream: Any, tick: Tick) -> tuple[list[int], list[int]]:
-        """When frames are shown, and which of them are whole pictures, in units of the stream."""
-        times, keys = [], []
-        length = float(stream.duration or 0)
-        for number, packet in enumerate(container.demux(stream)):
-            time = packet.dts if packet.pts is None else packet.pts
-            if time is None or packet.is_discard:
-                continue
-            if number % EVERY == 0:
-                tick(min(max(time / length, 0), 1) if length else 0)
-            times.append(time)
-            if packet.is_keyframe:
-                keys.append(time)
-        return sorted(set(times)), sorted(keys)
 
     def _first(self, time: int) -> tuple[Any, Iterator[Any]]:
         """The first frame of `_decode`, and those after it."""

@@ -164,11 +164,23 @@ FIELDS = tuple(Description.model_fields)
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a description in which every field is there, for engines that keep to it.
 
-    Options have no empty word: a model that answers chooses one.
+    Options have no empty word: a model that answers chooses one. Nothing else is allowed, and there
+    are no defaults, as strict servers want it.
     """
     schema = Description.model_json_schema(mode="serialization")
     for name in ("shot_type", "shot_angle", "shot_position"):
         options = schema["properties"][name]
         options["enum"] = [word for word in options["enum"] if word]
-        del options["default"]
-    return schema
+    found: dict[str, Any] = _make_strict(schema)
+    return found
+
+
+def _make_strict(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_make_strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {
+        key: _make_strict(one) for key, one in schema.items() if key not in ("default", "title")
+    }
+    return {**made, "additionalProperties": False} if "properties" in made else made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,10 +27,11 @@ class Draw:
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
 
 
-def make_processors(sampling: Sampling) -> Any:
+def make_processors(sampling: Sampling, first: Sequence[Any] = ()) -> Any:
     """What `generate` does with scores before it takes the highest: transformers' own, and a draw.
 
-    At temperature 0 the likeliest token is taken, and only the repetition penalty counts.
+    first: what comes before them. At temperature 0 the likeliest token is taken, and only the
+    repetition penalty counts.
     """
     from transformers import (
         LogitsProcessorList,
@@ -39,7 +41,7 @@ def make_processors(sampling: Sampling) -> Any:
         TopPLogitsWarper,
     )
 
-    steps: list[Any] = []
+    steps: list[Any] = [*first]
     if sampling.repetition_penalty != 1:
         steps.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
     if sampling.temperature > 0:

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..files.packed import import_bitsandbytes
 from . import chat
 
 KNOWN = "Qwen2.5, Qwen2.5-VL (also SkyCaptioner-V1) or Qwen3"
 LARGEST_TIED = 2560  # width of the largest model that writes with its embedding
 _CONTEXT = 32768  # tokens of every published model
+# Who packs weights in a way that is read here; of compressed-tensors what has a scale for a row.
+_READ = ("bitsandbytes", "compressed-tensors", "fp8", "quanto")
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,7 @@ def read_config(
         raise ValueError(f"its config.json cannot be read: {error}") from error
     if kind not in FAMILIES:
         raise ValueError(f"its config.json names a {kind!r} model; it must be {KNOWN}")
-    method = (values.get("quantization_config") or {}).get("quant_method")
-    if method:
-        raise ValueError(
-            f"its weights are packed by {method}, which is not read here; take the bf16 folder, or "
-            f"an fp8 file made for ComfyUI, or serve it and use SkyReels-V2 Language Endpoint"
-        )
+    _require_readable(values.get("quantization_config"))
     said = (values.get("text_config") or values).get("num_hidden_layers")
     found = _count(weights, "layers.")
     if said != found:
@@ -79,6 +77,24 @@ def read_config(
             f"are they of two models?)"
         )
     return FAMILIES[kind], values
+
+
+def _require_readable(packing: Any) -> None:
+    """ValueError for weights that only another library unpacks."""
+    packing = packing if isinstance(packing, Mapping) else {}
+    method = packing.get("quant_method")
+    # AWQ's and GPTQ's order of numbers, under another roof.
+    if packing.get("format") in ("pack-quantized", "nvfp4-pack-quantized"):
+        method = f"{method} ({packing['format']})"
+    if method and method not in _READ:
+        raise ValueError(
+            f"its weights are packed by {method}, which is not read here; take the bf16 folder and "
+            f"weight_format 4 bit, or a folder packed by bitsandbytes, or an fp8 one, or serve it "
+            f"and use SkyReels-V2 Language Endpoint"
+        )
+    # Its weights are of no use without it, so that it is asked for at once.
+    if method == "bitsandbytes" and packing.get("load_in_4bit"):
+        import_bitsandbytes()
 
 
 def guess_config(weights: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ..plan.storyboard import MAX_LENGTH
+from ..rules import refusal
+from .ask import UnansweredError
 from .captioning import Caption, shorten
 from .clips import Clip
 from .cuts import Span
+from .description import Description
 
 LONGEST_CAPTION = 2400  # characters: about the 512 tokens that a prompt may have
 MARK = 30  # characters that a shot's mark takes at most
@@ -36,19 +40,59 @@ def _without_marks(caption: str) -> str:
     return _ANY_SLASH.sub(",", _SLASH.sub(",", caption))
 
 
-def write_shots(clip: Clip, spans: Sequence[Span], captions: Sequence[Caption]) -> str:
-    """All that is known of the shots, as JSON, the raw answers among it."""
-    shots = [
+def write_shots(
+    clip: Clip,
+    spans: Sequence[Span],
+    captions: Sequence[Caption],
+    failure: UnansweredError | None = None,
+) -> str:
+    """All that is known of the shots, as JSON, the raw answers among it.
+
+    failure: why the first shot without a caption has none.
+    """
+    shots: list[dict[str, Any]] = [
         {
-            "start": round(clip.second(span.first), 3),
-            "end": round(clip.second(span.end), 3),
-            "cut": span.cut,
+            **_times(clip, span),
             "t2v": one.t2v,
             "i2v": one.i2v,
             "description": one.description.model_dump(),
             "notes": list(one.notes),
             "raw": one.raw,
         }
-        for span, one in zip(spans, captions, strict=True)
+        for span, one in zip(spans, captions, strict=False)
     ]
+    if failure is not None:
+        times = _times(clip, spans[len(captions)])
+        shots.append({**times, "error": str(failure), "raw": failure.raw})
     return json.dumps(shots, indent=4, ensure_ascii=False)
+
+
+def _times(clip: Clip, span: Span) -> dict[str, Any]:
+    seconds = [round(clip.second(index), 3) for index in (span.first, span.end)]
+    return {"start": seconds[0], "end": seconds[1], "cut": span.cut}
+
+
+def read_shots(text: str, clip: Clip, spans: Sequence[Span]) -> dict[Span, Caption]:
+    """The captions in what `write_shots` wrote, of those spans that begin and end as its shots.
+
+    Raises ValueError for what is no such text.
+    """
+    try:
+        shots = json.loads(text) if text.strip() else []
+        told = {(one["start"], one["end"]): one for one in shots if "error" not in one}
+        found = {}
+        for span in spans:
+            times = _times(clip, span)
+            one = told.get((times["start"], times["end"]))
+            if one is not None:
+                found[span] = _read_shot(one)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        rule = "the text of an earlier run's shots"
+        raise refusal("known_shots", f"a text that cannot be read ({error!r:.80})", rule) from error
+    return found
+
+
+def _read_shot(shot: Any) -> Caption:
+    t2v, i2v, raw = (str(shot[name]) for name in ("t2v", "i2v", "raw"))
+    description = Description.model_validate(shot["description"])
+    return Caption(description, t2v, i2v, raw, tuple(map(str, shot["notes"])))

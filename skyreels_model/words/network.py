@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..files import loading
 from ..files.checkpoint import Checkpoint, read, shard_files
 from ..files.formats import SAFETENSORS
+from ..files.packed import gather_packed
 from ..files.quantized import gather_scales
 from .chat import END
 from .families import Family, guess_config, read_config, shorten
@@ -62,7 +63,7 @@ def open_model(
     ways = ways or Ways()
     _require_safe(path)
     file = ways.read_file(path)
-    scaled = gather_scales(file.tensors, file.metadata)
+    scaled = gather_scales(gather_packed(file.tensors), file.metadata)
     weights = {shorten(key): value for key, value in scaled.items()}
     family, values = read_config(path.parent, weights) or guess_config(weights)
     tokenizer = _read_tokenizer(path.parent, tokenizer_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from .chat import END, write_chat
 from .draw import make_processors
 from .engine import Message, OnToken, Sampling
+from .grammar import KeepTo, Vocabulary, can_constrain
 from .network import Opened
 from .pieces import Pieces
 from .vision import Patching, cut_patches
@@ -35,11 +37,10 @@ class QwenEngine:
     where it computes and returns the device.
     """
 
-    constrains_json = False
-
     def __init__(self, opened: Opened, name: str, place: Place | None = None) -> None:
         self.network, self.tokenizer, self.family = opened.network, opened.tokenizer, opened.family
         self.name, self.sees_pictures = name, opened.family.sees
+        self.constrains_json = can_constrain() and self.tokenizer.is_fast
         self._place = place or (lambda _needed: next(self.network.parameters()).device)
 
     @torch.inference_mode()
@@ -56,7 +57,7 @@ class QwenEngine:
             self.network.generate(
                 **{key: value.to(device) for key, value in inputs.items()},
                 generation_config=self._settings(sampling),
-                logits_processor=make_processors(sampling),
+                logits_processor=make_processors(sampling, self._constrain(sampling)),
                 streamer=listener,
             )
         except _StopFound:
@@ -64,6 +65,16 @@ class QwenEngine:
         finally:
             self._forget_positions()
         return listener.finish()
+
+    def _constrain(self, sampling: Sampling) -> list[KeepTo]:
+        if sampling.schema is None or not self.constrains_json:
+            return []
+        return [self._vocabulary.keep_to(sampling.schema)]
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        size = self.network.config.get_text_config().vocab_size
+        return Vocabulary(self.tokenizer, size, sorted(self._ends()))
 
     def answer_bytes(self, length: int, seen: dict[str, Tensor]) -> int:
         """Bytes beside the weights for so many tokens: keys, values, one forward, scores."""

@@ -109,8 +109,19 @@ def test_every_text_is_translated_and_no_other(source, translated):
 
 
 def test_the_host_serves_it(server, language):
-    files = read(f"{language}/main.json") | {"nodeDefs": read(f"{language}/nodeDefs.json")}
+    parts = {name: read(f"{language}/{name}.json") for name in ("nodeDefs", "settings")}
+    files = read(f"{language}/main.json") | parts
     assert fetch(server, "/i18n")[language] == files
+
+
+def test_every_setting_is_translated(language):
+    """Under its name with other points, where the page looks it up."""
+    script = (FOLDER.parent / "js" / "settings.js").read_text(encoding="utf-8")
+    names = re.findall(r"\btext\(\s*\"(\w+)\"", script)
+    settings = read(f"{language}/settings.json")
+    assert len(names) == 3 and set(settings) == {f"SkyReelsV2_Words_{name}" for name in names}
+    assert all(set(texts) == {"name", "tooltip"} for texts in settings.values())
+    assert all(re.search(SCRIPTS[language][0], one["tooltip"]) for one in settings.values())
 
 
 def test_folders_of_nodes_have_names(nodes, language):

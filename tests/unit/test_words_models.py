@@ -353,6 +353,7 @@ def test_room_for_keys_and_values_is_asked_for(engine):
 def test_a_captioner_is_shown_a_film(engine, monkeypatch):
     """SkyCaptioner-V1's architecture, tiny and random: its babble cannot be read, and is kept."""
     monkeypatch.setattr(captioning, "MAX_TOKENS", 6)
+    monkeypatch.setattr(engine("qwen2_5_vl"), "constrains_json", False)
     monkeypatch.setattr(clips, "SIZE", (84, 56))  # less to see for a test
     model, film = engine("qwen2_5_vl"), clips.ImageClip(torch.rand(48, 8, 8, 3), 24)
     settings = captioning.Settings(model, None, 4, "Describe.", if_unreadable="use the text")

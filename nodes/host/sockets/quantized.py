@@ -73,24 +73,31 @@ def keeps_quantized(module: nn.Module) -> Callable[[str], bool]:
     return lambda key: isinstance(module.get_submodule(key.rpartition(".")[0]), KeepsQuantized)
 
 
-def make_readable(weights: Weights) -> tuple[dict[str, Tensor | QuantizedWeight], str]:
+def _is_of_block(key: str) -> bool:
+    return key.startswith("blocks.")
+
+
+def make_readable(
+    weights: Weights, is_held: Callable[[str], bool] = _is_of_block
+) -> tuple[dict[str, Tensor | QuantizedWeight], str]:
     """The weights, with plain numbers for those that no layer of this host could hold.
 
-    With a note for the report: how many these are, and why; empty if none. Raises ValueError for a
-    format that neither the host nor we can read.
+    is_held: whether a weight's layer is one that takes the host's formats beyond fp8. With a note
+    for the report: how many these are, and why; empty if none. Raises ValueError for a format that
+    neither the host nor we can read.
     """
     kept: dict[str, Tensor | QuantizedWeight] = {}
     reasons: dict[str, int] = {}
     for key, weight in weights.items():
         kept[key] = weight
-        if isinstance(weight, ScaledWeight) and (why := _explain_not_held(key, weight)):
+        if isinstance(weight, ScaledWeight) and (why := _explain_not_held(key, weight, is_held)):
             kept[key] = _numbers(weight)
             reasons[why] = reasons.get(why, 0) + 1
     note = "; ".join(f"{count} of them made plain numbers: {why}" for why, count in reasons.items())
     return kept, f" ({note})" if note else ""
 
 
-def _explain_not_held(key: str, weight: ScaledWeight) -> str:
+def _explain_not_held(key: str, weight: ScaledWeight, is_held: Callable[[str], bool]) -> str:
     """Why no layer here can hold a weight as it is; empty if one can."""
     name = weight.settings["format"]
     if name == INT8:
@@ -101,7 +108,7 @@ def _explain_not_held(key: str, weight: ScaledWeight) -> str:
                 f"{key} is stored as {name!r}, which this ComfyUI does not know; update ComfyUI, "
                 f"or use an fp8, bf16 or fp16 file"
             )
-        return "" if key.startswith("blocks.") else "only layers of blocks hold this format"
+        return "" if is_held(key) else "only layers of blocks hold this format"
     management = comfy.model_management
     device = management.get_torch_device()
     if not management.supports_cast(device, weight.data.dtype):

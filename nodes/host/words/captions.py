@@ -12,27 +12,45 @@ from comfy_api.latest import InputImpl
 from torch import Tensor
 
 from ....skyreels_model.rules import refusal
-from ....skyreels_model.words import NoAnswerError
+from ....skyreels_model.words import EngineFailedError, OnToken, UnansweredError
 from ....skyreels_model.words.captioning import Caption, Settings, caption_spans
 from ....skyreels_model.words.clips import Clip, FileClip, ImageClip, Tick
 from ....skyreels_model.words.cuts import Span, divide, find_cuts, read_cuts
-from ....skyreels_model.words.engine import OnToken
+from ....skyreels_model.words.film import read_shots
 from .. import notice
+from .asking import listen
 
 UNITS = 1000  # of the progress bar
 LOOKING = 0.1  # share of the bar for reading the film and finding its cuts
 EXPECTED = 600  # tokens of a shot's answers; longer ones make the bar wait
-SHOW_EVERY = 8  # tokens between two previews
-SHOWN = 400  # characters
 
 
 @dataclass(frozen=True)
 class FilmInWords:
-    """A film's shots and their captions, one for each."""
+    """A film's shots and their captions, one for each.
+
+    failure: where there are fewer, why the next one is not there.
+    """
 
     clip: Clip
     spans: list[Span]
     captions: list[Caption]
+    failure: UnansweredError | None = None
+
+
+@dataclass(frozen=True)
+class Shots:
+    """How a film is divided into shots.
+
+    fps: of images. cuts: typed seconds, empty where they are to be seen. shortest, longest: seconds
+    of a shot, and of what is captioned as one; longest 0: any. known: the text of an earlier run.
+    """
+
+    fps: float
+    cuts: str = ""
+    shortest: float = 0.0
+    longest: float = 0.0
+    known: str = ""
 
 
 class _Progress:
@@ -53,17 +71,11 @@ class _Progress:
         """Makes what hears the tokens of a shot."""
 
         def start(number: int) -> OnToken:
-            text, count = "", 0
-
-            def on_token(piece: str) -> None:
-                nonlocal text, count
-                text, count = (text + piece)[-SHOWN:], count + 1
+            def step(count: int) -> None:
                 done = (number + min(count / EXPECTED, 1)) / shots
                 self.set(LOOKING + (1 - LOOKING) * done)
-                if count % SHOW_EVERY == 0:
-                    notice.show(f"shot {number + 1} of {shots}: {text}" if shots > 1 else text)
 
-            return on_token
+            return listen(step, f"shot {number + 1} of {shots}: " if shots > 1 else "")
 
         return start
 
@@ -83,46 +95,56 @@ def _open(images: Tensor | None, video: Any, fps: float, tick: Tick) -> Clip:
     return FileClip(video.get_stream_source(), start, duration, tick)
 
 
-def caption_shot(images: Tensor | None, video: Any, settings: Settings) -> Caption:
-    """The caption of images or a VIDEO that is one shot."""
+def caption_shot(
+    images: Tensor | None, video: Any, settings: Settings
+) -> Caption | UnansweredError:
+    """The caption of images or a VIDEO that is one shot; an error that has words is returned."""
     progress = _Progress()
     clip = _open(images, video, 24.0, progress.looking(0, 1))
-    (found,) = _caption(clip, [Span(0, len(clip), True)], settings, progress)
-    return found
+    film = _caption(clip, [Span(0, len(clip), True)], settings, progress)
+    return film.failure or film.captions[0]
 
 
 def caption_film(
-    images: Tensor | None,
-    video: Any,
-    settings: Settings,
-    fps: float,
-    cuts: str,
-    shortest: float,
-    longest: float,
+    images: Tensor | None, video: Any, settings: Settings, shots: Shots
 ) -> FilmInWords:
-    """The captions of a film's shots, which end at `cuts`, typed seconds, or where it is seen to
-    cut. shortest, longest: seconds of a shot, and of what is captioned as one; longest 0: any.
+    """The captions of a film's shots, as many as there are before an error.
+
+    Without any, the error is raised.
     """
     progress = _Progress()
-    clip = _open(images, video, fps, progress.looking(0, 0.2))
-    if cuts.strip():
-        found = read_cuts(cuts, clip)
+    clip = _open(images, video, shots.fps, progress.looking(0, 0.2))
+    if shots.cuts.strip():
+        found = read_cuts(shots.cuts, clip)
     else:
-        found = find_cuts(clip, shortest, progress.looking(0.2, 1))
-    spans = divide(clip, found, longest)
-    return FilmInWords(clip, spans, _caption(clip, spans, settings, progress))
+        found = find_cuts(clip, shots.shortest, progress.looking(0.2, 1))
+    spans = divide(clip, found, shots.longest)
+    return _caption(clip, spans, settings, progress, read_shots(shots.known, clip, spans))
 
 
 def _caption(
-    clip: Clip, spans: list[Span], settings: Settings, progress: _Progress
-) -> list[Caption]:
+    clip: Clip,
+    spans: list[Span],
+    settings: Settings,
+    progress: _Progress,
+    known: dict[Span, Caption] | None = None,
+) -> FilmInWords:
     """The captions; what went wrong and was got over is said, and an unreadable answer logged."""
+    captions: list[Caption] = []
     try:
-        captions = caption_spans(clip, spans, settings, progress.writing(len(spans)))
-    except NoAnswerError as error:
+        for one in caption_spans(clip, spans, settings, progress.writing(len(spans)), known):
+            captions.append(one)
+            for note in one.notes:
+                notice.warn(f"shot {len(captions)}: {note}" if len(spans) > 1 else note)
+    except UnansweredError as error:
         notice.LOG.warning("The model wrote: %s", error.raw)
-        raise
-    for number, one in enumerate(captions, 1):
-        for note in one.notes:
-            notice.warn(f"shot {number}: {note}" if len(captions) > 1 else note)
-    return captions
+        if not captions and not error.raw.strip():
+            raise
+        return FilmInWords(clip, spans, captions, error)
+    except Exception as error:  # such as no memory left: what was made is not lost with it
+        if not captions:
+            raise
+        notice.LOG.exception("a shot could not be captioned")
+        place = f"shot {len(captions) + 1} of {len(spans)}: {type(error).__name__}: {error}"
+        return FilmInWords(clip, spans, captions, EngineFailedError(place, ""))
+    return FilmInWords(clip, spans, captions)
