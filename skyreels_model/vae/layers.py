@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ..operations import Operations
@@ -91,8 +90,7 @@ def no_past(x: Tensor, frames: int) -> Tensor:
 def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a layer on images, (N, C, H, W), to each frame of x (B, C, T, H, W) in turn."""
     if is_small(x):
-        images = layer(rearrange(x, "b c t h w -> (b t) c h w"))
-        return rearrange(images, "(b t) c h w -> b c t h w", b=len(x))
+        return layer(x[0].transpose(0, 1)).transpose(0, 1)[None]  # of one clip
     return torch.stack([layer(image) for image in x.unbind(dim=2)], dim=2)
 
 
@@ -111,10 +109,10 @@ class RMSNorm(nn.Module):
         """What each position of x is multiplied with, beside gamma: x's shape with one channel."""
         if is_plain(x):
             # There `vector_norm` goes through a position's channels one by one.
-            length = x.square().sum(dim=1, keepdim=True).clamp_min(NORM_FLOOR**2).sqrt()
-        else:
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
+            square = x.square().sum(dim=1, keepdim=True).clamp_min(NORM_FLOOR**2)
+            return square.rsqrt().mul(HEADROOM * x.shape[1] ** 0.5)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
         return (HEADROOM * x.shape[1] ** 0.5) / length.clamp_min(NORM_FLOOR)
 
     def scale(self, x: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
@@ -284,6 +282,8 @@ def head(dim: int, out_dim: int, make: Factory) -> nn.ModuleDict:
 
 def in_pieces(layers: Callable[[Tensor, Past], Tensor], x: Tensor, past: Past) -> Tensor:
     """Layers that keep the number of frames, on PIECE frames of x (B, C, T, H, W) at a time."""
+    if is_small(x):
+        return layers(x, past)  # memory is of no matter, calls are
     start, pieces = past.slot, []
     for piece in x.split(PIECE, dim=2):
         past.slot = start
