@@ -19,6 +19,7 @@ from torch import Tensor
 from ..store.files import sync_folder
 from .codecs import VideoSettings
 from .pixels import BT709, LIMITED, make_frames
+from .priority import keep_priority
 from .sound import AnySound, SoundTrack
 
 UNFINISHED = ".part"
@@ -63,7 +64,7 @@ class FilmWriter:
 
     def write(self, frames: Tensor) -> None:
         """Frames (n, H, W, 3) in 0..1, which follow the ones before."""
-        with explain(self.path):
+        with explain(self.path), keep_priority():
             if self.container is None:
                 self._open(frames.shape[2], frames.shape[1])
             for frame in make_frames(frames, self.settings.pixels):
@@ -112,7 +113,7 @@ class FilmWriter:
         """Put the file under its name, all of it on the disk."""
         if self.container is None:
             raise ValueError("a film without frames cannot be written")
-        with explain(self.path):
+        with explain(self.path), keep_priority():
             self._end_frames()
             if self.track:
                 self._mux(self.track.encode(self.frames / self.rate, last=True))

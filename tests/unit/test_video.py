@@ -1,5 +1,6 @@
 """Films to files: every frame at its time, lossless where it is said, whole or not there."""
 
+import os
 import sys
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from PIL import Image
 from skyreels_model.video import codecs
 from skyreels_model.video.codecs import CODECS, VideoSettings
 from skyreels_model.video.pictures import PATTERN, SOUND, open_writer
+from skyreels_model.video.priority import REAL_TIME, THREADS
 from skyreels_model.video.sound import FileSound, Sound
 from skyreels_model.video.writer import exact_rate
 
@@ -53,6 +55,23 @@ def levels(frame):
     if "10" in frame.format.name:
         return frame.to_ndarray(format="rgb48le") / 257
     return frame.to_ndarray(format="rgb24").astype(float)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root's threads can be real-time ones"
+)
+def test_no_thread_is_left_in_real_time(tmp_path, frames):
+    """SVT-AV1 makes its own threads and its caller so, which starves the rest of the machine."""
+    seen = set()
+    try:
+        with open_writer(tmp_path / "film", VideoSettings(codec="av1"), RATE, {}, None) as writer:
+            for piece in frames.split(4):
+                writer.write(piece)
+                seen |= {os.sched_getscheduler(int(thread.name)) for thread in THREADS.iterdir()}
+        seen.add(os.sched_getscheduler(0))
+        assert seen.isdisjoint(REAL_TIME)
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.mark.parametrize("codec", [name for name in CODECS if name != "png"])
