@@ -16,7 +16,7 @@ class SkyReelsV2Store(io.ComfyNode):
             node_id="SkyReelsV2Store",
             display_name="SkyReels-V2 Store",
             category="SkyReels-V2/sampling",
-            search_aliases=["save film", "resume", "checkpoint", "continue", "crash"],
+            search_aliases=["save film", "resume", "checkpoint", "continue", "crash", "retake"],
             description=(
                 "Saves a film on disk while it is made. Queue the same graph again after a crash "
                 "or a cancel, and it goes on where it was. A changed film keeps the windows that "
@@ -46,19 +46,13 @@ class SkyReelsV2Store(io.ComfyNode):
                     tooltip="Make all windows again, also those that are on disk. Nothing is "
                     "deleted. A window that comes out the same takes the old one's place.",
                 ),
-                io.Boolean.Input(
-                    "watch",
-                    default=False,
-                    optional=True,
-                    tooltip="Writes each finished window as a video at once, so you can watch the "
-                    "film while it is made. SkyReels-V2 Film to Video at its defaults joins them "
-                    "without decoding. Needs a VAE at the sampler.",
-                ),
+                *_further_inputs(),
             ],
             outputs=[
                 Store.Output(display_name="store", tooltip="For SkyReels-V2 Sampler."),
                 io.String.Output(
-                    display_name="films", tooltip="All films on disk and their sizes."
+                    display_name="films",
+                    tooltip="All films on disk and their sizes, and the takes of this one.",
                 ),
             ],
         )
@@ -66,6 +60,35 @@ class SkyReelsV2Store(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, name: str, save_every: float, start_afresh: bool, watch: bool = False
+        cls,
+        name: str,
+        save_every: float,
+        start_afresh: bool,
+        watch: bool = False,
+        takes: str = "",
     ) -> io.NodeOutput:
-        return io.NodeOutput(StoreSettings(name, save_every, start_afresh, watch), list_films())
+        settings = StoreSettings(name, save_every, start_afresh, watch, takes)
+        return io.NodeOutput(settings, list_films(settings))
+
+
+def _further_inputs() -> list[io.Input]:
+    return [
+        io.Boolean.Input(
+            "watch",
+            default=False,
+            optional=True,
+            tooltip="Writes each finished window as a video at once, so you can watch the "
+            "film while it is made. SkyReels-V2 Film to Video at its defaults joins them "
+            "without decoding. Needs a VAE at the sampler.",
+        ),
+        io.String.Input(
+            "takes",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="Makes parts of the film again, a line each. 'shot 3: seed 7' makes "
+            "shot 3 and what hangs on it. 'shot 3 only: seed 7' keeps what follows. "
+            "'shot 3: take 1' brings an old one back. 'window 8' works like 'shot 3'. The "
+            "sampler's report lists the takes.",
+        ),
+    ]

@@ -21,7 +21,7 @@ from ..schedule.matrix import TimestepMatrix, WindowRows, count_visible, window_
 from ..schedule.staircase import Staircase
 from .bounds import BOUNDS, least_sliding_ar_step
 from .given import Given, too_near
-from .layouts import Backwards, Forwards, Layout, OneSequence
+from .layouts import Backwards, Forwards, KeptEnd, Layout, OneSequence
 from .shots import Part, Shot, lay_out
 from .windows import LEFT_FOR_LAST, Window, picture_frame
 
@@ -51,7 +51,8 @@ class FilmPlan:
     in latents and in frames that are encoded again.
     `denoise`: below 1 a film is made from a source film, from that share of the way to noise on.
     `idle_frames`: left_out shows the model no frames that wait after all others, until they begin;
-    a source film is always shown.
+    a source film is always shown. `kept_end`: a window whose last latents, as many as the overlap,
+    stand already: they are shown after the others, since what follows hangs on them.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -78,6 +79,7 @@ class FilmPlan:
     denoise: float = 1.0
     following: int = 0
     idle_frames: str = IDLE_FRAMES[0]
+    kept_end: int | None = None
 
     def __post_init__(self) -> None:
         self._require_ranges()
@@ -229,12 +231,17 @@ class FilmPlan:
     @cached_property
     def layout(self) -> Layout:
         """Where the windows lie."""
-        view, overlap = latent_length(self.window), latent_length(self.overlap)
+        view, overlap = latent_length(self.window), self.overlap_latents
         if self.backwards:
             return Backwards(self.num_frames, view, self.following, self.pictures)
         way = OneSequence if self.sliding else Forwards
-        end = self.following or int(self.end)
-        return way(self.parts, view, overlap, self.start, self.pictures, end, bool(self.following))
+        end, leads_on = self.following or int(self.end), bool(self.following)
+        whole = way(self.parts, view, overlap, self.start, self.pictures, end, leads_on)
+        return whole if self.kept_end is None else KeptEnd(whole, self.kept_end, overlap)
+
+    @property
+    def overlap_latents(self) -> int:
+        return latent_length(self.overlap)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:

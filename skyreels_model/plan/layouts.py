@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Protocol
@@ -327,6 +327,54 @@ class Backwards:
     def new_frames(self, window: Window) -> tuple[int, int]:
         run = self._run(self.count - 1 - window.index)
         return run.frame, run.frame + run.frames
+
+
+@dataclass(frozen=True)
+class KeptEnd:
+    """A layout in which the last `kept` latents of one window stand already.
+
+    They are shown after its others, so that it leads into them:
+
+        latent         0  1  2  3  4  5  6  7
+        window 0       n  n  n  n  n
+        window 1                r  n  n  f  f
+
+    whole: the layout without that. index: of the window.
+    """
+
+    whole: Layout
+    index: int
+    kept: int
+
+    @property
+    def count(self) -> int:
+        return self.whole.count
+
+    @property
+    def latents(self) -> int:
+        return self.whole.latents
+
+    def window_at(self, index: int) -> Window:
+        return self._keep(self.whole.window_at(index))
+
+    def groups(self) -> Iterator[tuple[Window, int]]:
+        return ((self._keep(window), times) for window, times in self.whole.groups())
+
+    def runs(self) -> Iterator[Run]:
+        return self.whole.runs()
+
+    def run_at(self, frame: int) -> Run:
+        return self.whole.run_at(frame)
+
+    def new_frames(self, window: Window) -> tuple[int, int]:
+        return self.whole.new_frames(self.whole.window_at(window.index))
+
+    def _keep(self, window: Window) -> Window:
+        if window.index != self.index:
+            return window
+        length = window.length - self.kept
+        pictures = tuple(place for place in window.pictures if place < length)
+        return replace(window, length=length, end=self.kept, pictures=pictures)
 
 
 def _within(pictures: tuple[int, ...], start: int, stop: int, origin: int) -> tuple[int, ...]:

@@ -58,17 +58,22 @@ def denoise(
 def finish_window(film: Film, history: History | None) -> WindowDone:
     """Put the current window among the finished and prepare what is given to the next."""
     plan, window = film.plan, film.plan.window_at(film.window)
-    assert film.latents is not None
-    whole = film.latents
-    if film.passed:  # never the whole of a long sequence on the device
-        whole = torch.cat([*film.passed, whole.cpu()], dim=2)
-    latents = hold_window(film, window, whole[:, :, : window.length])
+    latents = close_window(film)
     carried, tail = None, Tail()
     if film.window + 1 < plan.num_windows and plan.continues(plan.window_at(film.window + 1)):
         carried, tail = carry_over(film, latents, history)
     # Nothing of the film changes before, so that a history that fails can be asked again.
     advance(film, latents, carried, tail)
     return WindowDone(window, latents)
+
+
+def close_window(film: Film) -> Tensor:
+    """The latents (1, C, F, h, w) of the current window, all rows of which are done."""
+    assert film.latents is not None
+    window, whole = film.plan.window_at(film.window), film.latents
+    if film.passed:  # never the whole of a long sequence on the device
+        whole = torch.cat([*film.passed, whole.cpu()], dim=2)
+    return hold_window(film, window, whole[:, :, : window.length])
 
 
 def carry_over(film: Film, latents: Tensor, history: History | None) -> tuple[Tensor, Tail]:

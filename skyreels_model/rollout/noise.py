@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..plan.film_plan import FilmPlan
+from ..plan.windows import Window
 
 
 class NoiseSource(Protocol):
@@ -58,25 +59,34 @@ class SeededNoise:
 
 
 class ShotNoise:
-    """Noise of a film whose shots may have seeds of their own, for one plan."""
+    """Noise of a film whose shots and windows may have seeds of their own, for one plan."""
 
-    def __init__(self, plan: FilmPlan, seeds: Sequence[int]) -> None:
-        """seeds: of each shot."""
+    def __init__(
+        self, plan: FilmPlan, seeds: Sequence[int], windows: Mapping[int, int] | None = None
+    ) -> None:
+        """seeds: of each shot. windows: of single windows, by number."""
         self.plan, self.sources = plan, [SeededNoise(seed) for seed in seeds]
+        self.windows = {index: SeededNoise(seed) for index, seed in (windows or {}).items()}
 
-    def seed(self, shot: int) -> int:
-        return self.sources[shot].seed
+    def seeds(self, window: Window) -> list[int]:
+        """The seeds that a window's noise comes from: of all shots of a sequence that slides."""
+        if not self.plan.sliding:
+            return [self._source(window.index).seed]
+        last = self.plan.shot_at(window.start + window.length - 1)
+        return [source.seed for source in self.sources[window.shot : last + 1]]
 
     def initial(self, window: int, shape: tuple[int, ...]) -> Tensor:
         """`window` is a latent of the film where there are no windows but one sequence."""
-        shot = self.plan.shot_at(window) if self.plan.sliding else self._shot(window)
-        return self.sources[shot].initial(window, shape)
+        if self.plan.sliding:
+            return self.sources[self.plan.shot_at(window)].initial(window, shape)
+        return self._source(window).initial(window, shape)
 
     def prefix(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
-        return self.sources[self._shot(window)].prefix(window, row, shape)
+        return self._source(window).prefix(window, row, shape)
 
     def renoise(self, window: int, row: int, shape: tuple[int, ...]) -> Tensor:
-        return self.sources[self._shot(window)].renoise(window, row, shape)
+        return self._source(window).renoise(window, row, shape)
 
-    def _shot(self, window: int) -> int:
-        return self.plan.window_at(window).shot
+    def _source(self, window: int) -> SeededNoise:
+        own = self.windows.get(window)
+        return self.sources[self.plan.window_at(window).shot] if own is None else own

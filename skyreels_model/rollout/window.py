@@ -70,7 +70,8 @@ def denoise_window(
         film.solver_state = solver.start(film.latents)
     assert film.solver_state is not None
     film.rows = rows.count
-    last = window.end if plan.following else 0  # a picture after the film stays clean
+    # A picture after the film stays clean.
+    last = window.end if plan.following or plan.kept_end is not None else 0
     while film.row < rows.count:
         row, one = film.row, rows.part(film.row, film.row + 1)
         if one.fresh.any():

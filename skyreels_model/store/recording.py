@@ -19,7 +19,9 @@ from ..rollout.parts import (
     stretch_shares,
 )
 from ..video.segments import SegmentFolder, write_playlist
-from ..video.writer import UNFINISHED, FilmWriter
+from ..video.unfinished import UNFINISHED
+from ..video.writer import FilmWriter
+from .digests import digest
 from .files import remove
 
 VIDEOS = "video"  # in a film's folder
@@ -37,9 +39,12 @@ def segment_paths(
 
 
 def _path(segments: SegmentFolder, names: Sequence[str], shares: Sequence[WindowShare]) -> Path:
-    # The key of the last window made stands for those that it continues, too.
     last = max(share.window.index for share in shares)
-    return segments.path(names[last], shares[0].skip, sum(share.frames for share in shares))
+    name = names[last]
+    if len(shares) > 1:
+        # A take may stand in the place of another, of which what follows knows nothing.
+        name += f"-{digest([names[share.window.index] for share in shares])[:8]}"
+    return segments.path(name, shares[0].skip, sum(share.frames for share in shares))
 
 
 class Recorder:

@@ -7,8 +7,9 @@ changed finds what still holds and makes the rest beside it, and one that is cha
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from ..rollout.film import Film, Tail
 from ..rollout.history import History
-from ..rollout.loop import advance, carry_over, finish_window
+from ..rollout.loop import advance, carry_over, close_window, finish_window
+from ..rules import refuse
 from . import files
 from .keys import WindowKey
 from .state import brings_enough, pack_row, pack_window, unpack_row, unpack_tail
+from .takes import TakesOnDisk
 from .windows import StoredWindows
 
 LOCK = "in_use.lock"
@@ -106,6 +109,7 @@ class Session:
         self.saved_at, self.skipped = time.monotonic(), 0
         self.passed, self.latents_saved = list[int](), 0
         self.windows = StoredWindows(self.read_latents)
+        self.disk = TakesOnDisk(store.folder)
         # A run may have ended between saving a window and removing its rows.
         self.windows_with_rows = {path.stem.split("_", 1)[1] for path in store.list_rows()}
 
@@ -115,28 +119,15 @@ class Session:
         history: for a film that goes on where the one that was saved ended.
         """
         self._begin_window(film)
-        plan, index = film.plan, film.window
+        index = film.window
         found = self._read("window", self.keys[index])
         if found is None:
             self.changed = self.changed or self.explain(index)
             return False
         tensors, about = found
-        goes_on = index + 1 < plan.num_windows and plan.continues(plan.window_at(index + 1))
-        if (
-            goes_on
-            and "carried" in tensors
-            and not (about["tail"] or brings_enough(plan, index + 1))
-        ):
-            return False  # saved for a film whose next window needed less
         film.reference, latents = tensors.get("reference"), tensors["latents"]
-        if goes_on and "carried" not in tensors:
-            carried, tail = carry_over(film, latents, history)
-        elif goes_on:
-            carried, tail = tensors["carried"], unpack_tail(tensors)
-        else:
-            carried, tail = None, Tail()
         film.skipped += about["skipped"]
-        advance(film, latents, carried, tail)
+        advance(film, latents, *_hand_on(film, tensors, about, history))
         self.windows.settle()
         self.kept += 1
         if any(name.startswith(self.keys[index].name) for name in self.windows_with_rows):
@@ -146,6 +137,27 @@ class Session:
     def _begin_window(self, film: Film) -> None:
         self.saved_at, self.skipped = time.monotonic(), film.skipped
         self.passed, self.latents_saved = [], 0
+
+    def lead_into(
+        self, film: Film, sample_window: Callable[[Film], None], history: History | None
+    ) -> None:
+        """Make the current window so that it ends as the one that what follows hangs on.
+
+        That one's last latents, as many as the overlap, stay as they are, and so does all that it
+        hands on. history: for a film that was saved without that.
+        """
+        key = self.keys[film.window]
+        old = WindowKey(key.index, key.leads_into, {}, taken=True)
+        tensors, about = self._require(old)
+        kept = tensors["latents"][:, :, -film.plan.overlap_latents :]
+        plan = dataclasses.replace(film.plan, kept_end=film.window)
+        conditions = dataclasses.replace(film.conditions, end=None, following=kept)
+        part = dataclasses.replace(film, plan=plan, conditions=conditions)
+        self.resume(part)
+        sample_window(part)
+        latents = torch.cat([close_window(part).cpu(), kept], dim=2)
+        film.skipped, film.reference = part.skipped, tensors.get("reference", part.reference)
+        advance(film, latents, *_hand_on(film, tensors, about, history))
 
     def resume(self, film: Film) -> bool:
         """Put the rows of the current window that were saved into the film, if there are any."""
@@ -196,6 +208,8 @@ class Session:
         key = self.keys[film.window - 1]
         tensors, about = pack_window(film)
         about |= {"skipped": film.skipped - self.skipped, "parts": dict(key.parts)}
+        number = self.disk.new_number(key.index, key.key)
+        about |= {"take": number, "seed": key.seed, "leads_into": key.leads_into}
         files.write(self.store.path("window", key), tensors, about)
         self.windows.settle()
         self._remove_rows(key)
@@ -221,6 +235,8 @@ class Session:
         self, kind: str, key: WindowKey, number: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """A file's content; None where it is not there, is not wanted or is damaged."""
+        if key.taken:
+            return self._require(key)
         path = self.store.path(kind, key, number)
         if self.afresh or not path.exists():
             return None
@@ -230,6 +246,37 @@ class Session:
             self.damaged.append(str(error))
             return None
 
+    def _require(self, key: WindowKey) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A window that cannot be made again; raises ValueError where it is damaged or gone."""
+        try:
+            return files.read(self.store.path("window", key))
+        except (files.Damaged, FileNotFoundError) as error:
+            raise refuse(
+                f"takes uses a take of window {key.index + 1} that cannot be read ({error}); "
+                f"choose another",
+                "takes",
+            ) from error
+
+
+def _goes_on(film: Film) -> bool:
+    """Whether another window continues the current one."""
+    plan, following = film.plan, film.window + 1
+    return following < plan.num_windows and plan.continues(plan.window_at(following))
+
+
+def _hand_on(
+    film: Film, tensors: Mapping[str, Tensor], about: Mapping[str, Any], history: History | None
+) -> tuple[Tensor | None, Tail]:
+    """What a saved window gives to the next in place of the current one, and the tail behind it.
+
+    Made again where the window was saved for a film whose next window needed less.
+    """
+    if not _goes_on(film):
+        return None, Tail()
+    if "carried" not in tensors or not (about["tail"] or brings_enough(film.plan, film.window + 1)):
+        return carry_over(film, tensors["latents"], history)
+    return tensors["carried"], unpack_tail(tensors)
+
 
 def make_film(
     film: Film,
@@ -237,12 +284,14 @@ def make_film(
     history: History | None,
     session: Session | None = None,
     on_window: Callable[[], object] = lambda: None,
+    aside: History | None = None,
 ) -> None:
     """Make all windows of a film that are left, those that a store has from there.
 
     sample_window: denoises the film's current window, which may have begun. With a session the
     film's finished windows are read from the disk when they are needed. on_window: is called when
-    a window is among them.
+    a window is among them. aside: as `history`, for windows that are not the film's; where it is
+    not given, `history`.
     """
     if session:
         film.finished = session.windows
@@ -250,10 +299,13 @@ def make_film(
         if session and session.recall(film, history):
             on_window()
             continue
-        if session:
-            session.resume(film)
-        sample_window(film)
-        finish_window(film, history)
+        if session and session.keys[film.window].leads_into:
+            session.lead_into(film, sample_window, aside or history)
+        else:
+            if session:
+                session.resume(film)
+            sample_window(film)
+            finish_window(film, history)
         if session:
             session.save_window(film)
         on_window()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-Source = str | io.BytesIO  # a path, or a file's content
+Source = str | Path | io.BytesIO  # a path, or a file's content
 
 
 def open_file(source: Source) -> Any:
@@ -14,7 +15,9 @@ def open_file(source: Source) -> Any:
     import av
 
     # Each reader of a content has a place of its own in it; the bytes are shared.
-    return av.open(io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source)
+    if isinstance(source, io.BytesIO):
+        return av.open(io.BytesIO(source.getvalue()))
+    return av.open(str(source))
 
 
 def decode_from(source: Source, time: int, jumps: Sequence[int]) -> Iterator[Any]:

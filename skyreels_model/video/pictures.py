@@ -16,6 +16,7 @@ from ..store.files import sync_folder
 from .codecs import VideoSettings
 from .pixels import make_frames
 from .sound import AnySound, SoundTrack
+from .unfinished import Claim
 from .writer import FilmWriter, explain, sync
 
 FIRST = 33  # bytes of a PNG file before its second chunk
@@ -32,6 +33,7 @@ class PictureWriter(FilmWriter):
                 self.container = _open_encoder(frames, self.settings.pixels)
                 shutil.rmtree(self.unfinished, ignore_errors=True)
                 self.unfinished.mkdir(parents=True)
+                self.claim = Claim(self.unfinished)
             for frame in make_frames(frames, self.settings.pixels):
                 content = b"".join(map(bytes, self.container.encode(frame)))
                 if not self.frames:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .codecs import VideoSettings
+from .opening import Source, open_file
 from .sound import SoundTrack
 from .writer import FilmWriter, explain
 
@@ -41,24 +42,22 @@ class SegmentFolder:
 class JoinedWriter(FilmWriter):
     """As `FilmWriter`, of parts that are videos already: `append` takes them in order."""
 
-    def append(self, path: Path) -> None:
+    def append(self, part_source: Source) -> None:
         """Copy the packets of a part."""
-        import av
-
-        with av.open(str(path)) as part, explain(self.path):
+        with open_file(part_source) as part, explain(self.path):
             source = part.streams.video[0]
             if self.container is None:
                 self._copy(source)
             assert source.time_base is not None
             begin = self.frames / self.rate / source.time_base
             if begin.denominator != 1:
-                raise ValueError(f"{path.name} has times between its frames")
+                raise ValueError("a part of the film has times between its frames")
             for packet in part.demux(source):
                 if packet.size and packet.pts is not None and packet.dts is not None:
                     packet.pts, packet.dts = packet.pts + int(begin), packet.dts + int(begin)
                     packet.stream = self.stream
                     self.container.mux(packet)
-            self.frames += source.frames
+                    self.frames += 1
             if self.track:
                 self._mux(self.track.encode(self.frames / self.rate))
 
@@ -69,23 +68,24 @@ class JoinedWriter(FilmWriter):
         self.stream.codec_context.codec_tag = source.codec_context.codec_tag
         if self.sound:
             self.track = SoundTrack(self.container, self.sound, self.settings.kind.sound)
+        self._begin()
 
     def _end_frames(self) -> None:
         """Nothing is held back of packets."""
 
 
-def alike(paths: Sequence[Path]) -> bool:
-    """Whether these files are all there, and coded so that their packets can follow one another."""
-    import av
-
+def alike(parts: Sequence[Source]) -> bool:
+    """Whether these are all there, and coded so that their packets can follow one another."""
     found = set()
-    for path in paths:
+    for source in parts:
         try:
-            with av.open(str(path)) as part:
+            with open_file(source) as part:
                 stream = part.streams.video[0]
                 context = stream.codec_context
                 size = context.width, context.height, context.pix_fmt
-                found.add((context.name, size, context.extradata, stream.time_base))
+                colours = context.colorspace, context.color_primaries, context.color_trc
+                how = context.name, colours, context.color_range, context.extradata
+                found.add((size, how, stream.time_base))
         except (OSError, ValueError, IndexError):
             return False
     return len(found) == 1

@@ -21,8 +21,8 @@ from .codecs import VideoSettings
 from .pixels import BT709, LIMITED, make_frames
 from .priority import keep_priority
 from .sound import AnySound, SoundTrack
+from .unfinished import Claim, unfinished_name
 
-UNFINISHED = ".part"
 NTSC = Fraction(1000, 1001)
 
 
@@ -32,11 +32,6 @@ def exact_rate(fps: float) -> Fraction:
     if abs(float(whole * NTSC) - fps) < 5e-4 and fps != round(fps):
         return whole * NTSC
     return Fraction(round(fps * 1000), 1000)
-
-
-def unfinished_name(path: Path) -> Path:
-    """Under what name a file is written."""
-    return path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
 
 
 class FilmWriter:
@@ -61,6 +56,7 @@ class FilmWriter:
         self.container: Any = None
         self.stream: Any = None
         self.track: SoundTrack | None = None
+        self.claim: Claim | None = None
 
     def write(self, frames: Tensor) -> None:
         """Frames (n, H, W, 3) in 0..1, which follow the ones before."""
@@ -84,6 +80,11 @@ class FilmWriter:
         self.container = av.open(str(self.unfinished), "w", format=kind, options=flags)
         self.container.metadata.update(self.metadata)
 
+    def _begin(self) -> None:
+        """Let the file be there, now that its streams are known."""
+        self.container.start_encoding()
+        self.claim = Claim(self.unfinished)
+
     def _open(self, width: int, height: int) -> None:
         kind = self.settings.kind
         self.settings.require_size(width, height)
@@ -100,6 +101,7 @@ class FilmWriter:
             context.color_range = LIMITED
         if self.sound:
             self.track = SoundTrack(self.container, self.sound, kind.sound)
+        self._begin()
 
     def _mux(self, packets: Any) -> None:
         for packet in packets:
@@ -147,8 +149,12 @@ class FilmWriter:
         except BaseException:
             self.abandon()
             raise
-        if error is not None:
-            self.abandon()
+        else:
+            if error is not None:
+                self.abandon()
+        finally:
+            if self.claim:
+                self.claim.release()
 
 
 def sync(path: Path) -> None:

@@ -105,10 +105,10 @@ def part(look):
 
 @pytest.fixture
 def film(part):
-    """`film(count)`: so many frames, which come one by one."""
+    """`film(count)`: so many frames, which come one by one, `side` px wide and high."""
     frames = part("film.decoding").FilmFrames
 
-    def make(count, stop=None):
+    def make(count, stop=None, side=16):
         def pieces():
             for number in range(count):
                 if number == stop:
@@ -118,9 +118,9 @@ def film(part):
                     import comfy.model_management
 
                     comfy.model_management.throw_exception_if_processing_interrupted()
-                yield torch.full((1, 16, 16, 3), number / count)
+                yield torch.full((1, side, side, 3), number / count)
 
-        return frames(count, 16, 16, 10, pieces)
+        return frames(count, side, side, 10, pieces)
 
     return make
 
@@ -254,15 +254,52 @@ def test_a_clip_in_a_file_is_extended_as_its_frames_are(look, output, save, film
             prompt["11"] = graphs.node("SkyReelsV2TestGiver", name="rate")
             prompt["10"]["inputs"]["clip_fps"] = ["11", 0]
         prompt["6"]["inputs"]["frames"] = ["10", 0]
-        return look(prompt, frames=["7", 0], file=["8", 1], summary=["10", 3])
+        return look(prompt, frames=["7", 0], file=["8", 1], summary=["10", 3], told=["8", 2])
 
-    frames, file, summary = extend("video_file", "clip")
-    wanted, _, _ = extend("video", "frames")
+    frames, file, summary, told = extend("video_file", "clip")
+    wanted, *_ = extend("video", "frames")
     assert torch.equal(frames, wanted) and len(frames) == 20 + 25 - 9
     assert np.array_equal(levels(file), (wanted * 255).round().to(torch.uint8).numpy())
+    assert told.endswith(
+        ", video_file coded again (some of its frames are left out or shown twice)"
+    )
     assert summary.endswith(
         "video_file: 30 frames at 18 a second, taken as 20 at the schedule's 12"
     )
+
+
+def loudness(path):
+    """Of each tenth of a second, of the first channel."""
+    with av.open(str(path)) as container:
+        rate = container.streams.audio[0].rate
+        heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+    tenths = heard[: len(heard) // (rate // 10) * (rate // 10)].reshape(-1, rate // 10)
+    return np.sqrt((tenths**2).mean(1))
+
+
+@pytest.mark.parametrize("name", ["video_file", "prepend_to_file"])
+def test_a_clip_in_a_file_is_copied_with_its_sound(look, output, save, film, give, packets, name):
+    tone = torch.sin(torch.arange(48000 * 3) * 0.05).expand(1, 1, -1)
+    sound = {"waveform": tone, "sample_rate": 48000}
+    clip = save(film(30, side=32), codec="h264", fps=12.0, audio=sound)
+    give("clip", clip.video)
+    prompt = filmed(codec="h264")
+    prompt["9"] = graphs.node("SkyReelsV2TestGiver", name="clip")
+    prompt["10"] = graphs.node("SkyReelsV2Frames", schedule=["5", 0], **{name: ["9", 0]})
+    prompt["6"]["inputs"]["frames"] = ["10", 0]
+    frames, file, report = look(prompt, frames=["7", 0], file=["8", 1], report=["8", 2])
+    assert report.endswith(f", {name} copied without coding it again")
+    whole, copied = packets(file), packets(clip.path)
+    assert len(whole) == len(frames) and (whole[:30] if name == "video_file" else whole[-30:]) == (
+        copied
+    )
+    assert np.abs(levels(file) - frames.numpy() * 255).mean() < 12
+    heard = loudness(file)
+    assert abs(len(heard) / 10 - len(frames) / 12) < 0.2
+    if name == "prepend_to_file":
+        heard = heard[::-1]
+    # The clip's 2.5 s sound, and nothing after or before them.
+    assert (heard[3:22] > 0.6).all() and (heard[28:] < 0.01).all()
 
 
 def levels_tensor(video):

@@ -190,7 +190,13 @@ def test_what_is_changed_is_named(make, films, what):
     prompt = stored(frames=25)
     prompt[number]["inputs"] |= values
     _, said, _ = make(prompt)
+    said, takes = said[:2], said[2:]
     assert said == ["night train: 0 of 1 windows were on disk, 1 made", f"not as they were: {what}"]
+    old = "1 (seed 1)" if what == "seed" else f"1 (seed 1, another {what})"
+    if what == "schedule":  # which is another film
+        assert not takes
+    else:
+        assert takes[0].startswith(f"window 1 has takes {old}, 2 (seed ")
 
 
 def test_a_longer_film_keeps_what_there_is(make, plain, films):
@@ -278,3 +284,35 @@ def test_afresh_makes_all_of_it_again(make, films):
     make(stored())
     _, said, calls = make(stored(afresh=True))
     assert said == ["night train: 0 of 2 windows were on disk, 2 made"] and calls
+
+
+def test_one_window_is_made_again_between_what_stands_and_taken_back(make, films):
+    first, _, _ = make(stored())
+    prompt = stored()
+    prompt["30"]["inputs"]["takes"] = "window 1 only: seed 7"
+    again, said, _ = make(prompt)
+    assert said == [
+        "night train: 1 of 2 windows were on disk, 1 made",
+        "not as they were: leads into, seed",
+        "window 1 has takes 1 (seed 1), 2 (seed 7, in this film)",
+        "to choose one, write 'window 1: take 1' into takes of the store",
+    ]
+    # The first window has 7 latents, the last 3 of which the second repeats.
+    assert torch.equal(again[:, :, 4:], first[:, :, 4:])
+    assert not torch.allclose(again[:, :, :4], first[:, :, :4], atol=1e-2)
+    prompt["30"]["inputs"]["takes"] = "window 1: take 1"
+    back, said, calls = make(prompt)
+    assert torch.equal(back, first) and not calls
+    assert said[1] == "window 1 has takes 1 (seed 1, in this film), 2 (seed 7)"
+
+
+def test_takes_that_cannot_be_are_told_before_any_work(run_prompt, films):
+    for takes, why in {
+        "shot 2: seed 1": "shot in takes is 2; it must be 1, since the film has no more",
+        "all of it": "takes is 'all of it'; it must be lines such as",
+        "window 2: take 3": "takes has 'window 2: take 3'; it must be one that is on disk",
+    }.items():
+        prompt = stored()
+        prompt["30"]["inputs"]["takes"] = takes
+        prompt["9"] = graphs.node("PreviewImage", images=["7", 0])
+        assert why in run_prompt(prompt).describe()

@@ -75,17 +75,20 @@ class FilmFrames:
     """All frames of a film, not decoded yet: how many, their size, and how to get them.
 
     fps: frames a second, 0 where that is not known. pieces: makes them, (n, H, W, 3) in 0..1, a
-    few at a time. stored: the film on a disk that has these frames and no others. sound: what is
-    heard of clips in files, where they are seen.
+    few at a time, but for those of the clips that it is given. stored: the film on a disk that has
+    these frames and no others. sound: what is heard of clips in files, where they are seen. before,
+    after: clips in files that it extends and leads into.
     """
 
     count: int
     width: int
     height: int
     fps: int
-    pieces: Callable[[], Iterator[Tensor]]
+    pieces: Callable[..., Iterator[Tensor]]
     stored: StoredFilm | None = None
     sound: Callable[[], FileSound | None] = lambda: None
+    before: FileFilm | None = None
+    after: FileFilm | None = None
 
 
 def open_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> FilmFrames:
@@ -102,16 +105,20 @@ def open_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> 
     count = sum(seam.frames for seam in parts.seams) + sum(map(len, films))
     height, width = (side * SPATIAL_STRIDE for side in samples.shape[3:])
 
-    def pieces() -> Iterator[Tensor]:
+    def pieces(*without: FileFilm) -> Iterator[Tensor]:
         decode = decode_with_bar(vae, tiling, len(samples) * (samples.shape[2] + given))
+        before, after = (
+            None if any(film is one for one in without) else film
+            for film in (parts.before, parts.after)
+        )
         for sample in samples.split(1):
-            yield from _pieces(parts.before)
+            yield from _pieces(before)
             made = decode_stretches(parts.stretches(sample), decode)
             for number, piece in enumerate(made):
                 yield _as_images(piece)
                 if parts.on_disk and number % READ == READ - 1:
                     page_out(samples)
-            yield from _pieces(parts.after)
+            yield from _pieces(after)
 
     alone = not films and not tile_size
     stored = _unchanged(latent.get(STORED_KEY), parts, samples) if alone else None
@@ -123,7 +130,12 @@ def open_film(vae: comfy.sd.VAE, latent: dict[str, Any], tile_size: int = 0) -> 
             return parts.after.sound((count - len(parts.after)) / parts.after.fps)
         return None
 
-    return FilmFrames(len(samples) * count, width, height, parts.fps, pieces, stored, sound)
+    clips = [
+        film if len(samples) == 1 and isinstance(film, FileFilm) else None
+        for film in (parts.before, parts.after)
+    ]
+    size = len(samples) * count, width, height
+    return FilmFrames(*size, parts.fps, pieces, stored, sound, *clips)
 
 
 def _unchanged(stored: StoredLatent | None, parts: FilmParts, samples: Tensor) -> StoredFilm | None:

@@ -43,7 +43,7 @@ class FilmIdentity:
             "prompt": [[self.prompts[shot], share] for shot, share in shown],
             "negative prompt": self.negative,
             "cfg": maker.guidance.window(window.index),
-            "seed": [maker.noise.seed(shot) for shot, _ in shown],
+            "seed": maker.noise.seeds(window),
             "cache": find_settings(model.model_options),
             "vae": self.vae,
         }

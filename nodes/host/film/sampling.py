@@ -41,6 +41,7 @@ from .shots import FilmShot, plan_shots
 from .store import (
     StoreSettings,
     describe_session,
+    film_noise,
     latent_sink,
     open_recorder,
     open_store,
@@ -71,6 +72,7 @@ def sample_film(
     plan = plan_shots(schedule, shots) if shots else schedule
     plan = plan.fit(images.counts if images else Given())
     shots = shots or (FilmShot(positive, plan.seconds, False, 0, None, None),)
+    noise = film_noise(plan, [seed if shot.seed is None else shot.seed for shot in shots], store)
     extends = images is not None and images.video is not None
     progress = FilmProgress(model, plan, extends)
     check_film(plan, model, shots, negative, vae, images, progress.warn)
@@ -79,7 +81,6 @@ def sample_film(
     conditions = Conditions()
     if images and vae is not None:
         conditions = images.encode(plan, frame_encoder(vae, latent_format))
-    noise = ShotNoise(plan, [seed if shot.seed is None else shot.seed for shot in shots])
     maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
 
     film = Film(plan, solver, conditions=conditions)
@@ -94,7 +95,8 @@ def sample_film(
                 progress.so_far.show_videos(recorder.paths)
 
         sample = functools.partial(sample_saved, maker, session=session)
-        make_film(film, sample, history, session, on_window)
+        aside = host_history(plan, vae, latent_format, decode)
+        make_film(film, sample, history, session, on_window, aside)
         latent = film_latent(film, latent_format.process_out, images, latent_sink(store))
     settings = [find_settings(one.model_options) for one in maker.models()]
     report = progress.finish(film, any(one is not None and one.threshold > 0 for one in settings))
@@ -124,7 +126,7 @@ class FilmMaker:
 
         save: is given the film after every row.
         """
-        plan, window = self.plan, self.plan.window_at(film.window)
+        plan, window = film.plan, film.plan.window_at(film.window)
         self.progress.begin_window(film)
 
         def finish_row(row: RowDone) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,13 +16,17 @@ import comfy.sd
 import folder_paths
 
 from ....skyreels_model.budget import GB
+from ....skyreels_model.plan.film_plan import FilmPlan
+from ....skyreels_model.plan.retakes import parse_retakes, retake_seeds
 from ....skyreels_model.rollout.film import Film
+from ....skyreels_model.rollout.noise import ShotNoise
 from ....skyreels_model.rollout.parts import Decode, MemorySink, Sink
 from ....skyreels_model.rules import refusal, require_number
-from ....skyreels_model.store.keys import window_keys
+from ....skyreels_model.store.keys import Describer
 from ....skyreels_model.store.manifest import StoredFilm, read_manifest, write_manifest
 from ....skyreels_model.store.recording import VIDEOS, Recorder, segment_paths
 from ....skyreels_model.store.store import FilmStore, Session
+from ....skyreels_model.store.takes import TakesOnDisk, describe_takes, retake_keys
 from ....skyreels_model.store.windows import DiskSink
 from ....skyreels_model.video.codecs import VideoSettings
 from ....skyreels_model.video.segments import SegmentFolder, alike
@@ -46,16 +50,19 @@ MB = 10**6
 class StoreSettings:
     """What a person sets: the film's name, how often it is saved, whether to begin anew.
 
-    watch: whether each window is written as a video, too, as soon as it is finished.
+    watch: whether each window is written as a video, too, as soon as it is finished. takes: what
+    of it is made again, and which take of it is shown.
     """
 
     name: str
     save_every: float
     afresh: bool
     watch: bool = False
+    takes: str = ""
 
     def __post_init__(self) -> None:
         require_number("save_every", self.save_every, *BOUNDS["save_every"])
+        parse_retakes(self.takes)
         film_folder(self.name)
         if self.watch:
             VideoSettings()
@@ -83,8 +90,8 @@ def _nearest_name(name: str) -> str:
     return legal or "film"
 
 
-def list_films() -> str:
-    """All films on disk with their sizes, a line each."""
+def list_films(settings: StoreSettings) -> str:
+    """All films on disk with their sizes, a line each, and the takes of the one that is set."""
     folder = films_folder()
     films = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
     if not films:
@@ -96,7 +103,9 @@ def list_films() -> str:
         windows = sum(file.name.startswith("window_") for file in files)
         shown = f"{size / GB:.1f} GB" if size >= GB else f"{size / MB:.2g} MB"
         lines.append(f"{film.name}: {windows} windows, {shown}")
-    return "\n".join([f"films in output/{FILMS}:", *lines])
+    takes = list_takes(settings)
+    told = [f"{settings.name}:", *takes] if takes else []
+    return "\n".join([f"films in output/{FILMS}:", *lines, *told])
 
 
 def _size(file: Path) -> int:
@@ -122,10 +131,12 @@ def open_store(
         yield None
         return
     identity = FilmIdentity(maker, vae)
-    keys = window_keys(film.plan, film.conditions, film.solver, identity.window)
+    describer = Describer(film.plan, film.conditions, film.solver, identity.window)
+    folder = film_folder(settings.name)
+    keys = retake_keys(describer, parse_retakes(settings.takes), TakesOnDisk(folder))
     cached = any(map(keeps_state, maker.models()))
     rows = (lambda: False) if cached else lambda: not identity.remembers()
-    store = FilmStore(film_folder(settings.name), settings.save_every, rows)
+    store = FilmStore(folder, settings.save_every, rows)
     with store.open(keys, settings.afresh) as session:
         write_manifest(store.folder, film.plan, keys, extends)
         yield session
@@ -222,4 +233,19 @@ def describe_session(session: Session, settings: StoreSettings) -> str:
     if session.changed:
         lines.append(f"not as they were: {', '.join(session.changed)}")
     lines += [f"{text}: made anew" for text in session.damaged]
-    return "\n".join(lines)
+    return "\n".join([*lines, *list_takes(settings)])
+
+
+def list_takes(settings: StoreSettings) -> list[str]:
+    """The takes of a film that are on disk beside one another, and how to choose one."""
+    with contextlib.suppress(ValueError, OSError):
+        lines = describe_takes(read_manifest(film_folder(settings.name)))
+        if lines:
+            first = lines[0].split(" has ")[0]
+            return [*lines, f"to choose one, write '{first}: take 1' into takes of the store"]
+    return []
+
+
+def film_noise(plan: FilmPlan, seeds: Sequence[int], store: StoreSettings | None) -> ShotNoise:
+    """The film's noise; seeds: of its shots, unless they are retaken."""
+    return ShotNoise(plan, *retake_seeds(plan, seeds, parse_retakes(store.takes if store else "")))

@@ -23,7 +23,10 @@ from ....skyreels_model.video.codecs import VideoSettings
 from ....skyreels_model.video.pictures import PATTERN, join_pictures, open_writer
 from ....skyreels_model.video.segments import JoinedWriter
 from ....skyreels_model.video.sound import AnySound, Sound
+from ....skyreels_model.video.splicing import why_coded, write_spliced
+from ....skyreels_model.video.unfinished import sweep
 from ....skyreels_model.video.writer import exact_rate
+from ..notice import warn
 from .decoding import FilmFrames
 from .store import find_segments
 
@@ -62,6 +65,8 @@ def save_film(
     rate = exact_rate(fps or film.fps or FPS)
     sound: AnySound | None = open_sound(audio) if audio is not None else None
     folder, name = choose_name(prefix, film.width, film.height)
+    for left in sweep(folder):
+        warn(f"{left.name} was left by a run that was ended in the middle of it, and is removed")
     kind = settings.kind.file
     path = folder / (name if kind == "png" else f"{name}.{kind}")
     if sound is None and rate == film.fps:
@@ -72,12 +77,40 @@ def save_film(
             for part in parts:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 joined.append(part)
+        told = [f"{len(parts)} parts joined"]
+    else:
+        told = _write_frames(path, film, settings, rate, metadata, sound)
+    saved = describe_saved(path, settings, rate, film.count, (film.width, film.height))
+    return replace(saved, report=", ".join([saved.report, *told]))
+
+
+def _write_frames(
+    path: Path,
+    film: FilmFrames,
+    settings: VideoSettings,
+    rate: Fraction,
+    metadata: Mapping[str, str],
+    sound: AnySound | None,
+) -> list[str]:
+    """Decode a film into a file; what became of clips in files beside it, for people.
+
+    A clip that is coded as the film will be is copied.
+    """
+    clips = [clip for clip in (film.before, film.after) if clip]
+    reasons = {clip.name: why_coded(clip, settings, rate) for clip in clips}
+    copied = [clip for clip in clips if not reasons[clip.name]]
+    if copied:
+        ends = [clip.source if clip in copied else None for clip in (film.before, film.after)]
+        pieces = film.pieces(*copied)
+        write_spliced(path, settings, rate, metadata, sound, ends[0], pieces, ends[1])
     else:
         with open_writer(path, settings, rate, metadata, sound) as writer:
             for piece in film.pieces():
                 writer.write(piece)
-    saved = describe_saved(path, settings, rate, film.count, (film.width, film.height))
-    return replace(saved, report=f"{saved.report}, {len(parts)} parts joined") if parts else saved
+    return [
+        f"{name} coded again ({why})" if why else f"{name} copied without coding it again"
+        for name, why in reasons.items()
+    ]
 
 
 def describe_saved(
