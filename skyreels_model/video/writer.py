@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -109,7 +109,10 @@ class FilmWriter:
 
     def _end_frames(self) -> None:
         """Let the encoder give what it holds back."""
-        self._mux(self.stream.encode(None))
+        packets = self.stream.encode(None)
+        if self.settings.codec == "hevc" and len(packets) == self.frames:
+            time_few(packets, self.stream.codec_context.has_b_frames)
+        self._mux(packets)
 
     def finish(self) -> None:
         """Put the file under its name, all of it on the disk."""
@@ -155,6 +158,18 @@ class FilmWriter:
         finally:
             if self.claim:
                 self.claim.release()
+
+
+def time_few(packets: Sequence[Any], late: int) -> None:
+    """Say when each of all packets of a film is decoded: of a few, x265 gives any time at all.
+
+    late: by how many frames decoding is ahead at least, as in a film that these are part of.
+    """
+    shown = sorted(packet.pts for packet in packets)
+    ahead = (time - packet.pts for time, packet in zip(shown, packets, strict=True))
+    late = max(late, *ahead)
+    for time, packet in zip(shown, packets, strict=True):
+        packet.dts = time - late
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,7 +16,7 @@ from skyreels_model.video.codecs import CODECS, VideoSettings
 from skyreels_model.video.pictures import PATTERN, SOUND, open_writer
 from skyreels_model.video.priority import REAL_TIME, THREADS
 from skyreels_model.video.sound import FileSound, Sound
-from skyreels_model.video.writer import exact_rate
+from skyreels_model.video.writer import FilmWriter, exact_rate, time_few
 
 FRAMES, RATE = 11, Fraction(24)
 WORKFLOW = {"prompt": '{"1": "a"}', "workflow": '{"nodes": []}'}
@@ -231,3 +232,22 @@ def test_a_film_that_is_too_small_for_its_codec(tmp_path):
 def test_sound_of_another_number_of_channels():
     with pytest.raises(ValueError, match="audio has 4 channels; it must have 1, 2 or 6; nearest"):
         Sound(torch.zeros(4, 9), 8000)
+
+
+def test_when_few_packets_are_decoded_follows_from_when_they_are_shown():
+    packets = [SimpleNamespace(pts=pts, dts=-(10**12)) for pts in (0, 3, 1, 2)]
+    time_few(packets, 0)
+    assert [packet.dts for packet in packets] == [-1, 0, 1, 2]
+    time_few(packets[:1], 2)
+    assert packets[0].dts == -2
+    assert all(packet.dts <= packet.pts for packet in packets)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_film_of_a_few_frames_has_them(tmp_path, count):
+    for number in range(4):  # what came of it was a matter of luck
+        path = tmp_path / f"film{number}.mp4"
+        with FilmWriter(path, VideoSettings("hevc", 90), Fraction(24)) as writer:
+            writer.write(torch.zeros(count, 64, 64, 3))
+        with av.open(str(path)) as container:
+            assert len(list(container.decode(video=0))) == count
