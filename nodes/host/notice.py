@@ -21,7 +21,8 @@ def show(text: str) -> None:
     """Show a text on the node at work; nothing where no page is served."""
     send, context = getattr(_server(), "send_progress_text", None), get_executing_context()
     if send is not None and context is not None:
-        send(text, context.node_id)
+        # Half letters, of texts in a wrong encoding, cannot be sent.
+        send(text.encode("utf-8", "replace").decode("utf-8"), context.node_id)
 
 
 def send(event: str, content: dict[str, Any]) -> None:

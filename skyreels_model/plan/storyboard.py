@@ -85,6 +85,25 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     return shots
 
 
+def write_storyboard(shots: Sequence[TimedPrompt]) -> str:
+    """The text of shots, a line each: what `parse_storyboard` reads."""
+    lines, start = [], 0.0
+    for shot in shots:
+        second = f"{start:.3f}".rstrip("0").rstrip(".")
+        words = ["cut"] * shot.cut
+        words += [f"ease {shot.ease}"] * (shot.ease is not None)
+        words += [f"seed {shot.seed}"] * (shot.seed is not None)
+        lines.append(f"{' '.join([f'{second}s', *words])}: {shot.prompt}")
+        start += shot.seconds
+    return "\n".join(lines)
+
+
+def is_storyboard(text: str) -> bool:
+    """Whether a text begins as a storyboard does: with the mark of second 0."""
+    mark = _MARK.match(text)
+    return mark is not None and float(mark[1]) == 0
+
+
 def _read_words(number: int, words: str) -> tuple[bool, int | None, int | None]:
     """Whether a shot's mark says cut, and its ease and seed, of words without others."""
     said = words.lower().split()

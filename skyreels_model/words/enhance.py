@@ -10,7 +10,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..plan.bounds import BOUNDS
-from ..plan.storyboard import TimedPrompt, parse_storyboard
+from ..plan.storyboard import (
+    TimedPrompt,
+    is_storyboard,
+    parse_storyboard,
+    write_storyboard,
+)
 from ..rules import require_choice, require_whole
 from .ask import Answer
 from .engine import Message, Sampling
@@ -24,7 +29,6 @@ MOST_TOKENS = 640
 
 Ask = Callable[[Sequence[Message], Sampling], Answer]
 
-_STORYBOARD = re.compile(r"\s*0(?:\.0+)?\s*s(?:\s+cut)?\s*:", re.IGNORECASE)
 _FENCE = re.compile(r"```\w*")
 _BOLD = re.compile(r"\*\*|__|^#+\s*", re.MULTILINE)
 _LABEL = re.compile(
@@ -113,21 +117,6 @@ def _read_storyboard(text: str) -> list[TimedPrompt]:
         return parse_storyboard(text, BOUNDS["seconds"][1])
     except ValueError as error:
         raise ValueError(f"prompt: {error}") from error
-
-
-def is_storyboard(text: str) -> bool:
-    """Whether a text begins as a storyboard does: with the mark of second 0."""
-    return _STORYBOARD.match(text) is not None
-
-
-def write_storyboard(shots: Sequence[TimedPrompt]) -> str:
-    """The text of shots, a line each: what `parse_storyboard` reads."""
-    lines, start = [], 0.0
-    for shot in shots:
-        second = f"{start:.3f}".rstrip("0").rstrip(".")
-        lines.append(f"{second}s{' cut' if shot.cut else ''}: {shot.prompt}")
-        start += shot.seconds
-    return "\n".join(lines)
 
 
 def read_parts(file: pathlib.Path = FILE) -> dict[str, str]:

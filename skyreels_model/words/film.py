@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..plan.storyboard import MAX_LENGTH
+from ..plan import storyboard
+from ..plan.storyboard import MAX_LENGTH, TimedPrompt
 from ..rules import refusal
 from .ask import UnansweredError
 from .captioning import Caption, shorten
@@ -28,12 +29,15 @@ def write_storyboard(clip: Clip, spans: Sequence[Span], captions: Sequence[str])
     Long captions end after a sentence, so that each is a legal prompt and all a legal text.
     """
     room = min(LONGEST_CAPTION, MAX_LENGTH // len(spans) - MARK)
-    lines = []
-    for number, (span, caption) in enumerate(zip(spans, captions, strict=True)):
-        second = f"{clip.second(span.first):.3f}".rstrip("0").rstrip(".")
-        cut = " cut" if span.cut and number else ""
-        lines.append(f"{second}s{cut}: {shorten(_without_marks(caption), room)}")
-    return "\n".join(lines)
+    shots = [
+        TimedPrompt(
+            shorten(_without_marks(caption), room),
+            clip.second(span.end) - clip.second(span.first),
+            span.cut and number > 0,
+        )
+        for number, (span, caption) in enumerate(zip(spans, captions, strict=True))
+    ]
+    return storyboard.write_storyboard(shots)
 
 
 def _without_marks(caption: str) -> str:

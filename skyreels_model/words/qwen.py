@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +55,15 @@ class QwenEngine:
         listener = _Listener(self._decode, self._ends(), sampling.stop, on_token)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **seen.inputs}
         try:
-            self.network.generate(
-                **{key: value.to(device) for key, value in inputs.items()},
-                generation_config=self._settings(sampling),
-                logits_processor=make_processors(sampling, self._constrain(sampling)),
-                streamer=listener,
-            )
+            # Weights that are streamed are elsewhere until they are used, and that is warned of.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="You are calling .generate\\(\\) with")
+                self.network.generate(
+                    **{key: value.to(device) for key, value in inputs.items()},
+                    generation_config=self._settings(sampling),
+                    logits_processor=make_processors(sampling, self._constrain(sampling)),
+                    streamer=listener,
+                )
         except _StopFound:
             pass
         finally:

@@ -179,6 +179,15 @@ def test_the_plan_follows_the_storyboard_and_what_is_given(page):
     assert {"Start image", "End image"} <= set(page.run(f"return {titles}"))
 
 
+def test_the_endpoint_is_set_where_the_host_keeps_settings(page, page_server):
+    name, url = "SkyReelsV2.Words.Url", "http://localhost:11434/v1"
+    known = page.run("return app.extensionManager.setting.get(name) ?? null", name=name)
+    assert known in ("", url)  # registered, with its default
+    page.run("await app.extensionManager.setting.set(name, url)", name=name, url=url)
+    file = page_server.base / "user" / "default" / "comfy.settings.json"
+    assert json.loads(file.read_text(encoding="utf-8"))[name] == url
+
+
 def test_a_number_that_is_not_legal_is_set_to_the_nearest_by_a_key(page, renderer):
     open_template(page, "film_from_text")
     await_plan(page, "257 frames")

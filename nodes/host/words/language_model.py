@@ -30,10 +30,15 @@ class HostLanguageModel(nn.Module):
 
 
 class HostEngine(QwenEngine):
-    """An opened model in the host's patcher."""
+    """An opened model in the host's patcher.
 
-    def __init__(self, opened: Opened, name: str, disable_dynamic: bool) -> None:
-        management = comfy.model_management
+    unpacked_bytes: what a layer of it takes beside its weights while it is at work.
+    """
+
+    def __init__(
+        self, opened: Opened, name: str, disable_dynamic: bool, unpacked_bytes: int = 0
+    ) -> None:
+        management, self._unpacked_bytes = comfy.model_management, unpacked_bytes
         self.patcher = patcher_type(disable_dynamic)(
             HostLanguageModel(opened.network),
             load_device=management.text_encoder_device(),
@@ -42,6 +47,7 @@ class HostEngine(QwenEngine):
         super().__init__(opened, name, self._bring)
 
     def _bring(self, needed: int) -> torch.device:
+        needed += self._unpacked_bytes
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
         device: torch.device = self.patcher.load_device
         self.network.get_input_embeddings().compute_dtype = _compute_dtype(self.stored, device)
@@ -76,7 +82,7 @@ def load_engine(
         archive(opened.network)
     name = f"{opened.family.name} ({path.parent.name}/{path.name})"
     # The host's dynamic patcher knows no packed weights.
-    engine = HostEngine(opened, name, disable_dynamic or layers.packed)
+    engine = HostEngine(opened, name, disable_dynamic or layers.packed, layers.unpacked_bytes)
     engine.patcher.cached_patcher_init = (load_patcher, (path, weight_format))
     packed = f"; its layers packed in {weight_format}" if weight_format != FORMATS[0] else ""
     return engine, opened.report + packed

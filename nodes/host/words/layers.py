@@ -22,6 +22,7 @@ from ....skyreels_model.files.quantized import FP8_FORMATS, INT8, QuantizedWeigh
 from ..sockets import quantized
 from ..sockets.gguf import GGUFLinear
 
+UNPACKED = 12  # bytes a number takes while its weight is unpacked: itself, its scale, their product
 AS_STORED, FP8, FOUR_BIT = FORMATS = ("as stored", "fp8", "4 bit")
 
 
@@ -76,11 +77,12 @@ class PackedLinear(GGUFLinear):
 class Layers:
     """The layers of one network, chosen when its weights are known.
 
-    packed: whether some weights lie in a form that only ours know.
+    packed: whether some weights lie in a form that only ours know. unpacked_bytes: what the largest
+    of them takes beside it while it is used.
     """
 
     def __init__(self, weight_format: str) -> None:
-        self.weight_format, self.packed = weight_format, False
+        self.weight_format, self.packed, self.unpacked_bytes = weight_format, False, 0
         self._linear: type[nn.Module] = comfy.ops.manual_cast.Linear
         if weight_format == FOUR_BIT:
             import_bitsandbytes()  # before the file is read
@@ -99,6 +101,8 @@ class Layers:
         self.packed = any(isinstance(weight, PackedWeight) for weight in made.values())
         if self.packed:
             self._linear = PackedLinear
+            sizes = [w.shape.numel() for w in made.values() if isinstance(w, PackedWeight)]
+            self.unpacked_bytes = UNPACKED * max(sizes)
             made = {key: _as_packed(weight) for key, weight in made.items()}
         readable, _note = quantized.make_readable(made, _is_of_layer)
         if not self.packed and any(not isinstance(weight, Tensor) for weight in readable.values()):
