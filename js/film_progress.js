@@ -8,7 +8,7 @@ import { nodeByExecution } from "./lib/graph.js";
 import { addElement, after } from "./lib/watch.js";
 
 const NODE = "SkyReelsV2Sampler";
-const HEIGHT = 190; // px, least
+const HEIGHT = 150; // px, least
 const views = new Map(); // by node
 
 function addView(node) {
@@ -31,6 +31,14 @@ function fit(node, view) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/** The films are over and shown by other nodes: their room is given back. */
+function clearAll() {
+  for (const [node, view] of views) {
+    view.clear({});
+    fit(node, view);
+  }
+}
+
 async function hear({ detail }) {
   const node = nodeByExecution(app.rootGraph ?? app.graph, String(detail.node));
   const view = node && views.get(node);
@@ -49,6 +57,8 @@ app.registerExtension({
     api.addEventListener("skyreels_v2.film", (event) => {
       hear(event).catch((error) => console.warn("SkyReels-V2: the film so far is not shown", error));
     });
+    // After a failure or a cancel what is finished stays.
+    api.addEventListener("execution_success", clearAll);
   },
   nodeCreated(node) {
     try {

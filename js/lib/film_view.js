@@ -2,7 +2,6 @@
 
 import { html } from "./elements.js";
 import { addStyles } from "./styles.js";
-import { clock } from "./timeline.js";
 
 export class FilmView {
   constructor() {
@@ -93,9 +92,7 @@ export class FilmView {
     const videos = this.videos.length > 0;
     this.canvas.hidden = videos;
     this.video.hidden = !videos;
-    const seconds = this.pictures.reduce((sum, picture) => sum + picture.seconds, 0);
-    const length = seconds ? `, ${clock(seconds)}` : "";
     const windows = Math.max(this.done.size, this.videos.length);
-    this.line.textContent = `Film so far: ${windows} of ${this.windows} windows${length}`;
+    this.line.textContent = `Film so far: ${windows} of ${this.windows} windows`;
   }
 }

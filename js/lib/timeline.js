@@ -5,7 +5,7 @@ import { svg } from "./elements.js";
 const NEW = "#4a7fb5", SHARED = "#2c4258", GIVEN = "#40a062", CUT = "#e0604c";
 const SHOTS = ["#5d5470", "#474058"];
 const STEPS = [0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400];
-const MOST_TICKS = 8;
+const MOST_TICKS = 6;
 
 /** A text such as 4.5 s or 1:20 min. */
 export function clock(seconds) {
@@ -32,7 +32,8 @@ export function drawTimeline(plan) {
 
   const parts = [...ruler(plan, percent), ...shots(plan, box, percent)];
   plan.spans.forEach(([shown, begin, stop, end], index) => {
-    const name = plan.sliding ? "Sequence" : `Window ${index + 1} of ${plan.windows}`;
+    const number = index * plan.every + 1;
+    const name = plan.sliding ? "Sequence" : `Window ${number} of ${plan.windows}`;
     const text = `${name}: ${time(begin)} to ${time(stop)}, ${stop - begin} new frames`;
     const shares = begin > shown ? `, shares ${begin - shown} with the one before` : "";
     const leads = end > stop ? ", leads into what follows" : "";

@@ -6,10 +6,7 @@ Times are frames of the film. Whatever the film's length, there is a bounded num
 from __future__ import annotations
 
 import base64
-from itertools import islice
 from typing import Any
-
-import torch
 
 from ..grid import TEMPORAL_STRIDE, frame_length
 from .drawing import Cells, Room, plan_cells
@@ -25,12 +22,13 @@ EMPTY, GIVEN, LEVELS, MOVED = 0, 1, 62, 64
 def outline_plan(plan: FilmPlan) -> dict[str, Any]:
     """The plan as numbers, strings and lists, ready for JSON.
 
-    spans: of each window [shown, new, stop, end]: from when it shows the film, the new frames
-    [new, stop), and to when it shows it; at most 600. shots: [start, stop, cut, ease]; at most 600.
+    spans: of each window, or each `every`th of many, [shown, new, stop, end]: from when it shows the film, the new
+    frames [new, stop), and to when it shows it; at most 600. shots: [start, stop, cut, ease]; at most 600.
     given: frames given at the start, of what follows, of key images, and whether there is an end
     image. matrix: rows, columns, windows as in `Cells`, and its cells as base64, a byte for each:
     0 none, 1 given, 2 to 63 noise levels from 0 to 1, and 64 more where the call moves it.
     """
+    every = -(-plan.num_windows // MAX_SPANS)
     return {
         "frames": plan.num_frames,
         "fps": plan.fps,
@@ -38,7 +36,8 @@ def outline_plan(plan: FilmPlan) -> dict[str, Any]:
         "calls": plan.total_rows(),
         "sliding": plan.sliding,
         "windows": plan.num_windows,
-        "spans": [_span(plan, window) for window in islice(plan.windows(), MAX_SPANS)],
+        "every": every,
+        "spans": [_span(plan, plan.window_at(i)) for i in range(0, plan.num_windows, every)],
         "shots": _shots(plan),
         "given": _given(plan),
         "matrix": _matrix(plan_cells(plan, ROOM)),
@@ -79,13 +78,16 @@ def _frame_of(plan: FilmPlan, latent: int) -> int:
 
 
 def _matrix(cells: Cells) -> dict[str, Any]:
-    kinds = torch.round(cells.levels * (LEVELS - 1)).long() + 2
-    kinds = torch.where(cells.given, GIVEN, kinds)
-    kinds = torch.where(cells.shown, kinds, EMPTY) + MOVED * cells.moved
+    # Outside of PyTorch, whose threads may take longer to begin than this takes.
+    given, shown, moved = (one.numpy() for one in (cells.given, cells.shown, cells.moved))
+    kinds = (cells.levels.numpy() * (LEVELS - 1)).round().astype("uint8") + 2
+    kinds[given] = GIVEN
+    kinds[~shown] = EMPTY
+    kinds[moved] += MOVED
     rows, columns = kinds.shape
     return {
         "rows": rows,
         "columns": columns,
         "windows": cells.windows,
-        "cells": base64.b64encode(bytes(kinds.flatten().tolist())).decode(),
+        "cells": base64.b64encode(kinds.tobytes()).decode(),
     }

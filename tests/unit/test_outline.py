@@ -30,6 +30,14 @@ def test_windows_tile_the_film_and_share_the_overlap():
     assert (outline["windows"], outline["calls"]) == (3, 12)
 
 
+def test_of_many_windows_some_stand_for_the_whole_film():
+    outline = outline_plan(FilmPlan(num_frames=14409, **SMALL))
+    spans, every = outline["spans"], outline["every"]
+    assert (outline["windows"], every, len(spans)) == (1800, 3, 600)
+    assert spans[0] == [0, 0, 17, 17] and spans[1] == [24, 33, 41, 41]
+    assert spans[-1][3] > 14400 - 3 * 8
+
+
 def test_windows_that_lead_into_a_clip_show_its_beginning():
     outline = outline_plan(FilmPlan(num_frames=16, **SMALL).fit(Given(following_frames=99)))
     assert outline["spans"] == [[8, 8, 16, 24], [0, 0, 8, 16]]
