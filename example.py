@@ -4,13 +4,17 @@ It needs torch, safetensors, sentencepiece, ftfy, numpy and av. The 15 MB of toy
 coloured shape that moves over a background.
 """
 
-import av
+from fractions import Fraction
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, film_frames, generate
 from skyreels_model.rollout.history import new_history
+from skyreels_model.video.codecs import VideoSettings
+from skyreels_model.video.writer import FilmWriter
 from toy.toyset import ToySet
 
 PROMPT = "a red circle moving right on a black background"
@@ -30,12 +34,9 @@ def main(path: str = "film.mp4", prompt: str = PROMPT) -> None:
     film = Film(plan)
     for _step in generate(velocity, plan, SeededNoise(1), new_history(plan, toy.vae), film=film):
         print(f"window {film.window} of {plan.num_windows}, step {film.row}")
-    with av.open(path, "w") as file:
-        video = file.add_stream("h264", rate=plan.fps, width=32, height=32, pix_fmt="yuv420p")
+    with FilmWriter(Path(path), VideoSettings(), Fraction(plan.fps)) as writer:
         for piece in film_frames(film, toy.vae):  # (1, 3, n, H, W) in -1..1
-            for frame in ((piece[0] + 1) * 127.5).permute(1, 2, 3, 0).byte().numpy():
-                file.mux(video.encode(av.VideoFrame.from_ndarray(frame)))
-        file.mux(video.encode())
+            writer.write((piece[0].movedim(0, -1) + 1) / 2)
 
 
 if __name__ == "__main__":

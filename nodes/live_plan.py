@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from comfy_api.latest import io
+
 from ..skyreels_model.budget import describe_model
 from ..skyreels_model.plan.bounds import BOUNDS, SHORTEST
 from ..skyreels_model.plan.choose import Choice, choose_plan
@@ -79,8 +81,8 @@ def _schedule(given: Any) -> dict[str, Any]:
         try:
             check(declared[name], value)
         except ValueError as error:
-            if read_refusal(error)[0]:
-                raise
+            if read_refusal(error)[0] or isinstance(declared[name], io.Combo.Input):
+                raise  # a page shows it: an option may be of a newer version
             raise Nonsense(str(error)) from error
     defaults = {name: one.default for name, one in declared.items() if name != "fps_float"}
     return {**defaults, **values}

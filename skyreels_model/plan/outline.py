@@ -22,11 +22,12 @@ EMPTY, GIVEN, LEVELS, MOVED = 0, 1, 62, 64
 def outline_plan(plan: FilmPlan) -> dict[str, Any]:
     """The plan as numbers, strings and lists, ready for JSON.
 
-    spans: of each window, or each `every`th of many, [shown, new, stop, end]: from when it shows the film, the new
-    frames [new, stop), and to when it shows it; at most 600. shots: [start, stop, cut, ease]; at most 600.
-    given: frames given at the start, of what follows, of key images, and whether there is an end
-    image. matrix: rows, columns, windows as in `Cells`, and its cells as base64, a byte for each:
-    0 none, 1 given, 2 to 63 noise levels from 0 to 1, and 64 more where the call moves it.
+    spans: of each window, or each `every`th of many, [shown, new, stop, end]: from when it shows
+    the film, the new frames [new, stop), and to when it shows it; at most 600. shots: [start, stop,
+    cut, ease]; at most 600. given: frames given at the start, of what follows, of key images, and
+    whether there is an end image. matrix: rows, columns, windows as in `Cells`, and its cells as
+    base64, a byte for each: 0 none, 1 given, 2 to 63 noise levels from 0 to 1, and 64 more where
+    the call moves it.
     """
     every = -(-plan.num_windows // MAX_SPANS)
     return {

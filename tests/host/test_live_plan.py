@@ -57,6 +57,8 @@ def test_an_illegal_number_comes_with_the_nearest(ask, changes, name, nearest):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
+        # Of a newer version of the pack.
+        ({"schedule": SCHEDULE | {"preset": "newer"}}, "preset is 'newer'; it must be one of"),
         ({"storyboard": {"text": "no mark", "seconds": 4}}, "text begins with 'no mark'"),
         ({"storyboard": {"shots": [{"seconds": 0}]}}, "seconds is 0"),
         ({"frames": {"connected": ["start_image", "video"]}}, "start_image and video"),
@@ -79,7 +81,6 @@ def test_what_the_film_cannot_be_made_of_is_said(ask, part, message):
         ({"plan": {}}, "the body has 'plan'"),
         ({"schedule": {"frames": "many"}}, "frames is 'many'"),
         ({"schedule": {"frames": float("nan")}}, "frames is nan"),
-        ({"schedule": {"preset": "newer"}}, "preset is 'newer'"),
         ({"schedule": SCHEDULE, "storyboard": {"shots": [{"seconds": 1}] * 2001}}, "2000"),
         ({"schedule": SCHEDULE, "frames": {"connected": "all"}}, "frames has a list"),
     ],
