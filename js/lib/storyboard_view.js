@@ -103,7 +103,7 @@ export class StoryboardView {
     const again = this.takesShown === null ? [] : [this.again(number)];
     const buttons = [
       ...again,
-      button("⧉", `Duplicate shot ${number}`, () => this.insert(number, shot)),
+      button("×2", `Duplicate shot ${number}`, () => this.insert(number, shot)),
       button("✕", `Remove shot ${number}`, () => this.remove(index), this.shots.length < 2),
     ];
     const item = html(
@@ -149,7 +149,8 @@ export class StoryboardView {
     const field = html("input", { inputmode: "numeric", class: "srv2-take", "aria-label": label });
     field.placeholder = said?.what === "seed" ? "new" : "first";
     field.value = said?.what === "take" ? said.value : "";
-    const only = html("input", { type: "checkbox", "aria-label": `Keep what follows shot ${number}` });
+    const keep = `Only shot ${number}: keep what follows`;
+    const only = html("input", { type: "checkbox", title: keep, "aria-label": keep });
     only.checked = Boolean(said?.only);
     field.addEventListener("change", () => {
       field.value = field.value.replace(/\D/g, "").slice(0, 6);

@@ -162,17 +162,52 @@ def test_pictures_for_the_registry(key, shape, most):
     assert struct.unpack(">II", picture[16:24]) == shape
 
 
-def test_the_registry_gets_what_comfyui_imports_and_no_other_source():
+@pytest.fixture(scope="module")
+def shipped():
+    """The files that the registry packs: those in git without those in .comfyignore."""
     left_out = [line for line in text(".comfyignore").splitlines() if not line.startswith("#")]
-    shipped = {
-        name.partition("/")[0]
-        for name in (file.relative_to(ROOT).as_posix() for file in sources())
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no git repository")
+    return {
+        name
+        for name in listed.stdout.splitlines()
         if not any(
             name.startswith(rule) if rule.endswith("/") else PurePosixPath(name).match(rule)
             for rule in left_out
         )
     }
-    assert shipped == {"__init__.py", "nodes", "skyreels_model"}
+
+
+def test_the_registry_gets_what_comfyui_imports_and_no_other_source(shipped):
+    sources = {name.partition("/")[0] for name in shipped if name.endswith(".py")}
+    assert sources == {"__init__.py", "nodes", "skyreels_model"}
+
+
+def test_the_registry_gets_all_that_comfyui_imports(shipped):
+    """As the registry packs it: no file that is left out is needed by one that is not."""
+    modules = [name for name in shipped if name.endswith(".py")]
+    for name in modules:
+        tree = ast.parse(text(name))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = PurePosixPath(name).parents[node.level - 1]
+                file = folder.joinpath(*(node.module or "").split("."))
+                found = {f"{file}.py", f"{file}/__init__.py", f"{file / '__init__.py'}"}
+                assert found & set(modules), f"{name}:{node.lineno} imports what is left out"
+
+
+def test_the_registrys_archive_is_small_and_has_what_the_page_needs(shipped):
+    assert not [name for name in shipped if name.startswith(("tests/", "docs/", "benchmarks/"))]
+    assert {"js/schedule.js", "js/docs/SkyReelsV2Sampler.md", "locales/zh/nodeDefs.json"} <= shipped
+    templates = {name for name in shipped if name.startswith("workflows/")}
+    assert templates == {f"workflows/{path.name}" for path in (ROOT / "workflows").glob("*.*")}
+    used = set(
+        re.findall(r'"(toy/[^"]+)"', "".join(map(text, sorted(ROOT.glob("workflows/*.json")))))
+    )
+    weights = [name for name in shipped if name.startswith("toy/weights/")]
+    assert used and not [one for one in used if not any(one in name for name in weights)]
+    assert sum((ROOT / name).stat().st_size for name in shipped) < 20_000_000
 
 
 def test_changelog_knows_the_version():
