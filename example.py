@@ -1,7 +1,7 @@
 """A film in plain PyTorch, without ComfyUI: `python3 example.py` writes film.mp4.
 
-It needs torch, safetensors, sentencepiece, ftfy, numpy and av. The 15 MB of toy weights know one
-coloured shape that moves over a background.
+It needs torch, safetensors, sentencepiece, ftfy, einops, numpy and av. The 15 MB of toy weights
+know one coloured shape that moves over a background.
 """
 
 from fractions import Fraction

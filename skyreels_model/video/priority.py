@@ -37,7 +37,7 @@ def _schedulers() -> dict[int, int]:
     """The policy of each thread of this process, by its number."""
     found = {}
     with contextlib.suppress(OSError):
-        for thread in THREADS.iterdir():
+        for thread in sorted(THREADS.iterdir()):
             with contextlib.suppress(OSError):
                 found[int(thread.name)] = os.sched_getscheduler(int(thread.name))
     return found
