@@ -1,0 +1,1 @@
+"""Many films over many machines: a queue of API prompts, and a ComfyUI for each group of GPUs."""
