@@ -9,6 +9,7 @@ Sources: DeepSpeed-Ulysses (arXiv 2309.14509), Ring Attention (arXiv 2310.01889)
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..attention.attend import Attend
 from .groups import Group, Mesh
+from .kernels import Kernel, choose_kernel
 from .shards import Shards
 
 NARROW = (torch.float16, torch.bfloat16)
@@ -32,7 +34,9 @@ def share_attention(attend: Attend, mesh: Mesh, shards: Shards, causal_frames: i
     """
     group, ring = mesh.heads, mesh.ring
     if ring.size > 1:
-        attend = attend_in_ring(ring, shards, group.size, causal_frames)
+        attend = attend_in_ring(
+            ring, shards, group.size, causal_frames, functools.partial(find_kernel, mesh)
+        )
     filled = shards.filled(ring.rank * group.size, group.size)
     if mesh.degrees.sequence == 1:
         return attend
@@ -66,17 +70,24 @@ def take_heads(x: Tensor, group: Group, shards: Shards) -> Tensor:
     return got.permute(1, 2, 3, 0, 4).flatten(3).flatten(1, 2)
 
 
-def attend_in_ring(group: Group, shards: Shards, parts: int, causal_frames: int = 0) -> Attend:
+def attend_in_ring(
+    group: Group,
+    shards: Shards,
+    parts: int,
+    causal_frames: int = 0,
+    kernel: Callable[[torch.dtype], Kernel] | None = None,
+) -> Attend:
     """Attention of this rank's queries to keys and values that go round the group.
 
-    parts: of each frame that one rank has.
+    parts: of each frame that one rank has. kernel: whose computes a part, for a number format; by
+    default PyTorch's.
     """
     frames = shards.frames
 
     def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         batch, _, dim = q.shape
         held = torch.stack([k, v])  # (2, B, frames * filled, D)
-        total = Sums(q, heads)
+        total = Sums(q, heads, kernel(q.dtype) if kernel else attend_with_sums)
         for step in range(group.size):
             left = (group.rank - step - 1) % group.size
             coming: Callable[[], Tensor] | None = None
@@ -90,6 +101,17 @@ def attend_in_ring(group: Group, shards: Shards, parts: int, causal_frames: int 
         return total.finish()
 
     return attend
+
+
+def find_kernel(mesh: Mesh, dtype: torch.dtype) -> Kernel:
+    """The kernel of a mesh's ring for a number format, chosen at the first call of a run."""
+    known = mesh.kernels
+    if dtype not in known:
+        on_card = mesh.device.type == "cuda" and dtype in NARROW
+        ours = attend_with_sums
+        known[dtype] = choose_kernel(ours, mesh.device, dtype) if on_card else ours
+    found: Kernel = known[dtype]
+    return found
 
 
 def see(frames: int, causal_frames: int, queries: int, keys: int) -> list[tuple[slice, slice]]:
@@ -109,7 +131,8 @@ def see(frames: int, causal_frames: int, queries: int, keys: int) -> list[tuple[
 class Sums:
     """Attention of q (B, L, heads * d) to keys that come in parts, float32 until it is finished."""
 
-    def __init__(self, q: Tensor, heads: int) -> None:
+    def __init__(self, q: Tensor, heads: int, kernel: Kernel) -> None:
+        self.kernel = kernel
         self.q = split_heads(q, heads)  # (B, heads, L, d)
         self.out = torch.zeros_like(self.q, dtype=torch.float32)
         self.log = torch.full_like(self.out[..., 0], -math.inf)  # (B, heads, L)
@@ -118,7 +141,7 @@ class Sums:
         """Let these queries see keys and values (B, n, heads * d), which are not empty."""
         heads = self.q.shape[1]
         k, v = split_heads(k, heads), split_heads(v, heads)
-        out, log = attend_with_sums(self.q[:, :, queries], k, v)
+        out, log = self.kernel(self.q[:, :, queries], k, v)
         before = self.log[:, :, queries]
         after = torch.logaddexp(before, log)
         kept, added = ((part - after).exp()[..., None] for part in (before, log))

@@ -103,7 +103,8 @@ class Mesh:
     ) -> None:
         self.degrees, self.rank = degrees, rank
         self.prompt, self.turn, self.head = degrees.place(rank)
-        device = torch.device(device)
+        self.device = device = torch.device(device)
+        self.kernels: dict[torch.dtype, Any] = {}  # chosen for the ring, by number format
 
         def make(name: str, place: int, size: int) -> Group:
             if size == 1:

@@ -82,7 +82,7 @@ def test_a_film_of_a_killed_comfyui_is_made_elsewhere(tmp_path):
     command = [sys.executable, ROOT / "devtools" / "server.py", comfyui, "--cpu"]
     command += ["--base-directory", base, "--temp-directory", base, "--disable-api-nodes"]
     command += ["--database-url", "sqlite:///:memory:", "--front-end-root", base / "empty"]
-    films = [write_film(tmp_path / f"{name}.json", 81, 8) for name in ("a", "b", "c")]
+    films = [write_film(tmp_path / f"{name}.json", 257, 16) for name in ("a", "b", "c")]
     given = [*films, "--comfyui", " ".join(map(str, command)), "--gpus", "0", "--workers", "2"]
     arguments = list(map(str, [*given, "--folder", tmp_path / "out"]))
     code = RAY.format(root=str(ROOT), arguments=arguments)

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import types
 from pathlib import Path
 
 import graphs
@@ -158,6 +159,75 @@ def test_what_does_not_fit_is_told_before_any_worker_starts(cpu_ranks, failure, 
     assert re.search(told, failure(shared(graphs.film(), **inputs)))
     more = set(threading.enumerate()) - before
     assert not [thread for thread in more if thread.name.startswith("SkyReels-V2 CPU")]
+
+
+@pytest.fixture
+def cards(host, pack, monkeypatch):
+    """`cards(free, ...)`: as many GPUs as numbers are given, with so many GB free of 80."""
+    import comfy.model_management as management
+
+    devices = pack("nodes.host.multi_gpu.devices")
+    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(management, "is_nvidia", lambda: True)
+
+    def make(*free, names=None):
+        found = [
+            types.SimpleNamespace(name=name, total_memory=80e9) for name in names or "A" * len(free)
+        ]
+        for name, call in {
+            "device_count": lambda: len(free),
+            "current_device": lambda: 0,
+            "get_device_properties": found.__getitem__,
+            "mem_get_info": lambda number: (free[number] * 1e9, 80e9),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, call)
+        monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+        return devices.find_devices
+
+    return make
+
+
+def test_busy_and_unequal_gpus_are_told(cards, caplog):
+    assert cards(79, 78)("all").numbers == (0, 1) and not caplog.records
+    assert cards(10, 30, names="AB")("all").numbers == (0, 1)
+    told = [record.getMessage() for record in caplog.records]
+    assert any("GPUs differ (0: A, 1: B)" in line for line in told)
+    # ComfyUI's own GPU has its own data.
+    assert [line[:33] for line in told if "in use" in line] == ["GPU 1 has 46.6 of 74.5 GB in use "]
+
+
+@pytest.mark.parametrize(
+    "gpus, told",
+    [
+        ("0,2", "gpus is '0,2'; .* different numbers of 0, 1 .*; nearest: all"),
+        ("1", "gpus is '1'; .* the GPU that ComfyUI itself uses.*; nearest: 0, 1"),
+        ("0,0", "gpus is '0,0'"),
+        ("", "gpus is ''"),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(cards, gpus, told):
+    with pytest.raises(ValueError, match=told):
+        cards(79, 79)(gpus)
+
+
+def test_without_nccl_it_says_what_to_install(cards, monkeypatch):
+    find = cards(79, 79)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(ValueError, match="no NCCL.* install PyTorch"):
+        find("all")
+    assert find("0").world == 1
+
+
+def test_one_gpu_costs_nothing(cpu_ranks, pack, open_model):
+    """The model is the one that was given, with nothing around its forwards."""
+    plain, _ = open_model(graphs.TOY["model"])
+    for sharded in (False, True):
+        model, said = pack("nodes.host.multi_gpu.shared").share_model(
+            plain, "cpu:1", 0, 0, 60.0, sharded
+        )
+        assert said == "1 GPU: nothing to share"
+        assert model.model is plain.model
+        assert "skyreels_v2_multi_gpu" not in model.model_options["transformer_options"]
 
 
 def test_weights_in_another_format_than_they_are_computed_in_are_not_sharded(

@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+import sys
 import threading
+import types
 
 import golden_data
 import pytest
@@ -12,7 +14,7 @@ from golden_data import models
 
 from skyreels_model.attention import block_causal, sdpa
 from skyreels_model.cache.published import Rule, TeaCache
-from skyreels_model.parallel import attention
+from skyreels_model.parallel import attention, kernels
 from skyreels_model.parallel.degrees import Degrees, choose_degrees
 from skyreels_model.parallel.forward import SharedBlocks, share_forward
 from skyreels_model.parallel.groups import Mesh
@@ -160,6 +162,65 @@ def test_a_rings_sums_are_attention():
         out, found = call(q.float(), k.float(), v.float())
         assert torch.allclose(out.double(), expected, atol=1e-6)
         assert torch.allclose(found.double(), log, atol=1e-5)
+
+
+@pytest.fixture
+def xfuser(monkeypatch):
+    """`xfuser(change)`: a package of that name, with a right kernel but for `change(out, log)`."""
+
+    def make(change=lambda out, log: (out, log)):
+        def attend(q, k, v, **how):
+            parts = (part.transpose(1, 2) for part in (q, k, v))
+            out, log = attention.attend_plainly(*parts)
+            out, log = change(out, log)
+            return out.transpose(1, 2), log
+
+        found = types.ModuleType("yunchang.kernels")
+        found.AttnType = types.SimpleNamespace(FA="fa")
+        found.select_flash_attn_impl = lambda kind, stage: attend
+        monkeypatch.setitem(sys.modules, "xfuser", types.ModuleType("xfuser"))
+        monkeypatch.setitem(sys.modules, "yunchang.kernels", found)
+
+    return make
+
+
+def chosen(caplog):
+    with caplog.at_level("INFO"):
+        ours = attention.attend_with_sums
+        kernel = kernels.choose_kernel(ours, torch.device("cpu"), torch.float32)
+    return kernel, caplog.messages[-1]
+
+
+def test_a_right_kernel_of_xfuser_is_taken(xfuser, caplog):
+    xfuser()
+    kernel, said = chosen(caplog)
+    assert kernel is not attention.attend_with_sums and "passed" in said
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 9, 16).unbind()
+    for made, own in zip(kernel(q, k, v), attention.attend_with_sums(q, k, v), strict=True):
+        assert torch.allclose(made, own, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda out, log: (out * 1.05, log), "attention of 70 queries and 70 keys is off by 5"),
+        (lambda out, log: (out, log + 0.05), "its sums of 70 queries"),
+        (lambda out, log: (out * float("nan"), log), "attention of 70 queries"),
+        (lambda out, log: (out, log[:, :, :-1]), "its sums has shape"),
+        (lambda out, log: out.missing, "AttributeError"),
+    ],
+)
+def test_a_kernel_that_is_not_right_is_left(xfuser, caplog, change, told):
+    xfuser(change)
+    kernel, said = chosen(caplog)
+    assert kernel is attention.attend_with_sums and told in said
+
+
+def test_without_xfuser_it_says_what_to_install(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "xfuser", None)
+    kernel, said = chosen(caplog)
+    assert kernel is attention.attend_with_sums and "pip install xfuser" in said
 
 
 @pytest.mark.slow

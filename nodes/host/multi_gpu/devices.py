@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import comfy.model_management
 import torch
+import torch.distributed as dist
 
+from ....skyreels_model.budget import GB
 from ....skyreels_model.rules import refusal
 from ..notice import LOG
 
@@ -17,6 +19,7 @@ ALL = "all"
 # For development: with it "cpu:2" means two processes on the processor.
 CPU_RANKS = "SKYREELS_V2_CPU_RANKS"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+FREE = 0.9  # of a card, below which another program is on it
 UNEQUAL = 0.9  # of the largest card's memory, below which another is called smaller
 
 
@@ -67,7 +70,10 @@ def find_devices(gpus: str) -> Devices:
         rule = f"with {first}, the GPU that ComfyUI itself uses, among others"
         raise refusal("gpus", gpus, rule, ", ".join(map(str, sorted({first, *numbers}))))
     numbers = (first, *(n for n in numbers if n != first))
-    _compare(numbers)
+    if len(numbers) > 1:
+        _require_nccl()
+        _compare(numbers)
+        _warn_of_others(numbers[1:])
     return Devices(len(numbers), numbers)
 
 
@@ -80,6 +86,26 @@ def _read_numbers(gpus: str, asked: str, there: int) -> tuple[int, ...]:
         rule = f"all, or different numbers of {', '.join(known)} with commas between"
         raise refusal("gpus", gpus, rule, ALL)
     return tuple(map(int, parts))
+
+
+def _require_nccl() -> None:
+    if not dist.is_nccl_available():
+        raise ValueError(
+            "this PyTorch has no NCCL, by which GPUs exchange data; install PyTorch for Linux and "
+            "CUDA from pytorch.org, or connect the model without SkyReels-V2 Multi-GPU"
+        )
+
+
+def _warn_of_others(numbers: tuple[int, ...]) -> None:
+    """Say so where another program, such as a second ComfyUI, has its data on a card."""
+    for number in numbers:
+        free, total = torch.cuda.mem_get_info(number)
+        if free < FREE * total:
+            LOG.warning(
+                "GPU %d has %.1f of %.1f GB in use by another program. Both will be slow, and "
+                "memory may not suffice. End it, or choose other gpus",
+                number, (total - free) / GB, total / GB,
+            )  # fmt: skip
 
 
 def _compare(numbers: tuple[int, ...]) -> None:

@@ -79,7 +79,8 @@ def share_model(
     if degrees.ring > 1 and attention not in RING_ATTENTION:
         rule = f"pytorch or auto where {degrees.ring} GPUs pass keys on to each other (a ring)"
         raise refusal("model's attention", attention, rule, PYTORCH)
-    sharded = sharded and degrees.world > 1
+    if degrees.world == 1:
+        return model.clone(), describe(devices, degrees, False)
     if sharded:
         sharding.require_plain(model)
     shared = sharding.empty_blocks(model) if sharded else model.clone()
@@ -126,8 +127,6 @@ class SharedModel:
         self.model = weakref.ref(patcher.model)
 
     def _bring_patches(self, team: Team, found: Any, tensors: dict[str, Tensor]) -> None:
-        if not team.workers:
-            return
         name = patches.identify(found, tensors)
         asked = {"do": "patch", "patches": found, "digest": name}
         for answer in team.ask(asked, LOAD_LIMIT, tensors):
@@ -157,8 +156,6 @@ class SharedModel:
     def memory(self, needed: float, shape: Sequence[int]) -> float:
         """Bytes that each rank needs, of those that one process would need alone."""
         degrees, batch = self.settings.degrees, shape[0]
-        if degrees.world == 1:
-            return needed
         shards = Shards(batch, 1, 1, 1, min(degrees.prompts, batch))
         share = shards.most / batch / degrees.sequence
         if degrees.sequence > 1:
