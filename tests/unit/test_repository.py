@@ -181,7 +181,8 @@ def shipped():
 
 def test_the_registry_gets_what_comfyui_imports_and_no_other_source(shipped):
     sources = {name.partition("/")[0] for name in shipped if name.endswith(".py")}
-    assert sources == {"__init__.py", "nodes", "skyreels_model"}
+    # The farm is a command for users.
+    assert sources == {"__init__.py", "farm", "nodes", "skyreels_model"}
 
 
 def test_the_registry_gets_all_that_comfyui_imports(shipped):
