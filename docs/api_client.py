@@ -74,7 +74,7 @@ class ComfyUI:
         """Make a film, and say how far it is. Ctrl-C cancels it. Returns ComfyUI's record of it."""
         events = self.events()
         next(events)  # listen first, so that nothing is missed
-        number = self.queue(prompt)
+        number, end = self.queue(prompt), None
         try:
             for event in events:
                 data = event["data"]
@@ -83,12 +83,16 @@ class ComfyUI:
                 if event["type"] == "progress_state":
                     show_progress(prompt, data["nodes"])
                 if event["type"] in ENDS:
+                    end = event["type"], data
                     break
         except KeyboardInterrupt:
             self.ask("/interrupt", {"prompt_id": number})
             sys.exit("cancelled. With SkyReels-V2 Store in the graph, queue it again to go on")
         while not (record := json.loads(self.ask(f"/history/{number}"))):
             time.sleep(0.1)  # it is written after the last message
+        messages = record[number]["status"]["messages"]
+        if end and all(name != end[0] for name, _ in messages):
+            messages.append(end)  # of an output that a node has stopped, the record says nothing
         return record[number]
 
     def download(self, record: dict[str, Any], folder: Path) -> list[Path]:

@@ -64,7 +64,8 @@ class EndpointEngine:
         self.sees_pictures = endpoint.sees_pictures
         base = endpoint.url.rstrip("/").removesuffix("/chat/completions")
         self._base = base
-        self.name = f"{endpoint.model or 'the model'} at {urlsplit(base).netloc}"
+        # Without its address: names get into texts that are saved with workflows.
+        self.name = f"{endpoint.model or 'the model'} at the endpoint"
 
     def generate(self, messages: Sequence[Message], sampling: Sampling, on_token: OnToken) -> str:
         values = {

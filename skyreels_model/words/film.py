@@ -17,9 +17,11 @@ from .cuts import Span
 from .description import Description
 
 LONGEST_CAPTION = 2400  # characters: about the 512 tokens that a prompt may have
+SHOWN = 60  # characters of a text that cannot be read
 MARK = 30  # characters that a shot's mark takes at most
 # What could be read as the mark of another shot.
 _SLASH = re.compile(r"\s*/(?=\s*-?[\d.,])")
+_ADDRESS = re.compile(r"https?://\S+")
 _ANY_SLASH = re.compile(r"\s+/")
 
 
@@ -52,7 +54,7 @@ def write_shots(
 ) -> str:
     """All that is known of the shots, as JSON, the raw answers among it.
 
-    failure: why the first shot without a caption has none.
+    failure: why the first shot without a caption has none. Addresses are left out.
     """
     shots: list[dict[str, Any]] = [
         {
@@ -60,15 +62,20 @@ def write_shots(
             "t2v": one.t2v,
             "i2v": one.i2v,
             "description": one.description.model_dump(),
-            "notes": list(one.notes),
+            "notes": list(map(_without_addresses, one.notes)),
             "raw": one.raw,
         }
         for span, one in zip(spans, captions, strict=False)
     ]
     if failure is not None:
         times = _times(clip, spans[len(captions)])
-        shots.append({**times, "error": str(failure), "raw": failure.raw})
+        shots.append({**times, "error": _without_addresses(str(failure)), "raw": failure.raw})
     return json.dumps(shots, indent=4, ensure_ascii=False)
+
+
+def _without_addresses(text: str) -> str:
+    """A text that may be saved with a workflow, in which no server's address has a place."""
+    return _ADDRESS.sub("the endpoint", text)
 
 
 def _times(clip: Clip, span: Span) -> dict[str, Any]:
@@ -91,8 +98,9 @@ def read_shots(text: str, clip: Clip, spans: Sequence[Span]) -> dict[Span, Capti
             if one is not None:
                 found[span] = _read_shot(one)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        rule = "the text of an earlier run's shots"
-        raise refusal("known_shots", f"a text that cannot be read ({error!r:.80})", rule) from error
+        begin = text if len(text) <= SHOWN else f"{text[:SHOWN]}\u2026"
+        rule = "the text of an earlier run's shots, or empty"
+        raise refusal("known_shots", begin, rule) from error
     return found
 
 

@@ -1,5 +1,6 @@
 """A film's captions as a storyboard's text, and as JSON that is read back."""
 
+import dataclasses
 import json
 
 import pytest
@@ -88,6 +89,16 @@ def test_what_was_made_before_an_error_is_read_back():
     edited = whole.replace("Dim. Pans.", "Dusk.")
     assert [one.t2v for one in read_shots(edited, CLIP, SPANS).values()] == ["Dusk.", "Dusk."]
     assert read_shots(" ", CLIP, SPANS) == {}
+
+
+def test_no_address_of_a_server_is_written():
+    """The text is for an input, and so for a workflow."""
+    url = "http://me.example:8000/v1/chat"
+    captions = caption_all(ScriptedEngine([ANSWER, ANSWER]))
+    noted = dataclasses.replace(captions[0], notes=(f"{url} was slow",))
+    text = write_shots(CLIP, SPANS, [noted], EngineFailedError(f"{url} answered 500: no", ""))
+    assert "me.example" not in text and "the endpoint answered 500: no" in text
+    assert "the endpoint was slow" in text
 
 
 @pytest.mark.parametrize(

@@ -250,5 +250,11 @@ def test_addresses_that_are_none(url):
         Endpoint(url)
 
 
+@pytest.mark.parametrize(("model", "name"), [("", "the model"), ("mine", "mine")])
+def test_the_address_is_not_in_its_name(model, name):
+    engine = EndpointEngine(Endpoint("http://me.example:8000/v1", "secret", model))
+    assert engine.name == f"{name} at the endpoint"
+
+
 def test_the_key_is_not_shown():
     assert "secret" not in repr(Endpoint("http://a/v1", "secret"))
