@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 Frames = io.Custom("SKYREELS_V2_FRAMES")
@@ -11,7 +13,7 @@ Schedule = io.Custom("SKYREELS_V2_SCHEDULE")
 Storyboard = io.Custom("SKYREELS_V2_STORYBOARD")
 Store = io.Custom("SKYREELS_V2_STORE")
 Words = io.Custom("SKYREELS_V2_WORDS")  # a skyreels_model.words.Engine
-WRITERS: list[type[io.ComfyType]] = [Words, io.Clip]
+WRITERS: list[Any] = [Words, io.Clip]
 
 
 def tile_size_input() -> io.Input:
