@@ -3,8 +3,11 @@
 import copy
 import gc
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -72,8 +75,8 @@ def team(request):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def given():
+def make_given():
+    """A model, and what a forward is given."""
     torch.manual_seed(0)
     model = models.dit(golden_data.case(CASE))
     tensors = {
@@ -82,6 +85,11 @@ def given():
         "context": torch.randn(2, 12, model.config.text_dim),
     }
     return model, tensors
+
+
+@pytest.fixture(scope="module")
+def given():
+    return make_given()
 
 
 def run(team, model, tensors, **settings):
@@ -211,6 +219,42 @@ def test_a_team_that_nobody_has_any_more_is_ended():
     gc.collect()
     wait_until_gone([pid])
     assert not folder.exists()
+
+
+def kill_after(delay):
+    """What a team says whose worker is killed so long after its start, and how long that took.
+
+    Nothing of it is left behind, neither a process nor a folder.
+    """
+    model, tensors = make_given()
+    team = Team(launches(1), Degrees(heads=2), patience=60.0)
+    pid, killed = wait_for_pid(team), []
+
+    def kill():
+        killed.append(time.monotonic())
+        os.kill(pid, signal.SIGKILL)
+
+    timer = threading.Timer(delay, kill)
+    timer.start()
+    with pytest.raises(TeamFailed) as raised:
+        team.start({"case": CASE})
+        team.join()
+        while True:
+            run(team, model, tensors)
+    took = time.monotonic() - killed[0]
+    team.close()
+    wait_until_gone([pid])
+    assert not team.folder.exists()
+    return str(raised.value), took
+
+
+@pytest.mark.slow
+def test_workers_may_be_killed_at_any_moment():
+    """While they start, find each other, are in a forward or between two."""
+    draw = random.Random(0)
+    for _ in range(3):
+        told, took = kill_after(draw.uniform(0, 3))
+        assert "rank 1 was ended by the system (SIGKILL)" in told and took < SOON
 
 
 OWNER = """
