@@ -6,11 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..skyreels_model.budget import describe_memory, describe_ram
+from ..skyreels_model.budget import describe_kept, describe_memory, describe_ram
+from ..skyreels_model.cache.kept_frames import storage_of
 from ..skyreels_model.plan.bounds import BOUNDS
 from ..skyreels_model.plan.choose import choose_plan
 from ..skyreels_model.plan.drawing import draw_plan
-from ..skyreels_model.plan.film_plan import HISTORIES, IDLE_FRAMES, FilmPlan
+from ..skyreels_model.plan.film_plan import FINISHED_FRAMES, HISTORIES, IDLE_FRAMES, FilmPlan
 from ..skyreels_model.plan.presets import CUSTOM, PRESETS
 from ..skyreels_model.plan.summary import describe_plan
 from .host import notice
@@ -79,7 +80,11 @@ def describe_need(plan: FilmPlan) -> str:
     """Lines for people: the memory that a film takes, and whether this machine has it."""
     shown, size = plan.shown_latents(plan.window_at(0)), (plan.width, plan.height)
     ram = describe_ram(plan.num_frames, plan.latent_frames, *size, machine_ram())
-    return f"{ram}\n{describe_memory(shown, *size, card())}"
+    lines = [ram, describe_memory(shown, *size, card())]
+    if plan.keeps_frames:
+        storage = storage_of(plan.finished_frames)
+        lines.append(describe_kept(plan.most_finished(), *size, storage.itemsize, storage.in_ram))
+    return "\n".join(lines)
 
 
 def _span(name: str) -> dict[str, Any]:
@@ -286,5 +291,31 @@ def _preset_inputs() -> list[io.Input]:
             "first step. computed: the model sees them, as in training (the authors' way). "
             "left_out: it sees them when their turn comes. Faster, and another film of the same "
             "quality. The summary says how much is left.",
+        ),
+        *_finished_inputs(),
+    ]
+
+
+def _finished_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "finished_frames",
+            options=list(FINISHED_FRAMES),
+            default=FINISHED_FRAMES[0],
+            optional=True,
+            advanced=True,
+            tooltip="Frames that are given, or done before others. computed: in every model call, "
+            "the authors' way. kept: what the model knows of them is kept, and they are computed "
+            "now and then. Faster, another film of the same quality, and takes GPU memory: see "
+            "the summary. kept_fp8: half of that memory. kept_in_ram: in RAM, a little slower.",
+        ),
+        io.Int.Input(
+            "refresh_every",
+            default=FilmPlan.refresh_every,
+            **_span("refresh_every"),
+            optional=True,
+            advanced=True,
+            tooltip="With finished_frames kept: finished frames are computed again once in so "
+            "many model calls. 1: in every call, which saves nothing.",
         ),
     ]

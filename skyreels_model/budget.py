@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .cache.keys_values import frame_bytes
 from .grid import CHANNELS, latent_length
 from .model.config import ModelConfig
 from .model.memory import Execution, forward_bytes, weights_bytes
@@ -135,6 +136,23 @@ def describe_model(
     if card is not None and one.verdict(card[1]) == "-":
         line += f". TOO LARGE: {card[0]} has {card[1] / GB:.1f} GB"
     return line
+
+
+def kept_bytes(config: ModelConfig, frames: int, h: int, w: int, itemsize: int) -> int:
+    """Of so many latent frames of (h, w) latents whose keys and values are kept, for a prompt."""
+    _, patch_h, patch_w = config.patch_size
+    tokens = -(-h // patch_h) * -(-w // patch_w)
+    return frames * frame_bytes(tokens, config.dim, config.num_layers, itemsize)
+
+
+def describe_kept(frames: int, width: int, height: int, itemsize: int, in_ram: bool) -> str:
+    """A line for people: what keeping so many latent frames takes, for both prompts together."""
+    sizes = [
+        f"{model} {2 * kept_bytes(config, frames, height // 8, width // 8, itemsize) / GB:.1f} GB"
+        for model, config in MODELS.items()
+    ]
+    where = "RAM" if in_ram else "GPU memory"
+    return f"{where} for finished frames that are kept, beside this: {', '.join(sizes)}"
 
 
 def film_bytes(frames: int, latents: int, width: int, height: int) -> tuple[int, int]:

@@ -1,32 +1,32 @@
 """The default policy: a line through the last two answers, as far as its measured error allows.
 
 Where the model is asked again, its answer shows how far the forecast would have missed it. A line
-that misses by m after d model calls, through points g calls apart, misses by about m * D * (D + d)
-/ (d * (d + g)) after D more. Calls are forecast in a row while the sum of that stays below the
-threshold, much as in step size control of ODE solvers: two apart from each other are better than
-three and one. It counts more where the frames at work take long steps, for what is wrong moves them
-farther: with the published shifts most of a frame's error is made in its last steps. Frames that
-wait are shown to the model as they will be when they begin, so that their first step, too, may be
-forecast.
+that misses by m at a distance D in noise level, through points g apart, bends by m / (D (D + g)).
+That is noted at the frame's noise level (`curves`), so that a frame that comes to a level after
+others, in an asynchronous film, is expected to bend there as they did. What a forecast is expected
+to miss is weighed by the step that it moves, for what is wrong moves a frame as far: with the
+published shifts most of a frame's error is made in its last steps. Calls are forecast in a row
+while the mean over the frames at work, summed over these calls, stays below the threshold, much as
+in step size control of ODE solvers. Frames that wait are shown to the model as they will be when
+they begin, so that their first step, too, may be forecast.
 
 What was tried beside it is in `benchmarks/RESULTS.md`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..solvers import per_frame
+from .curves import Curves
 from .settings import CacheSettings
 from .velocity import Call
 
 LONGEST = 6  # model calls from one that is made to the next
-UNMEASURED = 2  # the same while no forecast has been measured
-USUAL_STEP = 1 / 30  # of noise level, which counts as it is: the mean of 30 steps
+USUAL_STEP = 1 / 18  # of noise level: a step of this length counts as it is
 # A line is followed less the farther it goes: by 1 / (1 + DAMPING * distance / gap).
 DAMPING = 0.2
 GUIDANCE_CHANGE = 0.1  # of the guidance scale, after which an earlier answer is another model's
@@ -40,9 +40,8 @@ class ForecastState:
     velocity: the last answer (B, C, F, h, w). change: it less the one at the noise level before.
     levels, gaps (F,): its noise levels, and what they have risen since the one before (below 0).
     known (F,): how many levels are known of a frame, 0 to 2. begin: the first latent in view.
-    passed: model calls forecast since the last answer. distance: how many calls the last answer
-    came after the one before. rate: how far a line last missed, by its distances; None while none
-    has been measured. error: what is expected of the forecasts since the last answer, in total.
+    slopes, bends: of `Curves`. passed: model calls forecast since the last answer. error: what is
+    expected of these, in total.
     """
 
     velocity: Tensor
@@ -52,17 +51,37 @@ class ForecastState:
     known: Tensor
     begin: int
     guidance: float
+    slopes: Tensor
+    bends: Tensor
     passed: int = 0
-    distance: int = 1
-    rate: float | None = None
     error: float = 0.0
 
     @classmethod
-    def first(cls, call: Call, velocity: Tensor) -> ForecastState:
+    def first(cls, call: Call, velocity: Tensor, curves: Curves | None) -> ForecastState:
+        """curves: what is known of the model already."""
         levels = call.levels.sigmas
-        nothing, known = torch.zeros_like(levels), torch.ones(len(levels), dtype=torch.long)
-        change = torch.zeros_like(velocity)
-        return cls(velocity, change, levels, nothing, known, call.begin, call.guidance)
+        gaps, known = torch.zeros_like(levels), torch.ones(len(levels), dtype=torch.long)
+        curves = Curves.unknown() if curves is None else curves
+        return cls(
+            velocity=velocity,
+            change=torch.zeros_like(velocity),
+            levels=levels,
+            gaps=gaps,
+            known=known,
+            begin=call.begin,
+            guidance=call.guidance,
+            slopes=curves.slopes.clone(),
+            bends=curves.bends.clone(),
+        )
+
+    @property
+    def curves(self) -> Curves:
+        return Curves(self.slopes, self.bends)
+
+    @property
+    def lines(self) -> Tensor:
+        """Of which frames two noise levels are known, (F,)."""
+        return (self.known == 2) & (self.gaps != 0)
 
     def move(self, device: torch.device | str) -> None:
         self.velocity, self.change = self.velocity.to(device), self.change.to(device)
@@ -84,8 +103,7 @@ class ForecastState:
     def weights(self, call: Call) -> Tensor:
         """How many gaps farther than the last answer each frame is, damped; 0: it is held. (F,)"""
         far = call.levels.sigmas - self.levels
-        lines = (self.known == 2) & (self.gaps != 0)
-        weights = torch.where(lines, far / torch.where(lines, self.gaps, 1.0), 0.0)
+        weights = torch.where(self.lines, far / torch.where(self.lines, self.gaps, 1.0), 0.0)
         return weights / (1 + DAMPING * weights.abs())
 
     def forecast(self, call: Call) -> Tensor:
@@ -125,7 +143,7 @@ class Forecast:
         """Whether it is time to ask the model, or a frame is unknown, or takes its last step."""
         moves = call.levels.moves
         return (
-            state.passed + 1 >= (UNMEASURED if state.rate is None else LONGEST)
+            state.passed + 1 >= LONGEST
             or self.settings.always(call.row, call.rows)
             or abs(call.guidance - state.guidance) > GUIDANCE_CHANGE * max(abs(state.guidance), 1)
             or bool((state.known[moves] == 0).any())
@@ -134,12 +152,9 @@ class Forecast:
 
     def record(self, state: ForecastState | None, call: Call, velocity: Tensor) -> ForecastState:
         if state is None:
-            return ForecastState.first(call, velocity)
+            return ForecastState.first(call, velocity, self.settings.curves)
         state.view(call)
-        distance = state.passed + 1
-        miss = _measure(state, call, velocity)
-        if miss is not None:
-            state.rate = miss / (distance * (distance + state.distance))
+        measure(state, call, velocity)
         levels = call.levels.sigmas
         moved = (levels != state.levels) & (state.known > 0)
         state.change = torch.where(
@@ -148,26 +163,31 @@ class Forecast:
         state.gaps = torch.where(moved, levels - state.levels, state.gaps)
         state.known = torch.where(moved, 2, state.known.clamp(min=1))
         state.velocity, state.levels, state.guidance = velocity, levels, call.guidance
-        state.passed, state.distance, state.error = 0, distance, 0.0
+        state.passed, state.error = 0, 0.0
         return state
 
 
 def _expect(state: ForecastState, call: Call) -> float:
     """How far this forecast will miss, as a share of the velocity, by the step that it moves."""
-    calls, levels = state.passed + 1, call.levels
-    step = float((levels.sigmas - levels.after)[levels.moves].mean()) / USUAL_STEP
-    return (state.rate or 0.0) * calls * (calls + state.distance) * math.sqrt(step)
+    levels, moves = call.levels, call.levels.moves
+    miss = state.curves.expect(levels.sigmas, state.levels, state.gaps, state.lines)
+    return float((miss * (levels.sigmas - levels.after))[moves].mean()) / USUAL_STEP
 
 
-def _measure(state: ForecastState, call: Call, velocity: Tensor) -> float | None:
-    """How far a forecast misses the model's answer, as a share of it: the mean of what moves.
+def measure(state: ForecastState, call: Call, velocity: Tensor) -> None:
+    """Note how far the frames that move have gone from the last answer and from its line.
 
-    None where no frame that moves has a line. The one place that waits for the device.
+    The one place that waits for the device.
     """
-    lines = (state.weights(call) != 0) & call.levels.moves
-    if not lines.any():
-        return None
-    error = (velocity - state.forecast(call)).abs().mean(dim=ALL_BUT_FRAMES)  # (F,)
+    levels = call.levels.sigmas
+    moved = (levels != state.levels) & (state.known > 0) & call.levels.moves
+    if not moved.any():
+        return
     size = velocity.abs().mean(dim=ALL_BUT_FRAMES)
-    share = (error / size.clamp(min=torch.finfo(size.dtype).tiny)).cpu()
-    return float(share[lines].mean())
+    size = size.clamp(min=torch.finfo(size.dtype).tiny)
+    misses = [
+        (velocity - guess).abs().mean(dim=ALL_BUT_FRAMES) / size
+        for guess in (state.velocity, state.forecast(call))
+    ]
+    held, line = torch.stack(misses).cpu()  # (F,) each
+    state.curves.note(levels, state.levels, state.gaps, (held, line), moved, state.lines)

@@ -1,147 +1,222 @@
-"""Keys and values of frames that change no more, kept layer by layer: block-causal films.
+"""Keys and values of frames that rest, kept layer by layer, and a forward of the other frames.
 
-Where a block of frames sees itself and those before it alone, a frame that is done is for all later
-ones a constant: its keys and values in every layer. They are computed once, and a model call costs
-the blocks at work, however many are done. Frames that wait are seen by none and are left out. The
-film is that of the dense mask (`causal_block_size`).
-
-No published SkyReels-V2 checkpoint was trained for it. FlowCache (arXiv 2602.10825) runs DF-1.3B
-so, mixed with a cache of blocks, at 0.7 less VBench.
+What a frame is to the others in a layer are its keys and values. Where they are kept from an
+earlier model call, the frame is seen by the others and costs no more than that. How well this does
+depends on the attention. Where all frames see each other, a frame that is done changes a little as
+the others do (`kept_frames` says when it is computed again). Where a block of frames sees itself
+and those before it alone, it is for all later ones a constant, and the film is that of the dense
+mask (`causal_block_size`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from ..attention import Attend
 from ..model.layers import BlockInputs
-from ..model.network import RunBlock, SkyReelsModel, run_directly
-from ..model.positions import Positions
+from ..model.network import RunBlock, run_directly
+from ..model.positions import AT_INDICES, Positions, apply_rope, rope_table
 
-if TYPE_CHECKING:
-    from ..rollout.film import Film
+NARROW = torch.float8_e4m3fn
+# call(x, timestep, positions, run_block) -> the model's velocity; what else it takes is in there.
+ModelCall = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How keys and values are kept.
+
+    narrow: in 8 bits, with a scale for each token. in_ram: in RAM, pinned where a GPU reads it.
+    """
+
+    narrow: bool = False
+    in_ram: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a number, of one that is computed in 16 bits."""
+        return 1 if self.narrow else 2
+
+    def keep(self, tensor: Tensor) -> Stored:
+        """A copy of (B, L, D)."""
+        scale = None
+        if self.narrow:
+            most = tensor.abs().amax(dim=2, keepdim=True).float()
+            scale = most.clamp(min=torch.finfo(torch.float32).tiny) / torch.finfo(NARROW).max
+            tensor = (tensor / scale).to(NARROW)
+        if self.in_ram:
+            return Stored(_to_ram(tensor), None if scale is None else _to_ram(scale))
+        return Stored(tensor if self.narrow else tensor.clone(), scale)
+
+
+def _to_ram(tensor: Tensor) -> Tensor:
+    pinned = tensor.device.type == "cuda"
+    return torch.empty_like(tensor, device="cpu", pin_memory=pinned).copy_(tensor)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """(B, L, D) as it is kept; scale (B, L, 1) float32."""
+
+    data: Tensor
+    scale: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def read(self, like: Tensor) -> Tensor:
+        """(B, L, D) in the dtype of `like` and where it is."""
+        data = self.data.to(like.device, non_blocking=True)
+        if self.scale is None:
+            return data.to(like.dtype)
+        scale = self.scale.to(like.device, non_blocking=True)
+        return (data.float() * scale).to(like.dtype)
+
+
+@dataclass(frozen=True)
+class KeptFrame:
+    """A frame's keys and values in every layer.
+
+    origin: the place to which its keys are turned.
+    """
+
+    origin: int
+    layers: list[tuple[Stored, Stored]]
+
+
+@dataclass(frozen=True)
+class RowFrames:
+    """What a model call does with the frames that it is shown, by their places.
+
+    compute: those whose velocity is computed. keep: those whose keys and values are known after
+    it. block: how many frames a block has that sees itself and those before it; 0: each frame sees
+    all. Whole blocks are computed, after those that are kept.
+    """
+
+    compute: tuple[int, ...]
+    keep: tuple[int, ...] = ()
+    block: int = 0
 
 
 @dataclass
 class KeysValues:
-    """What the layers know of the first frames of a window, for one batch of prompts.
+    """What the layers know of frames of a window, for one batch of prompts; frames: by place."""
 
-    frames: how many latent frames that is. layers: of each layer keys and values (B, L, D), L the
-    tokens of those frames, keys normed and turned to their places.
-    """
-
-    frames: int = 0
-    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    storage: Storage = field(default_factory=Storage)
+    frames: dict[int, KeptFrame] = field(default_factory=dict)
 
     @property
-    def bytes(self) -> int:
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+    def nbytes(self) -> int:
+        layers = [layer for frame in self.frames.values() for layer in frame.layers]
+        return sum(stored.nbytes for layer in layers for stored in layer)
 
-    def cut(self, frames: int) -> None:
-        """Forget all but the first frames."""
-        if frames < self.frames:
-            kept = [
-                [t[:, : t.shape[1] * frames // self.frames] for t in two] for two in self.layers
-            ]
-            self.frames, self.layers = frames, [(k, v) for k, v in kept]
+    def slide(self, by: int, sinks: int = 0) -> None:
+        """The view has left so many frames. The first `sinks` stay, and the next ones go for them.
+
+        So no frame is ever farther along than the view is long, however long the film.
+        """
+        first = {place: kept for place, kept in self.frames.items() if place < sinks}
+        self.frames = first | {
+            place - by: kept for place, kept in self.frames.items() if place - by >= sinks
+        }
 
     def forward(
         self,
-        model: SkyReelsModel,
+        call: ModelCall,
+        row: RowFrames,
         x: Tensor,
         timestep: Tensor,
-        context: Tensor,
-        block_size: int,
-        keep: int = 0,
+        positions: Positions = AT_INDICES,
         run_block: RunBlock = run_directly,
-        **given: Any,
     ) -> Tensor:
-        """The model's velocity of the frames after those that are kept, (B, C, F, H, W).
+        """The velocity (B, C, F, H, W) of the frames that are computed; 0 of the others.
 
-        x (B, C, F, H, W), timestep (B, F): of these frames, in blocks of `block_size` from the
-        first on, the last of them perhaps shorter. keep: how many of them, from the first on, are
-        kept from now on. The rest as in the model's own call.
+        x (B, C, F, H, W) and timestep (B, F): of all frames in view. call: the model, which is
+        given those that are computed, where they lie, and how its blocks are run. Nothing is kept
+        of a call that fails.
         """
-        _, patch_h, patch_w = model.config.patch_size
-        tokens = (x.shape[3] // patch_h) * (x.shape[4] // patch_w)  # of a frame
-        found: list[tuple[Tensor, Tensor]] = []
+        found: dict[int, list[tuple[Stored, Stored]]] = {
+            place: [] for place in row.compute if place in row.keep
+        }
+        seen = {
+            place: kept
+            for place, kept in sorted(self.frames.items())
+            if place not in row.compute and not (row.block and place > row.compute[0])
+        }
 
         def run(index: int, block: nn.Module, stream: Tensor, inputs: BlockInputs) -> Tensor:
-            before = self.layers[index] if self.layers else None
-            attend = _attend_after(
-                before, inputs.attend_self, block_size * tokens, keep * tokens, found
-            )
+            def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+                self._keep(k, v, row.compute, found)
+                keys, values = [], []
+                for place, frame in seen.items():
+                    key, value = frame.layers[index]
+                    turned = turn_keys(key.read(k), heads, place - frame.origin, positions)
+                    keys.append(turned)
+                    values.append(value.read(v))
+                k, v = torch.cat([*keys, k], dim=1), torch.cat([*values, v], dim=1)
+                return attend_blocks(inputs.attend_self, q, k, v, heads, row)
+
             return run_block(index, block, stream, replace(inputs, attend_self=attend))
 
-        places = Positions(shift=(float(self.frames), 0.0, 0.0))
-        out: Tensor = model(x, timestep, context, run_block=run, positions=places, **given)
-        if keep:
-            self.frames, self.layers = self.frames + keep, found
-        return out
+        places = torch.tensor(row.compute, device=x.device)
+        part = call(
+            x=x.index_select(2, places),
+            timestep=timestep.index_select(1, places),
+            positions=replace(positions, frames=row.compute),
+            run_block=run,
+        )
+        self.frames = {place: kept for place, kept in seen.items() if place in row.keep}
+        self.frames |= {place: KeptFrame(place, layers) for place, layers in found.items()}
+        shape = list(part.shape)
+        shape[2] = x.shape[2]
+        return part.new_zeros(shape).index_copy_(2, places, part)
+
+    def _keep(
+        self,
+        k: Tensor,
+        v: Tensor,
+        places: tuple[int, ...],
+        found: Mapping[int, list[tuple[Stored, Stored]]],
+    ) -> None:
+        """Put what a layer knows of the frames that are to be kept among what is found of them."""
+        pairs = zip(places, k.chunk(len(places), 1), v.chunk(len(places), 1), strict=True)
+        for place, key, value in pairs:
+            if place in found:
+                found[place].append((self.storage.keep(key), self.storage.keep(value)))
 
 
-def _attend_after(
-    before: tuple[Tensor, Tensor] | None,
-    attend: Attend,
-    block: int,
-    keep: int,
-    found: list[tuple[Tensor, Tensor]],
-) -> Attend:
-    """Attention in which each block of so many tokens sees those `before`, and itself.
-
-    What is kept of them, and of the first `keep` tokens, goes to the end of `found`.
-    """
-
-    def attend_blocks(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        kept = 0
-        if before is not None:
-            kept = before[0].shape[1]
-            k, v = torch.cat([before[0], k], dim=1), torch.cat([before[1], v], dim=1)
-        parts = []
-        for start in range(0, q.shape[1], block):
-            seen = kept + min(start + block, q.shape[1])
-            parts.append(attend(q[:, start : start + block], k[:, :seen], v[:, :seen], heads))
-        if keep:
-            # Copies, or all of the row's keys would be kept with them.
-            found.append((k[:, : kept + keep].clone(), v[:, : kept + keep].clone()))
-        return torch.cat(parts, dim=1)
-
-    return attend_blocks
+def attend_blocks(
+    attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int, row: RowFrames
+) -> Tensor:
+    """Attention of the frames that are computed, whose keys and values are the last of k and v."""
+    if not row.block:
+        return attend(q, k, v, heads)
+    size, parts, start = q.shape[1] // len(row.compute), [], 0
+    before = k.shape[1] - q.shape[1]
+    for _, block in groupby(row.compute, lambda place: place // row.block):
+        stop = start + len(list(block)) * size
+        seen = before + stop
+        parts.append(attend(q[:, start:stop], k[:, :seen], v[:, :seen], heads))
+        start = stop
+    return torch.cat(parts, dim=1)
 
 
-# ask(kept, x, t, keep) -> the guided velocity, by `KeysValues.forward` with what is kept.
-Ask = Callable[[KeysValues, Tensor, Tensor, int], Tensor]
+def turn_keys(keys: Tensor, heads: int, by: int, positions: Positions) -> Tensor:
+    """Keys (B, L, D) as they are so many frames farther along."""
+    if not by:
+        return keys
+    split = keys.unflatten(2, (heads, -1))
+    along = Positions((positions.scale[0], 1.0, 1.0), frames=(by,))
+    return apply_rope(split, rope_table((1, 1, 1), split.shape[3], keys.device, along)).flatten(2)
 
 
-class CausalVelocity:
-    """velocity(x, t) of a film's windows in which each block sees itself and those before it.
-
-    The film's plan has the blocks. Noise over given frames (`prefix_noise`) is that of the row in
-    which they are first seen.
-    """
-
-    def __init__(self, film: Film, ask: Ask) -> None:
-        self.film, self.ask = film, ask
-        self.kept, self.window = KeysValues(), -1
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B, C, F, h, w) at timesteps (B, F) -> (B, C, F, h, w), 0 for frames that rest."""
-        film, size = self.film, self.film.plan.block_size
-        assert film.levels is not None
-        if film.window != self.window:
-            self.kept, self.window = KeysValues(), film.window
-        at_work = film.levels.moves.nonzero()
-        # Whole blocks, and up to the last that moves.
-        first = int(at_work[0]) // size * size
-        stop = min((int(at_work[-1]) // size + 1) * size, x.shape[2])
-        self.kept.cut(first)  # a picture on the way is regenerated
-        begin = self.kept.frames
-        v = torch.zeros_like(x)
-        seen = slice(begin, stop)
-        v[:, :, seen] = self.ask(self.kept, x[:, :, seen], t[:, seen], first - begin)
-        return v
+def frame_bytes(tokens: int, dim: int, layers: int, itemsize: int) -> int:
+    """Of a frame of so many tokens, for one prompt, kept at `itemsize` bytes a number."""
+    scale = 4 if itemsize == 1 else 0
+    return 2 * layers * tokens * (dim * itemsize + scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rules import require_number
+from .curves import Curves
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "threshold": (0.0, 1.0),
@@ -19,12 +20,14 @@ class CacheSettings:
 
     threshold: the error that a forecast may have, as a share of the velocity; 0 is off. start, end:
     the shares of a window's model calls, at its beginning and its end, that are always made, of
-    which the last one is always. Raises ValueError on numbers outside of `BOUNDS`.
+    which the last one is always. curves: what is known of the model before a window begins.
+    Raises ValueError on numbers outside of `BOUNDS`.
     """
 
     threshold: float = 0.15
     start: float = 0.0
     end: float = 0.1
+    curves: Curves | None = None
 
     def __post_init__(self) -> None:
         for name, bounds in BOUNDS.items():

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
+from collections.abc import Mapping
 
 import torch
 
 from ..files.checkpoint import published_name
 from ..files.loading import LoadReport, quantization, stored_dtype
 from ..files.quantized import Weights
+from ..rules import refusal
 from .config import ModelConfig
 
 # Width -> what the published models of that width are called.
 SIZES = {1536: "1.3B", 5120: "14B"}
 
 
-def variant(config: ModelConfig, path: str | pathlib.Path, override: str = "auto") -> str:
-    """ "DF", "T2V" or "I2V". DF and T2V files hold the same keys at 14B: there the name tells."""
+CAUSAL = "causal"
+
+
+def variant(
+    config: ModelConfig,
+    path: str | pathlib.Path,
+    override: str = "auto",
+    metadata: Mapping[str, str] | None = None,
+) -> str:
+    """ "DF", "T2V", "I2V", or "causal": trained for blocks of frames that see none after them.
+
+    DF and T2V files hold the same keys at 14B: there the name tells. Causal ones hold those of
+    T2V: there the metadata tell, as ComfyUI reads them, or the published names. Raises ValueError
+    for an I2V model that is told to be causal.
+    """
+    image = config.model_type == "i2v"
+    if override == CAUSAL and image:
+        raise refusal("variant", CAUSAL, "of a model without image layers", "I2V")
     if override != "auto":
         return override
-    if config.model_type == "i2v":
+    if image:
         return "I2V"
     name = published_name(path).upper()
+    if _says_causal(metadata or {}) or re.search(r"(SELF|CAUSAL|ROLLING)[-_ ]?FORCING", name):
+        return CAUSAL
     return "T2V" if "T2V" in name and not config.fps_embedding else "DF"
+
+
+def _says_causal(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata say so: {"config": '{"transformer": {"causal_ar": true}}'}."""
+    try:
+        told = json.loads(metadata.get("config", "{}"))
+        return bool(told["transformer"]["causal_ar"])
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def profile(path: str | pathlib.Path) -> str:

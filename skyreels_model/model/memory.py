@@ -30,6 +30,8 @@ class Execution:
     compiled: by torch.compile, which writes over nothing and knows no pieces.
     residuals: for how many samples a cache keeps what the blocks add to the stream
     (`cache.published`): those of the batch, and those whose prompts come apart.
+    keeps: frames at rest are seen by keys and values that are kept (`cache.keys_values`), and put
+    before those of the other frames in each layer.
     """
 
     casts: bool = False
@@ -37,6 +39,7 @@ class Execution:
     attention: str = "flash"
     compiled: bool = False
     residuals: int = 0
+    keeps: bool = False
 
 
 EAGER = Execution()
@@ -129,7 +132,7 @@ def block_bytes(
     square, wide = (execution.casts * dim * n * itemsize for n in (dim, config.ffn_dim))
     narrow, narrow_hidden = (execution.quantizes * rows * n for n in (dim, config.ffn_dim))
     copies = int(ATTENTION_COPIES[execution.attention] * one)
-    attention = stream + 4 * one + max(scores, square + narrow, copies)
+    attention = stream + (4 + 2 * execution.keeps) * one + max(scores, square + narrow, copies)
     # A compiled block also keeps its input beside each sum, and what its feed-forward is given.
     beside = stream * (1 + execution.compiled)
     text_norm = beside + 2 * one + text + batch * text_rows * dim * norm_bytes

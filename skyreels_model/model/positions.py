@@ -21,10 +21,14 @@ class Rotate(Protocol):
 
 @dataclass(frozen=True)
 class Positions:
-    """Where the tokens of a grid lie along time, height and width: index * scale + shift."""
+    """Where the tokens of a grid lie along time, height and width: index * scale + shift.
+
+    frames: the indices along time, where they are not 0, 1, 2, and so on.
+    """
 
     scale: tuple[float, ...] = (1.0, 1.0, 1.0)
     shift: tuple[float, ...] = (0.0, 0.0, 0.0)
+    frames: tuple[int, ...] | None = None
 
 
 AT_INDICES = Positions()
@@ -65,6 +69,8 @@ def rope_table(
     for axis, (size, width) in enumerate(zip(grid, rope_axes(head_dim), strict=True)):
         exponent = torch.arange(0, width, 2, dtype=torch.float64, device=exact) / width
         position = torch.arange(size, dtype=torch.float64, device=exact)
+        if axis == 0 and positions.frames is not None:
+            position = torch.tensor(positions.frames, dtype=torch.float64, device=exact)
         position = position * positions.scale[axis] + positions.shift[axis]
         angle = position[:, None] * torch.pow(ROPE_THETA, -exponent)  # (size, width / 2)
         shape = [1, 1, 1, width // 2]

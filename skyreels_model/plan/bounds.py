@@ -23,6 +23,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "anchor": (0.0, 1.0),
     "ease": (0, 1000),
     "denoise": (0.05, 1.0),
+    "refresh_every": (1, 1000),
 }
 
 

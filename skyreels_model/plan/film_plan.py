@@ -30,7 +30,10 @@ from .windows import LEFT_FOR_LAST, Window, picture_frame
 HISTORIES = ("pixels", "latents", "picture+latents")
 # What becomes of frames that wait, after all others of an asynchronous window, until they begin.
 IDLE_FRAMES = ("computed", "left_out")
-# Of those, how many the model is shown all the same: measured in `benchmarks/RESULTS.md`.
+# Whether frames that are given or done are computed in every model call, or seen by the keys and
+# values that are kept of them: where the model computes, in RAM, and in 8 bits or as computed.
+FINISHED_FRAMES = ("computed", "kept", "kept_fp8", "kept_in_ram", "kept_in_ram_fp8")
+# Of frames that wait, how many the model is shown: measured in `benchmarks/RESULTS.md`.
 SHOWN_AHEAD = 1
 
 
@@ -53,6 +56,9 @@ class FilmPlan:
     `idle_frames`: left_out shows the model no frames that wait after all others, until they begin;
     a source film is always shown. `kept_end`: a window whose last latents, as many as the overlap,
     stand already: they are shown after the others, since what follows hangs on them.
+    a source film is always shown.
+    `finished_frames`: other than computed, frames at rest are computed again in the first of every
+    `refresh_every` model calls only.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
     Source: SkyworkAI/SkyReels-V2, `pipelines/diffusion_forcing_pipeline.py`.
     """
@@ -80,6 +86,8 @@ class FilmPlan:
     following: int = 0
     idle_frames: str = IDLE_FRAMES[0]
     kept_end: int | None = None
+    finished_frames: str = FINISHED_FRAMES[0]
+    refresh_every: int = 10
 
     def __post_init__(self) -> None:
         self._require_ranges()
@@ -109,7 +117,7 @@ class FilmPlan:
         shorter = self.window - TEMPORAL_STRIDE
         form = "of the form 4k + 1 and shorter than the window"
         require_whole("overlap", self.overlap, 1, shorter, TEMPORAL_STRIDE, form)
-        for name in ("ar_step", "block_size", "prefix_noise", "fps"):
+        for name in ("ar_step", "block_size", "prefix_noise", "fps", "refresh_every"):
             require_whole(name, getattr(self, name), *BOUNDS[name])
         if not self.sigmas:
             require_whole("steps", self.steps, *BOUNDS["steps"])
@@ -118,6 +126,7 @@ class FilmPlan:
         require_flag("sliding", self.sliding)
         require_choice("history", self.history, HISTORIES)
         require_choice("idle_frames", self.idle_frames, IDLE_FRAMES)
+        require_choice("finished_frames", self.finished_frames, FINISHED_FRAMES)
 
     def _require_shots(self) -> None:
         frames = sum(shot.frames for shot in self.shots)
@@ -344,6 +353,34 @@ class FilmPlan:
             whole += times * rows.count * rows.shown
             hidden += times * rows.count_hidden(SHOWN_AHEAD) if self.leaves_out else 0
         return 1 - hidden / whole
+
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether frames at rest are left out of model calls, and what is known of them kept."""
+        return self.finished_frames != FINISHED_FRAMES[0]
+
+    def share_computed(self) -> float:
+        """Of all frames in all model calls of windows, those that the model computes."""
+        computed = whole = 0
+        ahead = SHOWN_AHEAD if self.leaves_out else None
+        every = self.refresh_every if self.keeps_frames else 1
+        for window, times in self.layout.groups():
+            rows = self.rows(window)
+            whole += times * rows.count * rows.shown
+            computed += times * rows.count_computed(ahead, every)
+        return computed / whole
+
+    def most_finished(self) -> int:
+        """The most latent frames at rest in a model call: those of which is kept what is known."""
+        if self.sliding:
+            widest = max(self.staircase(window).widest for window, _ in self.layout.groups())
+            return max(widest - self.block_size, 0)
+        most = 0
+        for window, _ in self.layout.groups():
+            rows = self.rows(window)
+            last = rows.part(rows.count - 1, rows.count)
+            most = max(most, int((~last.update[0]).sum()))
+        return most
 
     def shown_latents(self, window: Window) -> int:
         """How many latent frames the model is shown at once in a window, at most."""

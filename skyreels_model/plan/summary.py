@@ -19,6 +19,7 @@ def describe_plan(plan: FilmPlan) -> str:
         f"{mode}{blocks}, {plan.steps} steps, {noise}",
         f"{calls} model calls, or {2 * calls} with guidance (cfg above 1)",
         *_describe_idle(plan),
+        *_describe_finished(plan),
         *_describe_given(plan),
         *_describe_drawn(plan),
     ]
@@ -72,6 +73,22 @@ def _describe_idle(plan: FilmPlan) -> list[str]:
     return [
         f"idle_frames left_out: {share:.0%} of the frames are computed in these model calls; "
         f"GPU memory must hold the last calls of a window, with all of them"
+    ]
+
+
+def _describe_finished(plan: FilmPlan) -> list[str]:
+    """What keeping frames at rest comes to."""
+    if not plan.keeps_frames:
+        return []
+    name = f"finished_frames {plan.finished_frames}"
+    if not plan.most_finished():
+        return [f"{name}: no effect, for no frame is finished before the others"]
+    again = f"again every {plan.refresh_every} calls"
+    if plan.sliding:
+        return [f"{name}: finished frames are computed once, and {again}"]
+    return [
+        f"{name}: {plan.share_computed():.0%} of the frames are computed in these model calls, "
+        f"finished ones {again}"
     ]
 
 

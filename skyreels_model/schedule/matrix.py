@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+PIECE = 4096  # rows that are looked at together
+
 
 @dataclass(frozen=True)
 class TimestepMatrix:
@@ -204,6 +206,28 @@ class WindowRows:
         # A frame is hidden until the one `ahead` before it begins.
         leaders = range(max(given) + 1, self.num_frames - ahead)
         return sum(self._rows_before(self.lag * (f // self.block_size - ready)) for f in leaders)
+
+    def count_computed(self, ahead: int | None, every: int) -> int:
+        """Over all rows, the frames that are computed.
+
+        Frames at rest are computed in the row after that in which they come to it, and in each
+        number that `every` divides. ahead: as in `count_visible`; None shows all frames.
+        """
+        computed, before = 0, None
+        for begin in range(0, self.count, PIECE):
+            index = self.part(begin, begin + PIECE).index
+            resting = index > self.steps
+            known = torch.cat([resting[:1] if before is None else before, resting[:-1]]) & resting
+            known[(begin + torch.arange(len(index))) % every == 0] = False
+            visible = torch.full((len(index),), self.shown)
+            if ahead is not None:
+                # The last that does not wait, counted from the end.
+                waiting = (index == 0).flip(1).long().cumprod(1).sum(1)
+                visible = (self.shown - waiting + ahead).clamp(max=self.shown)
+            seen = torch.arange(self.shown) < visible[:, None]
+            computed += int((seen & ~known).sum())
+            before = resting[-1:]
+        return computed
 
     def _rows_before(self, place: int) -> int:
         """How many rows come before a place among the rows as if nothing were left out."""

@@ -17,6 +17,7 @@ from ..sockets.tea_cache import SETTINGS
 from ..sockets.vae import check_wan_vae
 from .cache import find_settings
 from .given import FilmImages
+from .resting import check_resting
 from .shots import FilmShot
 
 Warn = Callable[[str], None]
@@ -90,6 +91,7 @@ def check_model(
         _check_extras(name, prompt, transformer, channels > CHANNELS, plan)
         _check_areas(name, prompt, plan)
     _check_cache(model, plan, warn)
+    check_resting(model, plan, warn)
     if channels != CHANNELS:
         _check_image(channels, positive, negative, plan, warn)
     given = plan.start or plan.pictures or plan.end or plan.following

@@ -11,11 +11,13 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ....skyreels_model.cache.kept_frames import FrameKeeper
 from ....skyreels_model.plan.guidance import GuidanceCurve
 from ....skyreels_model.plan.prompts import find_prompts
 from ....skyreels_model.rollout.film import Film, RowDone
 from ....skyreels_model.rollout.loop import denoise
 from ....skyreels_model.rollout.noise import NoiseSource
+from ..sockets.kept import KEEPER, KEEPING
 from .cache import cache_velocity
 
 FRAME_TIMESTEPS = "skyreels_v2_frame_timesteps"
@@ -166,12 +168,15 @@ class GuidedVelocity:
         self.film, self.cfg, self.model_wrap = film, cfg, model_wrap
         self.model_options, self.seed = extra_args["model_options"], extra_args.get("seed")
         self.window = film.plan.window_at(film.window)
+        kept = self.model_options.get("transformer_options", {}).get(KEEPING)
+        self.keeper = FrameKeeper(film, kept.keeping) if kept else None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """(1, C, F, h, w) at timesteps (1, F) -> (1, C, F, h, w), guidance included."""
         film = self.film
         options = {**self.model_options.get("transformer_options", {}), FRAME_TIMESTEPS: t}
         options[PROMPT_SHARES] = find_prompts(film.plan, self.window, film.begin, x.shape[2])
+        options[KEEPER] = self.keeper
         # At 1 the host leaves the negative prompt's forward out.
         self.model_wrap.set_cfg(self.cfg.at(film.sigma))
         denoised = self.model_wrap(

@@ -15,7 +15,9 @@ import node_helpers
 import torch
 from torch import Tensor
 
+from ....skyreels_model.cache.kept_frames import keeping_of
 from ....skyreels_model.grid import CHANNELS
+from ....skyreels_model.model.identity import CAUSAL
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.given import Given
 from ....skyreels_model.plan.guidance import FilmGuidance
@@ -27,7 +29,9 @@ from ....skyreels_model.rollout.history import History, history_of
 from ....skyreels_model.rollout.noise import ShotNoise
 from ....skyreels_model.rollout.parts import Decode
 from ....skyreels_model.store.store import make_film
+from ..sockets.kept import KEEPING, HostKeeping
 from ..sockets.latent import FILM_KEY
+from ..sockets.model import VARIANT_KEY
 from ..sockets.tea_cache import TALLY
 from .cache import OURS, find_settings
 from .checks import check_film
@@ -166,6 +170,9 @@ class FilmMaker:
             prepared.add_wrapper_with_key(kinds.CALC_COND_BATCH, WRAPPER_KEY, apart)
             options = prepared.model_options["transformer_options"]
             options[OURS], options[TALLY] = True, self.progress.published
+            keeping = keeping_of(self.plan, options.get(VARIANT_KEY) == CAUSAL)
+            if keeping is not None:
+                options[KEEPING] = HostKeeping(keeping, self.plan.most_finished())
             use_shift(prepared, self.plan.shift)
             self.prepared[id(model)] = prepared
         return self.prepared[id(model)]

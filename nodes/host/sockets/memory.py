@@ -14,10 +14,11 @@ import comfy.ops
 import psutil
 import torch
 
-from ....skyreels_model.budget import GB, sampling_bytes
+from ....skyreels_model.budget import GB, kept_bytes, sampling_bytes
 from ....skyreels_model.model.memory import Execution
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
 from ....skyreels_model.vae import memory as vae_memory
+from .kept import count_kept, count_prompts
 from .sharing import find_sharing, nobody
 from .tea_cache import COMPILED, count_residuals
 
@@ -40,6 +41,10 @@ def memory_required(
     config = model.diffusion_model.config
     execution = describe_execution(model)
     needed = sampling_bytes(config, batch, frames, height, width, itemsize, execution, rows)
+    if model.kept is not None:
+        count, storage = model.kept[0], model.kept[1].keeping.storage
+        kept = kept_bytes(config, count, height, width, 1 if storage.narrow else itemsize)
+        needed += 0 if storage.in_ram else kept
     sharing = model.sharing()
     return int(sharing.memory(needed, shape)) if sharing else needed
 
@@ -55,6 +60,7 @@ def describe_execution(model: Any) -> Execution:
         attention="sage" if sage else "flash",
         compiled=model.compiled,
         residuals=model.residuals,
+        keeps=model.kept is not None,
     )
 
 
@@ -77,7 +83,9 @@ def note_execution(
     patcher.model.sharing = weakref.ref(sharing) if sharing else nobody
     if sharing:
         sharing.prepare(patcher, conds)
-    patcher.model.residuals = count_residuals(options["transformer_options"], shape[0], conds)
+    given = options["transformer_options"]
+    patcher.model.residuals = count_residuals(given, shape[0], conds)
+    patcher.model.kept = count_kept(given, count_prompts(shape[0], conds))
     return executor(patcher, shape, conds, *args, **kwargs)
 
 

@@ -21,12 +21,14 @@ from ....skyreels_model.files import loading
 from ....skyreels_model.files.quantized import Weights
 from ....skyreels_model.model import identity, names
 from ....skyreels_model.model.config import ModelConfig
+from ....skyreels_model.model.identity import CAUSAL
 from ....skyreels_model.model.network import SkyReelsModel
 from ....skyreels_model.operations import Unfilled
 from .. import direct_reads
 from . import quantized
 from .attention import find_attention
 from .gguf import GGUFPatcher
+from .kept import HostKeeping
 from .memory import holds, memory_required, note_execution
 from .patcher import hook_on_the_fly, patcher_type
 from .sharing import nobody
@@ -40,7 +42,7 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
-VARIANTS = ("auto", "DF", "T2V", "I2V")
+VARIANTS = ("auto", "DF", "T2V", "I2V", CAUSAL)
 VARIANT_KEY = "skyreels_v2_variant"
 # What core's Wan has parts for that ours has not, by the name in a prompt.
 NOT_TAKEN = {
@@ -59,6 +61,7 @@ class HostModel(comfy.model_base.WAN21):
             config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostDiT
         )
         self.compiled, self.residuals, self.sharing = False, 0, nobody  # see `note_execution`
+        self.kept: tuple[int, HostKeeping] | None = None
         self.image_to_video = config.unet_config["skyreels"].model_type == "i2v"
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def load_model(
     )
     if config.custom_operations is not None:
         hook_on_the_fly(patcher)
-    found = identity.variant(skyreels, path, variant)
+    found = identity.variant(skyreels, path, variant, file.metadata)
     patcher.model_options["transformer_options"][VARIANT_KEY] = found
     comfy.patcher_extension.add_wrapper_with_key(
         comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING,

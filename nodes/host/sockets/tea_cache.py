@@ -25,6 +25,7 @@ from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import BlockCache
 from ....skyreels_model.rules import require_number
 from .. import notice
+from .kept import count_prompts
 
 SETTINGS = "skyreels_v2_tea_cache"
 RUN, READ, TALLY = (f"{SETTINGS}_{part}" for part in ("run", "read", "tally"))
@@ -200,15 +201,5 @@ def outside_graphs() -> tuple[type[BoundCache], Callable[..., Any]]:
 def count_residuals(
     options: Mapping[str, Any], batch: int, conds: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> int:
-    """For how many samples a run with these transformer options and prompts keeps residuals.
-
-    One for each sample and each prompt, which several names may stand for.
-    """
-    if SETTINGS not in options:
-        return 0
-    prompts = {
-        (id(cond.get("cross_attn")), id(cond.get("hooks")), str(cond.get("area")))
-        for named in conds.values()
-        for cond in named
-    }
-    return batch * len(prompts)
+    """For how many samples a run with these transformer options and prompts keeps residuals."""
+    return count_prompts(batch, conds) if SETTINGS in options else 0

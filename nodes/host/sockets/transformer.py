@@ -20,6 +20,7 @@ from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
 from ....skyreels_model.rules import refusal
 from .hooks import BlockHooks, attend_with, read_positions
+from .kept import keep_frames
 from .no_bypass import NoBypass
 from .rotary import rotation
 from .sharing import Call, find_sharing
@@ -104,7 +105,6 @@ class HostDiT(SkyReelsModel):
             x = _append_frames(x, comfy.ldm.common_dit.pad_to_patch_size(time_dim_concat, patch))
             _check_one_timestep(timestep)
         grid = x.shape[2] // patch[0], x.shape[3] // patch[1], x.shape[4] // patch[2]
-        transformer_options["grid_sizes"] = torch.Size(grid)
         given = {"x": x, "timestep": timestep, "context": context}
         if fps is not None:
             given["fps"] = fps
@@ -118,11 +118,21 @@ class HostDiT(SkyReelsModel):
             "cache": read_cache(transformer_options),
         }
         hooks = BlockHooks(transformer_options, self.attention, x, len(self.blocks))
-        sharing = find_sharing(transformer_options)
-        if sharing is None:
-            out = super().forward(**given, **how, run_block=hooks)
+        sharing, keep = find_sharing(transformer_options), keep_frames(transformer_options)
+        whole = super().forward
+
+        def call(**changed: Any) -> Tensor:
+            options, calls = transformer_options, {**given, **how, "run_block": hooks, **changed}
+            options["grid_sizes"] = torch.Size((calls["x"].shape[2] // patch[0], *grid[1:]))
+            return whole(**calls)
+
+        if keep is not None:
+            out = keep(call, x, timestep, positions=how["positions"], run_block=hooks)
+        elif sharing is None:
+            out = call()
         else:
             cached = how["cache"] is not None
+            transformer_options["grid_sizes"] = torch.Size(grid)
             with sharing.share(Call(self, given, grid, transformer_options, hooks, cached)) as run:
                 out = super().forward(**given, **how, run_block=run)
         return out[:, :, :frames, :h, :w]
