@@ -76,8 +76,9 @@ class SkyReelsV2ModelLoader(io.ComfyNode):
                     options=list(host_model.VARIANTS),
                     default="auto",
                     tooltip="What the model was trained for. auto reads it from the file. Where "
-                    "DF and T2V look the same inside (14B), it goes by the name of the file or "
-                    "folder. It only changes warnings, never the film.",
+                    "variants look the same inside, it goes by the name of the file or folder. "
+                    "causal: blocks of frames see only earlier ones, as in Self-Forcing. Only "
+                    "causal changes the film, the others change warnings.",
                 ),
             ],
             outputs=[

@@ -13,6 +13,7 @@ from ..skyreels_model.plan.choose import choose_plan
 from ..skyreels_model.plan.drawing import draw_plan
 from ..skyreels_model.plan.film_plan import FINISHED_FRAMES, HISTORIES, IDLE_FRAMES, FilmPlan
 from ..skyreels_model.plan.presets import CUSTOM, PRESETS
+from ..skyreels_model.plan.resting import most_finished
 from ..skyreels_model.plan.summary import describe_plan
 from .host import notice
 from .host.checked import checked
@@ -83,7 +84,7 @@ def describe_need(plan: FilmPlan) -> str:
     lines = [ram, describe_memory(shown, *size, card())]
     if plan.keeps_frames:
         storage = storage_of(plan.finished_frames)
-        lines.append(describe_kept(plan.most_finished(), *size, storage.itemsize, storage.in_ram))
+        lines.append(describe_kept(most_finished(plan), *size, storage.itemsize, storage.in_ram))
     return "\n".join(lines)
 
 
@@ -307,7 +308,8 @@ def _finished_inputs() -> list[io.Input]:
             tooltip="Frames that are given, or done before others. computed: in every model call, "
             "the authors' way. kept: what the model knows of them is kept, and they are computed "
             "now and then. Faster, another film of the same quality, and takes GPU memory: see "
-            "the summary. kept_fp8: half of that memory. kept_in_ram: in RAM, a little slower.",
+            "the summary. kept_fp8: half of that memory. kept_in_ram, kept_in_ram_fp8: in RAM, a "
+            "little slower.",
         ),
         io.Int.Input(
             "refresh_every",

@@ -7,8 +7,9 @@ others, in an asynchronous film, is expected to bend there as they did. What a f
 to miss is weighed by the step that it moves, for what is wrong moves a frame as far: with the
 published shifts most of a frame's error is made in its last steps. Calls are forecast in a row
 while the mean over the frames at work, summed over these calls, stays below the threshold, much as
-in step size control of ODE solvers. Frames that wait are shown to the model as they will be when
-they begin, so that their first step, too, may be forecast.
+in step size control of ODE solvers. In its last steps a frame's answer is held. Frames that wait
+are shown to the model as they will be when they begin, so that their first step, too, may be
+forecast.
 
 What was tried beside it is in `benchmarks/RESULTS.md`.
 """
@@ -27,6 +28,7 @@ from .velocity import Call
 
 LONGEST = 6  # model calls from one that is made to the next
 USUAL_STEP = 1 / 18  # of noise level: a step of this length counts as it is
+HELD_BELOW = 0.4  # noise level: in a frame's last steps a line goes astray
 # A line is followed less the farther it goes: by 1 / (1 + DAMPING * distance / gap).
 DAMPING = 0.2
 GUIDANCE_CHANGE = 0.1  # of the guidance scale, after which an earlier answer is another model's
@@ -78,10 +80,9 @@ class ForecastState:
     def curves(self) -> Curves:
         return Curves(self.slopes, self.bends)
 
-    @property
-    def lines(self) -> Tensor:
-        """Of which frames two noise levels are known, (F,)."""
-        return (self.known == 2) & (self.gaps != 0)
+    def lines(self, call: Call) -> Tensor:
+        """Which frames are continued along a line; the others are held. (F,)"""
+        return (self.known == 2) & (self.gaps != 0) & (call.levels.sigmas > HELD_BELOW)
 
     def move(self, device: torch.device | str) -> None:
         self.velocity, self.change = self.velocity.to(device), self.change.to(device)
@@ -103,7 +104,8 @@ class ForecastState:
     def weights(self, call: Call) -> Tensor:
         """How many gaps farther than the last answer each frame is, damped; 0: it is held. (F,)"""
         far = call.levels.sigmas - self.levels
-        weights = torch.where(self.lines, far / torch.where(self.lines, self.gaps, 1.0), 0.0)
+        lines = self.lines(call)
+        weights = torch.where(lines, far / torch.where(lines, self.gaps, 1.0), 0.0)
         return weights / (1 + DAMPING * weights.abs())
 
     def forecast(self, call: Call) -> Tensor:
@@ -170,7 +172,7 @@ class Forecast:
 def _expect(state: ForecastState, call: Call) -> float:
     """How far this forecast will miss, as a share of the velocity, by the step that it moves."""
     levels, moves = call.levels, call.levels.moves
-    miss = state.curves.expect(levels.sigmas, state.levels, state.gaps, state.lines)
+    miss = state.curves.expect(levels.sigmas, state.levels, state.gaps, state.lines(call))
     return float((miss * (levels.sigmas - levels.after))[moves].mean()) / USUAL_STEP
 
 
@@ -190,4 +192,4 @@ def measure(state: ForecastState, call: Call, velocity: Tensor) -> None:
         for guess in (state.velocity, state.forecast(call))
     ]
     held, line = torch.stack(misses).cpu()  # (F,) each
-    state.curves.note(levels, state.levels, state.gaps, (held, line), moved, state.lines)
+    state.curves.note(levels, state.levels, state.gaps, (held, line), moved, state.lines(call))

@@ -13,13 +13,15 @@ DF-1.3B so, mixed with a cache of blocks, at 0.7 less VBench. Wan 2.1's distilla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .keys_values import KeysValues, ModelCall, RowFrames, Storage
+from ..model.network import RunBlock, run_directly
+from ..model.positions import AT_INDICES, Positions
+from .keys_values import KeysValues, ModelCall, RowForward, RowFrames, Storage
 
 if TYPE_CHECKING:
     from ..plan.film_plan import FilmPlan
@@ -36,7 +38,7 @@ class Keeping:
     first (StreamingLLM; for films Rolling Forcing, arXiv 2509.25161, and LongLive, 2509.22622).
     """
 
-    every: int = 10
+    every: int = 5
     storage: Storage = field(default_factory=Storage)
     block: int = 0
     sinks: int = 0
@@ -62,36 +64,36 @@ def keeping_of(plan: FilmPlan, blocks: bool = False) -> Keeping | None:
 
 
 class FrameKeeper:
-    """The frames that are kept of a film's window, for each batch of prompts that asks.
+    """The frames that are kept of a film's window, for each prompt.
 
     It belongs to one run of a window, and reads the row at work from the film.
     """
 
     def __init__(self, film: Film, keeping: Keeping) -> None:
         self.film, self.keeping = film, keeping
-        self.stores: dict[tuple[Hashable, ...], KeysValues] = {}
+        self.stores: dict[Hashable, KeysValues] = {}
         self.begin, self.period = film.begin, film.row // keeping.every
 
     def forward(
-        self, prompts: tuple[Hashable, ...], call: ModelCall, x: Tensor, t: Tensor, **how: Any
+        self,
+        prompts: Sequence[Hashable],
+        call: ModelCall,
+        x: Tensor,
+        t: Tensor,
+        positions: Positions = AT_INDICES,
+        run_block: RunBlock = run_directly,
     ) -> Tensor:
         """The velocity (B, C, F, H, W) of the frames at work, 0 of those that rest.
 
-        prompts: the names of those in the batch, which are told apart by them. The rest as in
-        `KeysValues.forward`.
+        prompts: the names of those in the batch, by which they are known in any other. The rest as
+        in `RowForward`.
         """
         self._follow_view()
-        store = self.stores.pop(prompts, None)
-        if store is None:
-            # Other batches are with prompts of this one, which now come together with others.
-            self.stores = {
-                names: kept for names, kept in self.stores.items() if not set(names) & set(prompts)
-            }
-            store = KeysValues(self.keeping.storage)
-        row = self.plan_row(store, x.shape[2])
-        out = store.forward(call, row, x, t, **how)
-        self.stores[prompts] = store
-        return out
+        stores = [
+            self.stores.setdefault(name, KeysValues(self.keeping.storage)) for name in prompts
+        ]
+        forward = RowForward(stores, self.plan_row(stores, x.shape[2]), positions)
+        return forward.run(call, x, t, run_block)
 
     def _follow_view(self) -> None:
         """Let go of what the film's view has left, and of all when it is time to."""
@@ -105,26 +107,27 @@ class FrameKeeper:
             self.stores.clear()
         self.period = period
 
-    def plan_row(self, store: KeysValues, frames: int) -> RowFrames:
+    def plan_row(self, stores: Sequence[KeysValues], frames: int) -> RowFrames:
         """What the row at work computes of so many frames in view, and keeps."""
         levels, last = self.film.levels, self.film.row + 1 == self.film.rows
         assert levels is not None
+        known = set.intersection(*(set(store.frames) for store in stores))
         if self.keeping.block:
             at_work = levels.moves.nonzero()[:, 0].tolist()
-            return _plan_blocks(store, at_work, frames, self.keeping.block, last)
+            return _plan_blocks(known, at_work, frames, self.keeping.block, last)
         resting = (levels.sigmas == 0).nonzero()[:, 0].tolist()
-        known = {place for place in resting if place in store.frames}
+        known &= set(resting)
         compute = tuple(place for place in range(frames) if place not in known)
         return RowFrames(compute, () if last else tuple(resting))
 
 
 def _plan_blocks(
-    store: KeysValues, at_work: list[int], frames: int, block: int, last: bool
+    known: set[int], at_work: list[int], frames: int, block: int, last: bool
 ) -> RowFrames:
     """Blocks at work, and those before them that are not kept yet; others wait, or are done."""
     first = at_work[0] // block * block
     stop = min((at_work[-1] // block + 1) * block, frames)
-    begin = next((place for place in range(first) if place not in store.frames), first)
+    begin = next((place for place in range(first) if place not in known), first)
     compute = tuple(range(begin // block * block, stop))
     return RowFrames(compute, () if last else tuple(range(first)), block)
 

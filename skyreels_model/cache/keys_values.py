@@ -10,7 +10,7 @@ mask (`causal_block_size`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -106,7 +106,7 @@ class RowFrames:
 
 @dataclass
 class KeysValues:
-    """What the layers know of frames of a window, for one batch of prompts; frames: by place."""
+    """What the layers know of frames of a window, for one prompt; frames: by place."""
 
     storage: Storage = field(default_factory=Storage)
     frames: dict[int, KeptFrame] = field(default_factory=dict)
@@ -126,14 +126,32 @@ class KeysValues:
             place - by: kept for place, kept in self.frames.items() if place - by >= sinks
         }
 
-    def forward(
-        self,
-        call: ModelCall,
-        row: RowFrames,
-        x: Tensor,
-        timestep: Tensor,
-        positions: Positions = AT_INDICES,
-        run_block: RunBlock = run_directly,
+
+@dataclass
+class RowForward:
+    """A forward of the frames at work, for a batch of prompts.
+
+    stores: of each prompt, which share the batch equally, in their order.
+    """
+
+    stores: Sequence[KeysValues]
+    row: RowFrames
+    positions: Positions = AT_INDICES
+    found: list[dict[int, list[tuple[Stored, Stored]]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        new = set(self.row.compute) & set(self.row.keep)
+        self.found = [{place: [] for place in new} for _ in self.stores]
+
+    @property
+    def seen(self) -> list[int]:
+        """The frames that are seen by what is kept of them."""
+        row, known = self.row, set.intersection(*(set(one.frames) for one in self.stores))
+        known -= set(row.compute)
+        return sorted(place for place in known if not row.block or place < row.compute[0])
+
+    def run(
+        self, call: ModelCall, x: Tensor, timestep: Tensor, run_block: RunBlock = run_directly
     ) -> Tensor:
         """The velocity (B, C, F, H, W) of the frames that are computed; 0 of the others.
 
@@ -141,25 +159,12 @@ class KeysValues:
         given those that are computed, where they lie, and how its blocks are run. Nothing is kept
         of a call that fails.
         """
-        found: dict[int, list[tuple[Stored, Stored]]] = {
-            place: [] for place in row.compute if place in row.keep
-        }
-        seen = {
-            place: kept
-            for place, kept in sorted(self.frames.items())
-            if place not in row.compute and not (row.block and place > row.compute[0])
-        }
+        row, seen = self.row, self.seen
 
         def run(index: int, block: nn.Module, stream: Tensor, inputs: BlockInputs) -> Tensor:
             def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-                self._keep(k, v, row.compute, found)
-                keys, values = [], []
-                for place, frame in seen.items():
-                    key, value = frame.layers[index]
-                    turned = turn_keys(key.read(k), heads, place - frame.origin, positions)
-                    keys.append(turned)
-                    values.append(value.read(v))
-                k, v = torch.cat([*keys, k], dim=1), torch.cat([*values, v], dim=1)
+                self._keep(k, v)
+                k, v = self._join(seen, index, k, v, heads)
                 return attend_blocks(inputs.attend_self, q, k, v, heads, row)
 
             return run_block(index, block, stream, replace(inputs, attend_self=attend))
@@ -168,27 +173,48 @@ class KeysValues:
         part = call(
             x=x.index_select(2, places),
             timestep=timestep.index_select(1, places),
-            positions=replace(positions, frames=row.compute),
+            positions=replace(self.positions, frames=row.compute),
             run_block=run,
         )
-        self.frames = {place: kept for place, kept in seen.items() if place in row.keep}
-        self.frames |= {place: KeptFrame(place, layers) for place, layers in found.items()}
+        for store, found in zip(self.stores, self.found, strict=True):
+            kept = {place: store.frames[place] for place in seen if place in row.keep}
+            store.frames = kept | {
+                place: KeptFrame(place, layers) for place, layers in found.items()
+            }
         shape = list(part.shape)
         shape[2] = x.shape[2]
         return part.new_zeros(shape).index_copy_(2, places, part)
 
-    def _keep(
-        self,
-        k: Tensor,
-        v: Tensor,
-        places: tuple[int, ...],
-        found: Mapping[int, list[tuple[Stored, Stored]]],
-    ) -> None:
+    def _keep(self, k: Tensor, v: Tensor) -> None:
         """Put what a layer knows of the frames that are to be kept among what is found of them."""
-        pairs = zip(places, k.chunk(len(places), 1), v.chunk(len(places), 1), strict=True)
-        for place, key, value in pairs:
-            if place in found:
-                found[place].append((self.storage.keep(key), self.storage.keep(value)))
+        compute, prompts = self.row.compute, len(self.stores)
+        for place, *pair in zip(
+            compute, k.chunk(len(compute), 1), v.chunk(len(compute), 1), strict=True
+        ):
+            if place not in self.row.keep:
+                continue
+            parts = zip(self.stores, self.found, *(t.chunk(prompts) for t in pair), strict=True)
+            for store, found, key, value in parts:
+                found[place].append((store.storage.keep(key), store.storage.keep(value)))
+
+    def _join(
+        self, seen: list[int], index: int, k: Tensor, v: Tensor, heads: int
+    ) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values of the frames that are seen, and after them its own."""
+        size, prompts = k.shape[1] // len(self.row.compute), len(self.stores)
+        before = len(seen) * size
+        shape = (k.shape[0], before + k.shape[1], k.shape[2])
+        keys, values = k.new_empty(shape), v.new_empty(shape)
+        keys[:, before:], values[:, before:] = k, v
+        parts = zip(self.stores, keys.chunk(prompts), values.chunk(prompts), strict=True)
+        for store, own_keys, own_values in parts:
+            for number, place in enumerate(seen):
+                frame, at = store.frames[place], slice(number * size, (number + 1) * size)
+                key, value = frame.layers[index]
+                by = place - frame.origin
+                own_keys[:, at] = turn_keys(key.read(k), heads, by, self.positions)
+                own_values[:, at] = value.read(v)
+        return keys, values
 
 
 def attend_blocks(

@@ -56,7 +56,6 @@ class FilmPlan:
     `idle_frames`: left_out shows the model no frames that wait after all others, until they begin;
     a source film is always shown. `kept_end`: a window whose last latents, as many as the overlap,
     stand already: they are shown after the others, since what follows hangs on them.
-    a source film is always shown.
     `finished_frames`: other than computed, frames at rest are computed again in the first of every
     `refresh_every` model calls only.
     Raises ValueError, with the nearest legal value, on anything the method cannot do.
@@ -87,7 +86,7 @@ class FilmPlan:
     idle_frames: str = IDLE_FRAMES[0]
     kept_end: int | None = None
     finished_frames: str = FINISHED_FRAMES[0]
-    refresh_every: int = 10
+    refresh_every: int = 5
 
     def __post_init__(self) -> None:
         self._require_ranges()
@@ -358,29 +357,6 @@ class FilmPlan:
     def keeps_frames(self) -> bool:
         """Whether frames at rest are left out of model calls, and what is known of them kept."""
         return self.finished_frames != FINISHED_FRAMES[0]
-
-    def share_computed(self) -> float:
-        """Of all frames in all model calls of windows, those that the model computes."""
-        computed = whole = 0
-        ahead = SHOWN_AHEAD if self.leaves_out else None
-        every = self.refresh_every if self.keeps_frames else 1
-        for window, times in self.layout.groups():
-            rows = self.rows(window)
-            whole += times * rows.count * rows.shown
-            computed += times * rows.count_computed(ahead, every)
-        return computed / whole
-
-    def most_finished(self) -> int:
-        """The most latent frames at rest in a model call: those of which is kept what is known."""
-        if self.sliding:
-            widest = max(self.staircase(window).widest for window, _ in self.layout.groups())
-            return max(widest - self.block_size, 0)
-        most = 0
-        for window, _ in self.layout.groups():
-            rows = self.rows(window)
-            last = rows.part(rows.count - 1, rows.count)
-            most = max(most, int((~last.update[0]).sum()))
-        return most
 
     def shown_latents(self, window: Window) -> int:
         """How many latent frames the model is shown at once in a window, at most."""

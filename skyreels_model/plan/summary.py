@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .drawing import count_drawn
 from .film_plan import FilmPlan
+from .resting import most_finished, share_computed
 
 
 def describe_plan(plan: FilmPlan) -> str:
@@ -81,13 +82,13 @@ def _describe_finished(plan: FilmPlan) -> list[str]:
     if not plan.keeps_frames:
         return []
     name = f"finished_frames {plan.finished_frames}"
-    if not plan.most_finished():
+    if not most_finished(plan):
         return [f"{name}: no effect, for no frame is finished before the others"]
     again = f"again every {plan.refresh_every} calls"
     if plan.sliding:
         return [f"{name}: finished frames are computed once, and {again}"]
     return [
-        f"{name}: {plan.share_computed():.0%} of the frames are computed in these model calls, "
+        f"{name}: {share_computed(plan):.0%} of the frames are computed in these model calls, "
         f"finished ones {again}"
     ]
 

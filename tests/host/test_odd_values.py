@@ -36,6 +36,8 @@ def test_nothing_on_an_optional_input_is_as_if_it_were_not_connected(node):
         "preset",
         "fps_float",
         "idle_frames",
+        "finished_frames",
+        "refresh_every",
     )
     plain, *_ = node("SkyReelsV2Schedule", **SIZES)
     (without, *_) = node("SkyReelsV2Schedule", **SIZES, **dict.fromkeys(optional))

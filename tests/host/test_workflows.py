@@ -336,6 +336,8 @@ def test_first_template_has_the_published_numbers(host):
         "denoise": 1.0,
         "preset": "custom",
         "idle_frames": "computed",
+        "finished_frames": "computed",
+        "refresh_every": 5,
     }
     assert inputs["SkyReelsV2Schedule"] == published
     assert inputs["SkyReelsV2Sampler"]["cfg"] == 6

@@ -154,15 +154,15 @@ def test_forecasts_of_model_calls_go_with_it(sliding):
     changes = {"sliding": sliding, "steps": 12, "ar_step": 3, "block_size": 2, "shift": 5.0}
     plan = dataclasses.replace(PLAN, idle_frames="left_out", **changes)
     whole, made = film(changes, {}, coupled), {}
-    for threshold in (0.0, 0.02, 1.0):
+    for threshold in (0.0, 0.1, 1.0):
         made[threshold] = one = Film(plan)
         velocity = CachedVelocity(one, coupled, Forecast(CacheSettings(threshold)))
         for _ in generate(velocity, plan, SeededNoise(1), history_of(plan, None, None), film=one):
             pass
     assert all(map(torch.equal, made[0.0].finished, whole.finished))
-    errors = [(made[t].finished[0] - whole.finished[0]).norm() for t in (0.02, 1.0)]
+    errors = [(made[t].finished[0] - whole.finished[0]).norm() for t in (0.1, 1.0)]
     assert 0 < errors[0] < errors[1] < 0.1 * whole.finished[0].norm()
-    assert 0 < made[0.02].skipped < made[1.0].skipped
+    assert 0 < made[0.1].skipped < made[1.0].skipped
 
 
 def test_interrupted_and_resumed_equals_never_interrupted():

@@ -9,14 +9,16 @@ from skyreels_model.attention import block_causal, sdpa
 from skyreels_model.cache.kept_frames import FrameKeeper, Keeping, KeptVelocity
 from skyreels_model.cache.keys_values import (
     KeysValues,
+    RowForward,
     RowFrames,
     Storage,
     frame_bytes,
 )
 from skyreels_model.config import ModelConfig
 from skyreels_model.model import SkyReelsModel
-from skyreels_model.model.positions import Positions
+from skyreels_model.model.positions import AT_INDICES, Positions
 from skyreels_model.plan.film_plan import FilmPlan
+from skyreels_model.plan.resting import most_finished, share_computed
 from skyreels_model.rollout import Film, SeededNoise, generate
 from skyreels_model.rollout.conditions import Conditions
 from skyreels_model.rollout.history import history_of
@@ -47,9 +49,13 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
-def call_of(model, **given):
-    """The model as `KeysValues` calls it."""
-    return lambda x, timestep, **how: model(x, timestep, TEXT, **given, **how)
+def forward(model, kept, row, x, t, positions=AT_INDICES, **how):
+    """Of the frames that a row computes, by what is kept for one prompt."""
+
+    def call(x, timestep, **how):
+        return model(x, timestep, TEXT, **how)
+
+    return RowForward([kept], row, positions).run(call, x, t, **how)
 
 
 @pytest.mark.parametrize("keeps", [(2, 4), (6,), (0, 2, 0, 2)])
@@ -60,7 +66,7 @@ def test_a_forward_is_that_of_the_dense_mask(model, keeps):
     kept, begin = KeysValues(), 0
     for keep in keeps:
         row = RowFrames(tuple(range(begin, 8)), tuple(range(begin + keep)), block=2)
-        made = kept.forward(call_of(model), row, x, t)
+        made = forward(model, kept, row, x, t)
         assert relative(made[:, :, begin:], dense[:, :, begin:]) < 1e-5
         assert not made[:, :, :begin].any()
         begin += keep
@@ -73,9 +79,9 @@ def test_frames_that_see_all_are_computed_alone_wherever_they_lie(model):
     """What is kept of the same noise levels and latents is what would be computed again."""
     x, t = torch.randn(1, 16, 6, 4, 4), torch.tensor([[0, 500, 0, 900, 900, 0]])
     whole, kept = model(x, t, TEXT), KeysValues()
-    first = kept.forward(call_of(model), RowFrames(tuple(range(6)), (0, 2, 5)), x, t)
+    first = forward(model, kept, RowFrames(tuple(range(6)), (0, 2, 5)), x, t)
     assert torch.equal(first, whole)
-    part = kept.forward(call_of(model), RowFrames((1, 3, 4)), x, t)
+    part = forward(model, kept, RowFrames((1, 3, 4)), x, t)
     assert relative(part[:, :, [1, 3, 4]], whole[:, :, [1, 3, 4]]) < 1e-5
     assert not part[:, :, [0, 2, 5]].any() and not kept.frames
 
@@ -90,8 +96,8 @@ def test_storages_give_back_what_they_keep(model, storage, most):
     exact, other = KeysValues(), KeysValues(storage)
     found = []
     for kept in (exact, other):
-        kept.forward(call_of(model), RowFrames(tuple(range(6)), (0, 1, 2)), x, t)
-        found.append(kept.forward(call_of(model), RowFrames((3, 4, 5), (0, 1, 2)), x, t))
+        forward(model, kept, RowFrames(tuple(range(6)), (0, 1, 2)), x, t)
+        found.append(forward(model, kept, RowFrames((3, 4, 5), (0, 1, 2)), x, t))
     assert 0 <= relative(found[1], found[0]) < most
     itemsize = 1 if storage.narrow else 4
     assert other.nbytes == 3 * frame_bytes(4, DIM, LAYERS, itemsize)
@@ -103,13 +109,13 @@ def test_a_view_that_moves_on_turns_its_keys_to_their_new_places(model, position
     """What is two frames apart is so wherever it lies; sinks stay where they are."""
     x, t = torch.randn(1, 16, 8, 4, 4), torch.tensor([[0, 0, 0, 0, 0, 0, 900, 900]])
     kept = KeysValues()
-    kept.forward(call_of(model), RowFrames(tuple(range(8)), tuple(range(6)), 2), x, t, positions)
+    forward(model, kept, RowFrames(tuple(range(8)), tuple(range(6)), 2), x, t, positions)
     first, near = kept.frames[0], {place: kept.frames[place] for place in (4, 5)}
     here, there = KeysValues(frames=dict(near)), KeysValues(frames=dict(near))
     there.slide(2)
     assert list(there.frames) == [2, 3]
-    made = here.forward(call_of(model), RowFrames((6, 7)), x, t, positions)
-    moved = there.forward(call_of(model), RowFrames((4, 5)), x[:, :, 2:], t[:, 2:], positions)
+    made = forward(model, here, RowFrames((6, 7)), x, t, positions)
+    moved = forward(model, there, RowFrames((4, 5)), x[:, :, 2:], t[:, 2:], positions)
     assert relative(moved[:, :, 4:], made[:, :, 6:]) < 1e-5
     kept.slide(2, sinks=2)
     assert list(kept.frames) == [0, 1, 2, 3] and kept.frames[0] is first
@@ -120,7 +126,7 @@ def test_a_view_that_moves_on_turns_its_keys_to_their_new_places(model, position
 def test_a_call_that_fails_leaves_what_was_kept(model):
     x, t = torch.randn(1, 16, 4, 4, 4), torch.tensor([[0, 0, 900, 900]])
     kept = KeysValues()
-    kept.forward(call_of(model), RowFrames((0, 1, 2, 3), (0,)), x, t)
+    forward(model, kept, RowFrames((0, 1, 2, 3), (0,)), x, t)
 
     def fail(index, block, stream, inputs):
         if index == 1:
@@ -129,7 +135,7 @@ def test_a_call_that_fails_leaves_what_was_kept(model):
 
     before = dict(kept.frames)
     with pytest.raises(RuntimeError):
-        kept.forward(call_of(model), RowFrames((1, 2, 3), (0, 1)), x, t, run_block=fail)
+        forward(model, kept, RowFrames((1, 2, 3), (0, 1)), x, t, run_block=fail)
     assert kept.frames == before
 
 
@@ -208,13 +214,13 @@ def test_a_sliding_film_of_blocks_has_constant_memory_and_cost(model):
         def keeping(plan):
             return Keeping(block=plan.block_size, sinks=2)
 
-        def note(*given, forward=KeysValues.forward, found=bytes_kept, **how):
-            out = forward(*given, **how)
-            found.append(given[0].nbytes)
+        def note(self, *given, run=RowForward.run, found=bytes_kept):
+            out = run(self, *given)
+            found.append(self.stores[0].nbytes)
             return out
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(KeysValues, "forward", note)
+            patch.setattr(RowForward, "run", note)
             changes = {"sliding": True, "num_frames": frames, "ar_step": 4}
             _, seen = films(model, {}, keeping, ways=["kept"], **changes)
         most.append((max(bytes_kept), max(seen)))
@@ -246,22 +252,39 @@ def test_frames_that_rest_are_computed_once_in_so_many_calls(model, every):
         expected.append(10 - min(known, done))
         known = done
     assert seen == expected
+    plan = dataclasses.replace(
+        PLAN, num_frames=37, window=37, finished_frames="kept", refresh_every=every
+    )
+    assert share_computed(plan) == pytest.approx(sum(expected) / 120)
+    assert most_finished(plan) == 8
     assert 0 < relative(kept[0], whole[0]) < 0.05
 
 
 @torch.no_grad()
-def test_prompts_that_come_in_another_batch_are_computed_whole(model):
-    x, t = torch.randn(1, 16, 4, 4, 4), torch.tensor([[0, 0, 900, 900]])
+def test_prompts_are_the_same_in_any_batch(model):
+    """What is kept is each prompt's own; one that is new is computed whole with its batch."""
     film = Film(PLAN)
     film.rows = 9
     sigmas = torch.tensor([0.0, 0.0, 0.9, 0.9])
     film.levels = RowLevels(sigmas, sigmas, sigmas > 0, sigmas < 0)
-    keeper, seen = FrameKeeper(film, Keeping(every=100)), []
+    texts = {"a": TEXT, "b": TEXT * 2, "c": TEXT * 3}
+    x, t, seen = torch.randn(1, 16, 4, 4, 4), torch.tensor([[0, 0, 900, 900]]), []
 
-    def call(x, timestep, **how):
-        seen.append(x.shape[2])
-        return model(x, timestep, TEXT, **how)
+    def ask(keeper, prompts):
+        def call(x, timestep, **how):
+            seen.append(x.shape[2])
+            return model(x, timestep, torch.cat([texts[name] for name in prompts]), **how)
 
-    for prompts in (("a",), ("a",), ("b",), ("a",), ("a", "b"), ("b",)):
-        keeper.forward(prompts, call, x, t)
-    assert seen == [4, 2, 4, 2, 4, 4] and list(keeper.stores) == [("b",)]
+        both = [given.repeat(len(prompts), *[1] * (given.ndim - 1)) for given in (x, t)]
+        return dict(zip(prompts, keeper.forward(prompts, call, *both).split(1), strict=True))
+
+    apart, together = (FrameKeeper(film, Keeping(every=100)) for _ in range(2))
+    one = [{**ask(apart, ("a",)), **ask(apart, ("b",))} for _ in range(2)]
+    two = [ask(together, prompts) for prompts in (("a", "b"), ("b", "a"))]
+    assert seen == [4, 4, 2, 2, 4, 2]
+    for before, after in zip(one, two, strict=True):
+        for name in ("a", "b"):
+            assert relative(after[name], before[name]) < 1e-5
+    ask(together, ("a", "c"))
+    ask(together, ("a", "c"))
+    assert seen[-2:] == [4, 2]

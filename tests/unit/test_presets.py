@@ -3,7 +3,7 @@
 import pytest
 
 from skyreels_model.plan.film_plan import FilmPlan
-from skyreels_model.plan.presets import PRESETS, describe_preset, describe_sliding
+from skyreels_model.plan.presets import CAUSAL_PRESET, PRESETS, describe_preset, describe_sliding
 
 # SkyworkAI/SkyReels-V2, README and `generate_video_df.py`.
 PUBLISHED = {
@@ -21,7 +21,15 @@ def test_numbers_are_the_authors(name):
 
 
 def test_one_for_each_model_source_and_way():
-    assert len(PRESETS) == 3 * 2 * 2
+    assert len(PRESETS) == 3 * 2 * 2 + 1
+
+
+def test_the_causal_presets_steps_are_its_papers():
+    """Self-Forcing: 1000, 750, 500 and 250 of 1000, by a shift of 5."""
+    numbers = PRESETS[CAUSAL_PRESET].numbers(upright=False)
+    timesteps = FilmPlan(num_frames=81, **numbers).schedule().timesteps
+    assert timesteps.tolist() == pytest.approx([1000, 937.5, 833.3, 625], abs=1.5)
+    assert describe_preset(CAUSAL_PRESET, numbers).endswith("For the sampler: solver lcm, cfg 1")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -10,15 +10,17 @@ import comfy.model_patcher
 from ....skyreels_model.budget import kept_bytes
 from ....skyreels_model.cache.kept_frames import keeping_of
 from ....skyreels_model.model.config import ModelConfig
-from ....skyreels_model.model.identity import CAUSAL
 from ....skyreels_model.plan.film_plan import FilmPlan
+from ....skyreels_model.plan.guidance import FilmGuidance
+from ....skyreels_model.plan.resting import most_finished
 from ..sockets.memory import require_ram
-from ..sockets.model import VARIANT_KEY
+from ..sockets.model import is_causal
 from ..sockets.sharing import SHARED
 from ..sockets.tea_cache import COMPILED, SETTINGS
 from .describe import name_of
 
 INSIDE = "diffusion_model"
+DISTILLED = "lcm"
 PROMPTS = 2  # whose frames are kept, at least, where there is guidance
 
 
@@ -29,7 +31,7 @@ def check_resting(
 
     And for a film that a model of blocks cannot make; warn of what it was not made for.
     """
-    causal = model.model_options["transformer_options"].get(VARIANT_KEY) == CAUSAL
+    causal = is_causal(model)
     keeping = keeping_of(plan, causal)
     if keeping is None:
         return
@@ -105,8 +107,17 @@ def _check_blocks(plan: FilmPlan, warn: Callable[[str], None]) -> None:
         )
 
 
+def warn_solver(solver: str, guidance: FilmGuidance, warn: Callable[[str], None]) -> None:
+    """Warn of a solver, or guidance, that distillations of blocks were not made for."""
+    if solver != DISTILLED or guidance.window(0).at(1.0) > 1:
+        warn(
+            f"The model's variant is causal. Distillations such as Self-Forcing want solver "
+            f"{DISTILLED} and cfg 1."
+        )
+
+
 def _require_room(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, itemsize: int) -> None:
     config = model.get_model_object(INSIDE).config
-    needed = PROMPTS * kept_bytes(config, plan.most_finished(), *plan.latent_size, itemsize)
+    needed = PROMPTS * kept_bytes(config, most_finished(plan), *plan.latent_size, itemsize)
     advice = "set it to computed, or make the window smaller"
     require_ram(f"finished_frames {plan.finished_frames}", needed, advice)

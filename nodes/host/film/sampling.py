@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ....skyreels_model.cache.kept_frames import keeping_of
 from ....skyreels_model.grid import CHANNELS
-from ....skyreels_model.model.identity import CAUSAL
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.given import Given
 from ....skyreels_model.plan.guidance import FilmGuidance
 from ....skyreels_model.plan.prompts import find_prompts
+from ....skyreels_model.plan.resting import most_finished
 from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.rollout.conditions import Conditions
 from ....skyreels_model.rollout.film import Film, RowDone
@@ -31,7 +31,7 @@ from ....skyreels_model.rollout.parts import Decode
 from ....skyreels_model.store.store import make_film
 from ..sockets.kept import KEEPING, HostKeeping
 from ..sockets.latent import FILM_KEY
-from ..sockets.model import VARIANT_KEY
+from ..sockets.model import is_causal
 from ..sockets.tea_cache import TALLY
 from .cache import OURS, find_settings
 from .checks import check_film
@@ -41,6 +41,7 @@ from .given import FilmImages
 from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
 from .lack import PromptsApart
 from .progress import FilmProgress
+from .resting import warn_solver
 from .shots import FilmShot, plan_shots
 from .store import (
     StoreSettings,
@@ -85,6 +86,8 @@ def sample_film(
     conditions = Conditions()
     if images and vae is not None:
         conditions = images.encode(plan, frame_encoder(vae, latent_format))
+    if any(map(is_causal, (shot.model or model for shot in shots))):
+        warn_solver(solver, guidance, progress.warn)
     maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
 
     film = Film(plan, solver, conditions=conditions)
@@ -147,6 +150,10 @@ class FilmMaker:
         """The model of each shot."""
         return [shot.model or self.model for shot in self.shots]
 
+    def is_causal(self) -> bool:
+        """Whether a model of a shot is one of blocks."""
+        return any(map(is_causal, self.models()))
+
     def model_of(self, window: Window) -> comfy.model_patcher.ModelPatcher:
         return self.shots[window.shot].model or self.model
 
@@ -170,9 +177,9 @@ class FilmMaker:
             prepared.add_wrapper_with_key(kinds.CALC_COND_BATCH, WRAPPER_KEY, apart)
             options = prepared.model_options["transformer_options"]
             options[OURS], options[TALLY] = True, self.progress.published
-            keeping = keeping_of(self.plan, options.get(VARIANT_KEY) == CAUSAL)
+            keeping = keeping_of(self.plan, is_causal(model))
             if keeping is not None:
-                options[KEEPING] = HostKeeping(keeping, self.plan.most_finished())
+                options[KEEPING] = HostKeeping(keeping, most_finished(self.plan))
             use_shift(prepared, self.plan.shift)
             self.prepared[id(model)] = prepared
         return self.prepared[id(model)]

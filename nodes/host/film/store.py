@@ -134,8 +134,14 @@ def open_store(
     describer = Describer(film.plan, film.conditions, film.solver, identity.window)
     folder = film_folder(settings.name)
     keys = retake_keys(describer, parse_retakes(settings.takes), TakesOnDisk(folder))
-    cached = any(map(keeps_state, maker.models()))
-    rows = (lambda: False) if cached else lambda: not identity.remembers()
+    cached = any(map(keeps_state, maker.models())) or maker.is_causal()
+    kept = film.plan.keeps_frames
+
+    def rows() -> bool:
+        """Whether a window may be saved at the row that is next: what is kept is not."""
+        again = not kept or film.row % film.plan.refresh_every == 0
+        return not cached and again and not identity.remembers()
+
     store = FilmStore(folder, settings.save_every, rows)
     with store.open(keys, settings.afresh) as session:
         write_manifest(store.folder, film.plan, keys, extends)

@@ -24,11 +24,11 @@ from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.identity import CAUSAL
 from ....skyreels_model.model.network import SkyReelsModel
 from ....skyreels_model.operations import Unfilled
-from .. import direct_reads
+from .. import direct_reads, notice
 from . import quantized
 from .attention import find_attention
 from .gguf import GGUFPatcher
-from .kept import HostKeeping
+from .kept import KEEPING, HostKeeping
 from .memory import holds, memory_required, note_execution
 from .patcher import hook_on_the_fly, patcher_type
 from .sharing import nobody
@@ -153,6 +153,11 @@ def load_model(
         is_model_options=True,
     )
     patcher.cached_patcher_init = (load_patcher, (path, weight_dtype, attention, variant))
+    if found == CAUSAL:
+        kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+        comfy.patcher_extension.add_wrapper_with_key(
+            kind, CAUSAL, warn_full_attention, patcher.model_options, is_model_options=True
+        )
     unused = [*report.unexpected, *names.other_tensors(file.tensors)]
     report = loading.LoadReport(report.matched, unused)
     summary = identity.transformer(skyreels, stored, path, found, dtype, report, note)
@@ -191,6 +196,21 @@ def _host_config(skyreels: ModelConfig, weights: Weights, weight_dtype: str) -> 
         dtype = choose()
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
     return config
+
+
+def warn_full_attention(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """The host's hook around a run of any sampler: say so where blocks see those after them."""
+    if KEEPING not in executor.class_obj.model_options["transformer_options"]:
+        notice.warn(
+            "The model's variant is causal, and this sampler lets all of its frames see each "
+            "other. Use SkyReels-V2 Sampler, or ComfyUI's own loader with SamplerARVideo."
+        )
+    return executor(*args, **kwargs)
+
+
+def is_causal(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether a MODEL is of blocks of frames that see themselves and those before them."""
+    return bool(patcher.model_options["transformer_options"].get(VARIANT_KEY) == CAUSAL)
 
 
 def load_patcher(*args: Any, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
