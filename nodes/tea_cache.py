@@ -5,12 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..skyreels_model.cache.settings import BOUNDS, CacheSettings
+from .host import files
 from .host.checked import checked
-from .host.film.cache import add_cache, add_published
+from .host.film.cache import NONE, add_cache, add_calibration, add_published, read_calibration
 
 # The published modes, and whether each has what its authors call ret_steps.
 PUBLISHED = {"published": True, "published_without_ret_steps": False}
-MODES = ("automatic", *PUBLISHED)
+CALIBRATE = "calibrate"
+MODES = ("automatic", *PUBLISHED, CALIBRATE)
 
 
 class SkyReelsV2TeaCache(io.ComfyNode):
@@ -39,7 +41,8 @@ class SkyReelsV2TeaCache(io.ComfyNode):
                     "how far that misses. Works in SkyReels-V2 Sampler only, KSampler computes "
                     "everything. published: TeaCache with its authors' numbers for 1.3B and 14B. "
                     "Needs a model from our loader, works in KSampler too, and wants ar_step 0. "
-                    "published_without_ret_steps: its older numbers.",
+                    "published_without_ret_steps: its older numbers. calibrate: makes a film "
+                    "without forecasts, and writes down how this model behaves, for calibration.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -72,6 +75,16 @@ class SkyReelsV2TeaCache(io.ComfyNode):
                     tooltip="Share of each window's model calls that is always computed at its "
                     "end: 0.1 is the last tenth. Each frame's last step always is.",
                 ),
+                io.Combo.Input(
+                    "calibration",
+                    options=[NONE, *files.list_files(files.CALIBRATIONS)],
+                    default=NONE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How your model behaves, from a film that was made with mode calibrate "
+                    "once. With it, mode automatic knows from the first step on where forecasts "
+                    "miss. none: it learns that in each window.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="For SkyReels-V2 Sampler.")],
         )
@@ -79,9 +92,22 @@ class SkyReelsV2TeaCache(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model: io.Model.Type, mode: str, threshold: float, start: float, end: float
+        cls,
+        model: io.Model.Type,
+        mode: str,
+        threshold: float,
+        start: float,
+        end: float,
+        calibration: str = NONE,
     ) -> io.NodeOutput:
-        settings = CacheSettings(threshold, start, end)
+        if mode != MODES[0] and calibration != NONE:
+            raise ValueError(
+                f"calibration is {calibration!r}, and mode is {mode}, which does not use it; set "
+                f"calibration to {NONE}, or mode to {MODES[0]}"
+            )
+        if mode == CALIBRATE:
+            return io.NodeOutput(add_calibration(model))
+        settings = CacheSettings(threshold, start, end, read_calibration(calibration))
         if mode in PUBLISHED:
             return io.NodeOutput(add_published(model, settings, PUBLISHED[mode]))
         return io.NodeOutput(add_cache(model, settings))

@@ -37,6 +37,7 @@ UNFORESEEN = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
     RecursionError, TypeError, re.error, struct.error,
 )  # fmt: skip
+CALIBRATIONS = "skyreels_v2_calibration"  # also the folder's name, in the models folder
 CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision")
 
 
@@ -58,6 +59,7 @@ def register_more_files() -> None:
         known[packed] = (known[category][0], {GGUF})
     known[DIFFUSERS_CATEGORY] = (known["diffusers"][0], set(SAFETENSORS + PICKLED))
     own = [os.path.join(folder_paths.models_dir, LLM)]
+    known[CALIBRATIONS] = ([os.path.join(folder_paths.models_dir, CALIBRATIONS)], {".json"})
     known[LLM_CATEGORY] = (known[LLM][0] if LLM in known else own, set(SAFETENSORS))
 
 

@@ -34,6 +34,11 @@ class Curves:
     def unknown(cls) -> Curves:
         return cls(*torch.full((2, GRID + 1), UNKNOWN))
 
+    @property
+    def empty(self) -> bool:
+        """Whether one of the two has no numbers, so that nothing can be expected."""
+        return not len(_known(self.slopes)) or not len(_known(self.bends))
+
     def expect(self, levels: Tensor, last: Tensor, gaps: Tensor, lines: Tensor) -> Tensor:
         """How far forecasts at these noise levels will miss, as a share of the velocity; all (F,).
 
@@ -89,7 +94,7 @@ def read_curves(path: Path) -> Curves:
         raise ValueError(
             f"{path.name} is no calibration of SkyReels-V2 TeaCache: {what}"
         ) from error
-    if not len(_known(found.slopes)) or not len(_known(found.bends)):
+    if found.empty:
         raise ValueError(f"{path.name} is a calibration without numbers; make it again")
     return found
 

@@ -169,6 +169,26 @@ class Forecast:
         return state
 
 
+@dataclass(frozen=True)
+class Calibrate:
+    """A policy that makes all calls, and puts down in `curves` how the model's answers change.
+
+    Over all windows of a film, of which each begins with what the ones before have shown.
+    """
+
+    curves: Curves
+
+    def forecast(self, state: ForecastState | None, call: Call) -> Tensor | None:
+        return None
+
+    def record(self, state: ForecastState | None, call: Call, velocity: Tensor) -> ForecastState:
+        settings = CacheSettings(0.0, curves=self.curves)
+        state = Forecast(settings).record(state, call, velocity)
+        self.curves.slopes.copy_(state.slopes)
+        self.curves.bends.copy_(state.bends)
+        return state
+
+
 def _expect(state: ForecastState, call: Call) -> float:
     """How far this forecast will miss, as a share of the velocity, by the step that it moves."""
     levels, moves = call.levels, call.levels.moves

@@ -9,9 +9,9 @@ import torch
 STEPS = 10
 
 
-def cached(threshold=0.3, start=0.0, end=0.0, **changes):
+def cached(threshold=0.8, start=0.0, end=0.0, **changes):
     """A film whose model goes through the node "9"."""
-    prompt = graphs.film(frames=33, steps=STEPS, **changes)
+    prompt = graphs.film(frames=33, **{"steps": STEPS, **changes})
     prompt["9"] = tea_cache(["1", 0], threshold, start, end)
     prompt["6"]["inputs"]["model"] = ["9", 0]
     return prompt
@@ -57,7 +57,7 @@ def test_threshold_0_is_the_film_without_the_node(look, changes):
     assert torch.equal(samples(look, cached(0.0, **changes)), plain)
 
 
-@pytest.mark.parametrize("changes", [{}, {"ar_step": 2}])
+@pytest.mark.parametrize("changes", [{"steps": 20}, {"ar_step": 2}])
 def test_calls_are_left_out_and_the_share_is_told(look, forwards, told, changes):
     plan, report = look(cached(**changes), plan=["5", 0], report=["6", 3])
     rows = plan.total_rows()
@@ -192,3 +192,68 @@ def chained(*makers):
 def test_a_second_cache_is_refused(run_prompt, forwards, makers, words):
     result = run_prompt(chained(*makers))
     assert not result.success and words in result.describe() and not forwards
+
+
+@pytest.fixture
+def calibrations(host, monkeypatch, tmp_path):
+    """The folder of calibrations: an empty one."""
+    import folder_paths
+
+    entry = ([str(tmp_path)], {".json"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "skyreels_v2_calibration", entry)
+    folder_paths.filename_list_cache.pop("skyreels_v2_calibration", None)
+    yield tmp_path
+    folder_paths.filename_list_cache.pop("skyreels_v2_calibration", None)
+
+
+def test_a_model_is_calibrated_by_a_film_and_then_known(look, calibrations, forwards):
+    prompt = graphs.film(frames=17, steps=STEPS)
+    prompt["9"] = tea_cache(["1", 0], mode="calibrate")
+    prompt["6"]["inputs"]["model"] = ["9", 0]
+    latent, report = look(prompt, latent=["6", 0], report=["6", 3])
+    assert torch.equal(latent["samples"], samples(look, graphs.film(frames=17, steps=STEPS)))
+    (written,) = calibrations.iterdir()
+    assert f"skyreels_v2_calibration/{written.name}: choose it" in report
+    assert written.name.startswith("SkyReels-V2-DF-Toy-32P")
+    counts = []
+    for calibration in ("none", written.name):
+        prompt["9"] = tea_cache(["1", 0], 0.3)
+        prompt["9"]["inputs"]["calibration"] = calibration
+        forwards.clear()
+        samples(look, prompt)
+        counts.append(len(forwards))
+    assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mode": "published"}, "calibration is 'x.json', and mode is published"),
+        ({}, "calibration 'x.json': x.json is no calibration"),
+    ],
+)
+def test_calibrations_that_cannot_be_used_are_refused(
+    run_prompt, calibrations, forwards, changes, words
+):
+    (calibrations / "x.json").write_text("{}", "utf-8")
+    prompt = chained(lambda model: tea_cache(model, **changes))
+    prompt["c0"]["inputs"]["calibration"] = "x.json"
+    result = run_prompt(prompt)
+    assert not result.success and words in result.describe() and not forwards
+
+
+def test_several_models_are_not_calibrated_at_once(run_prompt, forwards):
+    prompt = cached()
+    prompt["9"] = tea_cache(["1", 0], mode="calibrate")
+    for key, model, before in (("20", ["9", 0], None), ("21", ["1", 0], "20")):
+        given = {} if before is None else {"previous": [before, 0]}
+        prompt[key] = graphs.node(
+            "SkyReelsV2Storyboard",
+            clip=["2", 0], prompt=graphs.PROMPT, seconds=0.7, transition="cut", model=model,
+            **given,
+        )  # fmt: skip
+    prompt["6"]["inputs"] |= {"storyboard": ["21", 0], "model": ["1", 0]}
+    prompt["8"] = graphs.node("PreviewAny", source=["6", 3])
+    result = run_prompt(prompt)
+    assert not result.success and "calibrate one at a time" in result.describe()
+    assert not forwards

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skyreels_model.cache.curves import FORMAT, Curves, read_curves
-from skyreels_model.cache.forecast import DAMPING, USUAL_STEP, Forecast
+from skyreels_model.cache.forecast import DAMPING, USUAL_STEP, Calibrate, Forecast
 from skyreels_model.cache.settings import BOUNDS, CacheSettings
 from skyreels_model.cache.velocity import CachedVelocity, Call
 from skyreels_model.plan.film_plan import FilmPlan
@@ -176,6 +176,21 @@ def test_curves_are_those_that_were_written(tmp_path):
         before, after = getattr(made.cache, name), getattr(found, name)
         assert torch.equal(before >= 0, after >= 0) and (after >= 0).any()
         assert after == pytest.approx(before, abs=1e-5)
+
+
+def test_a_calibration_is_of_all_windows_of_a_film_of_all_calls():
+    curves = Curves.unknown()
+    plain, calls, _ = film(SMALL)
+    made, seen, _ = film(SMALL, Calibrate(curves))
+    assert seen == calls and made.skipped == 0
+    assert all(torch.equal(a, b) for a, b in zip(plain.finished, made.finished, strict=True))
+    levels = flow_schedule(12, 5.0).sigmas[1:-1]
+    known = curves.slopes[(levels * 1000).round().long()]
+    assert (known >= 0).all() and int((curves.slopes >= 0).sum()) == len(levels)
+    before, after = (
+        film(SMALL, Forecast(CacheSettings(0.3, end=0.0, curves=c)))[0] for c in (None, curves)
+    )
+    assert after.skipped > before.skipped
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import node_helpers
 import torch
 from torch import Tensor
 
+from ....skyreels_model.cache.curves import Curves
 from ....skyreels_model.cache.kept_frames import keeping_of
 from ....skyreels_model.grid import CHANNELS
 from ....skyreels_model.plan.film_plan import FilmPlan
@@ -33,7 +34,7 @@ from ..sockets.kept import KEEPING, HostKeeping
 from ..sockets.latent import FILM_KEY
 from ..sockets.model import is_causal
 from ..sockets.tea_cache import TALLY
-from .cache import OURS, find_settings
+from .cache import CALIBRATE, CURVES, OURS, find_settings, read_options, write_calibration
 from .checks import check_film
 from .decoding import STORED_KEY, StoredLatent, decode_pieces, film_latent
 from .encoding import encode_frames
@@ -90,6 +91,7 @@ def sample_film(
         warn_solver(solver, guidance, progress.warn)
     maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
 
+    maker.calibrated()
     film = Film(plan, solver, conditions=conditions)
     with open_store(store, film, maker, vae, extends) as session:
         decode = frame_decoder(vae, latent_format)
@@ -107,6 +109,8 @@ def sample_film(
         latent = film_latent(film, latent_format.process_out, images, latent_sink(store))
     settings = [find_settings(one.model_options) for one in maker.models()]
     report = progress.finish(film, any(one is not None and one.threshold > 0 for one in settings))
+    for one in maker.calibrated():
+        report += "\n" + write_calibration(one, maker.curves, plan)
     if store and session:
         latent[STORED_KEY] = StoredLatent(open_stored(store), latent[FILM_KEY].digest)
         report += "\n" + describe_session(session, store)
@@ -125,6 +129,7 @@ class FilmMaker:
     noise: ShotNoise
     seed: int
     progress: FilmProgress
+    curves: Curves = field(default_factory=Curves.unknown)  # measured, where that is asked for
     # By id of the model of a shot, which `shots` keeps alive.
     prepared: dict[int, comfy.model_patcher.ModelPatcher] = field(default_factory=dict)
 
@@ -149,6 +154,16 @@ class FilmMaker:
     def models(self) -> list[comfy.model_patcher.ModelPatcher]:
         """The model of each shot."""
         return [shot.model or self.model for shot in self.shots]
+
+    def calibrated(self) -> list[comfy.model_patcher.ModelPatcher]:
+        """The model that the film measures, if it does. Raises ValueError for several."""
+        asked = {id(m): m for m in self.models() if CALIBRATE in read_options(m)}
+        if len(asked) > 1 or (asked and len({*map(id, self.models())}) > 1):
+            raise ValueError(
+                "mode of SkyReels-V2 TeaCache is calibrate, and the storyboard's shots have "
+                "several models: calibrate one at a time"
+            )
+        return list(asked.values())
 
     def is_causal(self) -> bool:
         """Whether a model of a shot is one of blocks."""
@@ -177,6 +192,8 @@ class FilmMaker:
             prepared.add_wrapper_with_key(kinds.CALC_COND_BATCH, WRAPPER_KEY, apart)
             options = prepared.model_options["transformer_options"]
             options[OURS], options[TALLY] = True, self.progress.published
+            if CALIBRATE in options:
+                options[CURVES] = self.curves
             keeping = keeping_of(self.plan, is_causal(model))
             if keeping is not None:
                 options[KEEPING] = HostKeeping(keeping, most_finished(self.plan))
