@@ -55,36 +55,7 @@ class SkyReelsV2TeaCache(io.ComfyNode):
                     "calls remain at 0.1, two fifths at 0.2. Authors' values for published: 0.05 "
                     "to 0.1 for 1.3B, 0.1 to 0.2 for 14B, 0.2 to 0.3 for I2V.",
                 ),
-                io.Float.Input(
-                    "start",
-                    default=CacheSettings.start,
-                    min=BOUNDS["start"][0],
-                    max=BOUNDS["start"][1],
-                    step=0.05,
-                    advanced=True,
-                    tooltip="Share of each window's model calls that is always computed at its "
-                    "beginning: 0.1 is the first tenth.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=CacheSettings.end,
-                    min=BOUNDS["end"][0],
-                    max=BOUNDS["end"][1],
-                    step=0.05,
-                    advanced=True,
-                    tooltip="Share of each window's model calls that is always computed at its "
-                    "end: 0.1 is the last tenth. Each frame's last step always is.",
-                ),
-                io.Combo.Input(
-                    "calibration",
-                    options=[NONE, *files.list_files(files.CALIBRATIONS)],
-                    default=NONE,
-                    optional=True,
-                    advanced=True,
-                    tooltip="How your model behaves, from a film that was made with mode calibrate "
-                    "once. With it, mode automatic knows from the first step on where forecasts "
-                    "miss. none: it learns that in each window.",
-                ),
+                *_expert_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="For SkyReels-V2 Sampler.")],
         )
@@ -111,3 +82,38 @@ class SkyReelsV2TeaCache(io.ComfyNode):
         if mode in PUBLISHED:
             return io.NodeOutput(add_published(model, settings, PUBLISHED[mode]))
         return io.NodeOutput(add_cache(model, settings))
+
+
+def _expert_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "start",
+            default=CacheSettings.start,
+            min=BOUNDS["start"][0],
+            max=BOUNDS["start"][1],
+            step=0.05,
+            advanced=True,
+            tooltip="Share of each window's model calls that is always computed at its "
+            "beginning: 0.1 is the first tenth.",
+        ),
+        io.Float.Input(
+            "end",
+            default=CacheSettings.end,
+            min=BOUNDS["end"][0],
+            max=BOUNDS["end"][1],
+            step=0.05,
+            advanced=True,
+            tooltip="Share of each window's model calls that is always computed at its "
+            "end: 0.1 is the last tenth. Each frame's last step always is.",
+        ),
+        io.Combo.Input(
+            "calibration",
+            options=[NONE, *files.list_files(files.CALIBRATIONS)],
+            default=NONE,
+            optional=True,
+            advanced=True,
+            tooltip="How your model behaves, from a film that was made with mode calibrate "
+            "once. With it, mode automatic knows from the first step on where forecasts "
+            "miss. none: it learns that in each window.",
+        ),
+    ]

@@ -319,7 +319,7 @@ def test_one_window_is_that_of_cores_sampler(look, causal, causal_name, texts, m
             return made
 
     sampling = module("nodes.host.film.sampling")
-    monkeypatch.setattr(sampling, "ShotNoise", CoresNoise)
+    monkeypatch.setattr(sampling, "film_noise", lambda plan, seeds, _: CoresNoise(plan, seeds))
     found = film(model, texts, cfg=1.0, solver="lcm", **BLOCKS)
     assert relative(found, expected) < 1e-4
 
