@@ -134,12 +134,14 @@ TEST = Group(
         "scenedetect-headless>=0.7",
         "llguidance>=1.9",
         "bitsandbytes>=0.50",
+        "hypothesis>=6.100",
     ),
     tuple(
         "pytest xdist pytest_randomly ruff mypy diffusers gguf peft lycoris pydantic json_repair "
-        "scenedetect llguidance bitsandbytes".split()
+        "scenedetect llguidance bitsandbytes hypothesis".split()
     ),
-    "the checkers, diffusers, gguf, peft and LyCORIS as independent judges, and what is optional",
+    "the checkers, diffusers, gguf, peft and LyCORIS as independent judges, hypothesis, and what "
+    "is optional",
     "160 MB",
 )
 # Without their media packages (380 MB), which the page does not need.

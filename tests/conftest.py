@@ -34,6 +34,8 @@ register("gpu", ROOT / "benchmarks" / "gpu")
 register("card", ROOT / "tests" / "card")
 register("store_films", ROOT / "tests" / "store_films")
 register("tiny_words", ROOT / "tests" / "tiny_words")
+if importlib.util.find_spec("hypothesis"):
+    register("hostile", ROOT / "tests" / "hostile")
 
 
 def pytest_collection_modifyitems(items):

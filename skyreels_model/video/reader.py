@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..framing import PIECE, fit_image, resample
-from ..rules import refusal
+from ..rules import read_refusal, refusal
 from .opening import Source, decode_from, open_file
 from .packets import list_pictures
 from .sound import FileSound
@@ -95,8 +96,11 @@ class FileFilm:
     def frames(self, start: int, stop: int) -> Iterator[Tensor]:
         """The film's frames [start, stop), (height, width, 3) in 0..1."""
         wanted = self.places[start:stop]
-        if not wanted:
-            return
+        if wanted:
+            with explain_reading(self.name):
+                yield from self._decode(wanted)
+
+    def _decode(self, wanted: Sequence[int]) -> Iterator[Tensor]:
         decoded = decode_frames(self.source, self.index, wanted[0], wanted[-1])
         position, shown = -1, None
         for place in wanted:
@@ -126,7 +130,7 @@ class FileFilm:
 
     def sound(self, begin: float = 0.0) -> FileSound | None:
         """What is heard with it, after so many seconds of silence; None where that is nothing."""
-        with open_file(self.source) as container:
+        with explain_reading(self.name), open_file(self.source) as container:
             # Where FFmpeg has no decoder, there is no codec context.
             heard = [one for one in container.streams.audio if one.codec_context is not None]
         if not heard:
@@ -163,15 +167,26 @@ def read_index(source: Source, name: str) -> Index:
 
     Raises ValueError, which names the input, for what is no video.
     """
-    try:
+    with explain_reading(name, "a file without pictures"):
         found = _index_packets(source) or _count_frames(source)
-    except (OSError, ValueError, IndexError) as error:  # PyAV's errors are the first two
-        found, why = None, f" ({getattr(error, 'strerror', None) or error})"
-    else:
-        why = ""
-    if found is None or not found.times:
-        raise refusal(name, f"a file without pictures{why}", "a video that FFmpeg can read")
+    if not found.times:
+        raise refusal(name, "a file without pictures", "a video that FFmpeg can read")
     return found
+
+
+@contextlib.contextmanager
+def explain_reading(name: str, what: str = "a video that cannot be decoded") -> Iterator[None]:
+    """Whatever FFmpeg says of a file becomes a refusal of the input that it came by."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError, IndexError, ArithmeticError) as error:
+        if read_refusal(error)[0]:
+            raise
+        why = getattr(error, "strerror", None) or error
+        rule = "a video that FFmpeg can read"
+        raise refusal(name, f"{what} ({why})", rule) from error
 
 
 def _index_packets(source: Source) -> Index | None:

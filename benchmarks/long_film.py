@@ -1,0 +1,130 @@
+"""Does the memory of a film grow with its length? Made into a store, then written to a file.
+
+    python benchmarks/long_film.py [--windows 5400 --size 32] [--windows 200 --size 256 --pixels]
+
+A tiny transformer and VAE with random weights make windows of 25 frames that overlap by 9. Prints
+what is resident after the first minute and at the end, for making and for writing. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+for folder in (ROOT, ROOT / "benchmarks"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+from film_memory import FPS, resident  # noqa: E402
+
+from skyreels_model.config import ModelConfig  # noqa: E402
+from skyreels_model.model import SkyReelsModel  # noqa: E402
+from skyreels_model.plan.film_plan import FilmPlan  # noqa: E402
+from skyreels_model.rollout.film import Film  # noqa: E402
+from skyreels_model.rollout.history import new_history  # noqa: E402
+from skyreels_model.rollout.loop import denoise  # noqa: E402
+from skyreels_model.rollout.noise import SeededNoise  # noqa: E402
+from skyreels_model.rollout.parts import decode_stretches, film_stretches  # noqa: E402
+from skyreels_model.store.keys import window_keys  # noqa: E402
+from skyreels_model.store.manifest import read_manifest, write_manifest  # noqa: E402
+from skyreels_model.store.store import FilmStore, make_film  # noqa: E402
+from skyreels_model.vae.network import VideoVAE, denormalize_latents  # noqa: E402
+from skyreels_model.video.codecs import VideoSettings  # noqa: E402
+from skyreels_model.video.writer import FilmWriter  # noqa: E402
+
+WINDOW, OVERLAP = 25, 9
+FIRST = 60.0  # seconds
+
+
+class Watch:
+    """Memory in MB over time: after the first minute, at most since then, and now."""
+
+    def __init__(self) -> None:
+        self.begin, self.early, self.most = time.monotonic(), 0.0, 0.0
+
+    def look(self) -> None:
+        now = resident()["VmRSS"]
+        if time.monotonic() - self.begin < FIRST:
+            self.early = now
+        self.most = max(self.most, now) if time.monotonic() - self.begin >= FIRST else now
+
+    def __str__(self) -> str:
+        growth = 100 * (self.most / self.early - 1)
+        took = time.monotonic() - self.begin
+        return f"{self.early:.0f} | {self.most:.0f} | {growth:+.1f} % | {took:.0f}"
+
+
+def tiny_model() -> SkyReelsModel:
+    config = ModelConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=1, text_dim=16, freq_dim=16)
+    return draw_weights(SkyReelsModel(config))
+
+
+def draw_weights(network: torch.nn.Module) -> Any:
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    return network.eval()
+
+
+@torch.inference_mode()
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--windows", type=int, default=5400)
+    asked.add_argument("--size", type=int, default=32, help="width and height in px")
+    asked.add_argument("--pixels", action="store_true", help="history through the VAE")
+    given = asked.parse_args()
+    torch.manual_seed(0)
+    model, vae = tiny_model(), draw_weights(VideoVAE(dim=4, num_res_blocks=0))
+    text = torch.randn(1, 8, 16)
+    frames = WINDOW + (given.windows - 1) * (WINDOW - OVERLAP)
+    history = "pixels" if given.pixels else "latents"
+    size = (given.size, given.size)
+    plan = FilmPlan(frames, *size, WINDOW, OVERLAP, steps=2, history=history)
+    assert plan.num_windows == given.windows
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="long_film"))
+    try:
+        film, watch = Film(plan, "euler"), Watch()
+        keys = window_keys(plan, film.conditions, film.solver, lambda window: {})
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            return model(x, t, text)
+
+        def sample(film: Film) -> None:
+            for _ in denoise(film, velocity, SeededNoise(1)):
+                pass
+
+        with FilmStore(folder).open(keys) as session:
+            write_manifest(folder, plan, keys)
+            make_film(film, sample, new_history(plan, vae), session, watch.look)
+        name = f"{given.windows} windows, {frames / FPS / 60:.0f} min of {size[0]} x {size[1]}"
+        print("| film | work | after a minute, MB | at most since, MB | growth | s |")
+        print("|---|---|---|---|---|---|")
+        print(f"| {name} | made | {watch} |", flush=True)
+
+        def decode(latents: Tensor) -> Iterator[Tensor]:
+            stream = vae.decode_stream()
+            return (stream.push(latent) for latent in denormalize_latents(latents).split(1, dim=2))
+
+        watch, stored = Watch(), read_manifest(folder)
+        with FilmWriter(folder / "film.mp4", VideoSettings("h264"), Fraction(FPS)) as writer:
+            for piece in decode_stretches(film_stretches(plan, stored.finished()), decode):
+                writer.write((piece[0].movedim(0, -1).clamp(-1, 1) + 1) / 2)
+                watch.look()
+        assert writer.frames == frames
+        print(f"| {name} | written | {watch} |", flush=True)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
