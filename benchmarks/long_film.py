@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -48,21 +49,22 @@ FIRST = 60.0  # seconds
 
 
 class Watch:
-    """Memory in MB over time: after the first minute, at most since then, and now."""
+    """Memory in MB, by the median of the first tenth after a minute and of the last tenth."""
 
     def __init__(self) -> None:
-        self.begin, self.early, self.most = time.monotonic(), 0.0, 0.0
+        self.begin, self.seen = time.monotonic(), list[float]()
 
     def look(self) -> None:
         now = resident()["VmRSS"]
         if time.monotonic() - self.begin < FIRST:
-            self.early = now
-        self.most = max(self.most, now) if time.monotonic() - self.begin >= FIRST else now
+            self.seen.clear()
+        self.seen.append(now)
 
     def __str__(self) -> str:
-        growth = 100 * (self.most / self.early - 1)
+        tenth = max(len(self.seen) // 10, 1)
+        first, last = (statistics.median(some) for some in (self.seen[:tenth], self.seen[-tenth:]))
         took = time.monotonic() - self.begin
-        return f"{self.early:.0f} | {self.most:.0f} | {growth:+.1f} % | {took:.0f}"
+        return f"{first:.0f} | {last:.0f} | {100 * (last / first - 1):+.1f} % | {took:.0f}"
 
 
 def tiny_model() -> SkyReelsModel:
@@ -107,7 +109,7 @@ def main() -> None:
             write_manifest(folder, plan, keys)
             make_film(film, sample, new_history(plan, vae), session, watch.look)
         name = f"{given.windows} windows, {frames / FPS / 60:.0f} min of {size[0]} x {size[1]}"
-        print("| film | work | after a minute, MB | at most since, MB | growth | s |")
+        print("| film | work | after a minute, MB | at the end, MB | growth | s |")
         print("|---|---|---|---|---|---|")
         print(f"| {name} | made | {watch} |", flush=True)
 
