@@ -1,0 +1,62 @@
+"""Templates through clients that others have written: ComfyUI's own, and independent packages.
+
+Skipped where a client is not installed: `pip install comfy-cli comfy-api-simplified`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from toy import measure
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = ROOT / "workflows" / "api" / "film_from_text.json"
+FRAMES = 21
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    """The file of a template's graph, short and of its own seed, so that nothing is cached."""
+    graph = json.loads(TEMPLATE.read_text(encoding="utf-8"))
+    for one in graph.values():
+        if one["class_type"] == "SkyReelsV2Schedule":
+            one["inputs"] |= {"frames": FRAMES, "window": 17, "overlap": 9, "steps": 2}
+        if one["class_type"] == "SaveVideo":
+            one["inputs"]["filename_prefix"] = tmp_path.name
+    file = tmp_path / "film.json"
+    file.write_text(json.dumps(graph))
+    return file
+
+
+def test_comfy_cli(server, workflow, tmp_path):
+    program = shutil.which("comfy")
+    if program is None:
+        pytest.skip("comfy-cli is not installed")
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    command = [program, "--skip-prompt", "run", "--workflow", workflow, "--wait"]
+    command += ["--host", host, "--port", port, "--timeout", "60"]
+    # Its settings and records go to a folder of the test's.
+    own = {**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
+    subprocess.run(
+        [program, "--skip-prompt", "tracking", "disable"], env=own, check=True, capture_output=True
+    )
+    done = subprocess.run(list(map(str, command)), env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (film,) = Path(server.output_folder).glob(f"{tmp_path.name}*.mp4")
+    assert len(measure.read_film(film)) == FRAMES
+
+
+def test_comfy_api_simplified(server, workflow, tmp_path):
+    client = pytest.importorskip("comfy_api_simplified")
+    graph = client.ComfyWorkflowWrapper(str(workflow))
+    graph.set_node_param("Prompt", "prompt", "a green circle moving up on a grey background")
+    files = client.ComfyApiWrapper(server.url).queue_and_wait_images(graph, "Save video")
+    (content,) = files.values()
+    film = tmp_path / "film.mp4"
+    film.write_bytes(content)
+    assert len(measure.read_film(film)) == FRAMES
