@@ -145,10 +145,11 @@ def test_a_film_is_the_same_to_its_store(cards, look):
     assert identify(models[0]) == identify(models[1])
 
 
-def test_the_two_ways_together_are_refused_by_name(cards, look):
+def test_the_two_ways_together_are_refused_by_name(cards, look, monkeypatch):
     """Whichever comes first: where nodes put them on a model, or where it is sampled."""
     import comfy.multigpu
 
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     prompt = split(film())
     plain, apart = look(prompt, plain=["1", 0], apart=prompt["6"]["inputs"]["model"])
     share_model = find_module("nodes.host.multi_gpu.shared").share_model

@@ -27,7 +27,7 @@ def write_film(path, frames=49, steps=3):
 
 @pytest.mark.server
 def test_a_station_makes_a_film_and_hands_over_what_there_is(server, tmp_path):
-    """And another one, given that, has nothing left to do."""
+    """Its windows while they are finished, and the film."""
     film = read_film(write_film(tmp_path / "farm film.json"))
     station = Station([], str(tmp_path / "station"))
     station.url, station.output = server.url, server.output_folder
