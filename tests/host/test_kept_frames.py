@@ -370,6 +370,8 @@ def test_a_causal_model_is_told_apart_and_its_limits_are_said(causal, texts, cap
     plan = module("skyreels_model.plan.film_plan").FilmPlan(**SIZES).fit(film_images)
     with pytest.raises(ValueError, match="causal, whose frames .* frames has an end image"):
         module("nodes.host.film.resting").check_resting(model, plan, print)
+    with pytest.raises(ValueError, match="takes has 'shot 1 only', and model's variant is causal"):
+        module("nodes.host.film.resting").refuse_leading_in("shot 1 only: seed 7")
 
 
 def test_another_sampler_says_that_all_frames_see_each_other(causal, texts, caplog):

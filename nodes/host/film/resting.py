@@ -13,6 +13,8 @@ from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.guidance import FilmGuidance
 from ....skyreels_model.plan.resting import most_finished
+from ....skyreels_model.plan.retakes import parse_retakes
+from ....skyreels_model.rules import refuse
 from ..sockets.memory import require_ram
 from ..sockets.model import is_causal
 from ..sockets.sharing import SHARED
@@ -114,6 +116,17 @@ def warn_solver(solver: str, guidance: FilmGuidance, warn: Callable[[str], None]
             f"The model's variant is causal. Distillations such as Self-Forcing want solver "
             f"{DISTILLED} and cfg 1."
         )
+
+
+def refuse_leading_in(takes: str) -> None:
+    """Raise ValueError where a take is to lead into what follows it, which such a model cannot."""
+    for retake in parse_retakes(takes):
+        if retake.only:
+            raise refuse(
+                f"takes has '{retake} only', and model's variant is causal, whose frames see only "
+                f"what is before them: leave out 'only', or use a DF checkpoint",
+                "takes",
+            )
 
 
 def _require_room(model: comfy.model_patcher.ModelPatcher, plan: FilmPlan, itemsize: int) -> None:

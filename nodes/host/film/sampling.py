@@ -42,7 +42,7 @@ from .given import FilmImages
 from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
 from .lack import PromptsApart
 from .progress import FilmProgress
-from .resting import warn_solver
+from .resting import refuse_leading_in, warn_solver
 from .shots import FilmShot, plan_shots
 from .store import (
     StoreSettings,
@@ -82,13 +82,14 @@ def sample_film(
     extends = images is not None and images.video is not None
     progress = FilmProgress(model, plan, extends)
     check_film(plan, model, shots, negative, vae, images, progress.warn)
+    if any(map(is_causal, (shot.model or model for shot in shots))):
+        warn_solver(solver, guidance, progress.warn)
+        refuse_leading_in(store.takes if store else "")
 
     latent_format = model.model.latent_format
     conditions = Conditions()
     if images and vae is not None:
         conditions = images.encode(plan, frame_encoder(vae, latent_format))
-    if any(map(is_causal, (shot.model or model for shot in shots))):
-        warn_solver(solver, guidance, progress.warn)
     maker = FilmMaker(model, shots, negative, plan, guidance, noise, seed, progress)
 
     maker.calibrated()
