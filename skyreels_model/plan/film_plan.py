@@ -122,6 +122,8 @@ class FilmPlan:
             require_whole("steps", self.steps, *BOUNDS["steps"])
         for name in ("shift", "anchor", "denoise"):
             require_number(name, getattr(self, name), *BOUNDS[name])
+        for name in ("start", "following"):
+            require_whole(name, getattr(self, name), 0, BOUNDS["frames"][1])
         require_flag("sliding", self.sliding)
         require_choice("history", self.history, HISTORIES)
         require_choice("idle_frames", self.idle_frames, IDLE_FRAMES)
