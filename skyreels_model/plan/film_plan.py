@@ -125,6 +125,7 @@ class FilmPlan:
         for name in ("start", "following"):
             require_whole(name, getattr(self, name), 0, BOUNDS["frames"][1])
         require_flag("sliding", self.sliding)
+        require_flag("end", self.end)
         require_choice("history", self.history, HISTORIES)
         require_choice("idle_frames", self.idle_frames, IDLE_FRAMES)
         require_choice("finished_frames", self.finished_frames, FINISHED_FRAMES)
