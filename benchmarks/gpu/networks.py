@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from skyreels_model.config import ModelConfig
 from skyreels_model.model import SkyReelsModel
+from skyreels_model.model.memory import EAGER, Execution
 from toy.random_weights import PUBLISHED
 
 from . import comfyui
@@ -67,6 +68,14 @@ def in_comfyui(
     model = made(config, attend, operations=layers, dtype=dtype, device="meta")
     model.requires_grad_(False).load_state_dict(state, assign=True)
     return model
+
+
+def execution_of(model: nn.Module) -> Execution:
+    """How a forward of it is run, as far as its memory depends on that."""
+    attend = getattr(model, "attention", None)
+    if attend is None:
+        return EAGER
+    return Execution(attention=comfyui.ours("nodes.host.sockets.memory").kind_of(attend))
 
 
 def attentions() -> list[str]:
@@ -140,10 +149,15 @@ def inputs(
     return drawn(batch, config.in_dim, *size), timesteps, drawn(batch, 512, config.text_dim)
 
 
-def operations(config: ModelConfig, tokens: int, words: int = 512) -> dict[str, float]:
-    """Floating-point operations of the blocks of a forward: in products, and in attention."""
+def operations(
+    config: ModelConfig, tokens: int, words: int = 512, seen: int | None = None
+) -> dict[str, float]:
+    """Floating-point operations of the blocks of a forward: in products, and in attention.
+
+    seen: how many tokens are seen by those that are computed, if others are.
+    """
     dim, layers = config.dim, config.num_layers
     of_tokens = 2.0 * tokens * (6 * dim * dim + 2 * dim * config.ffn_dim)
-    of_words = 2.0 * words * 2 * dim * dim
-    attention = 4.0 * tokens * (tokens + words) * dim
+    of_words = 2.0 * words * 2 * dim * dim if tokens else 0.0
+    attention = 4.0 * tokens * ((seen or tokens) + words) * dim
     return {"products": layers * (of_tokens + of_words), "attention": layers * attention}

@@ -166,6 +166,7 @@ class BlockInputs:
     context: (B, image_tokens + N, D), the image's tokens first, then the text's.
     rope: (1, L, 1, head_dim / 2, 2, 2) float32, the tokens' positions as rotations.
     attend_self, attend_context: how tokens see each other, and how they see text and image.
+    attend_image: how they see the image, where that is another way (a host keeps 8 bits from it).
     rotate: how queries and keys are turned by `rope`.
     may_overwrite: a block may write its result over the stream; no one needs gradients.
     distinct_rows: how many of the text's rows are computed, of which the last stands for all after
@@ -185,6 +186,7 @@ class BlockInputs:
     distinct_rows: int | None = None
     time: Tensor | None = None
     after_context: Callable[[Tensor], Tensor] | None = None
+    attend_image: Attend | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -263,7 +265,8 @@ class CrossAttention(Attention):
         del k, v
         if given.image_tokens:
             k, v = self.norm_k_img(self.k_img(image)), self.v_img(image)
-            out = add(out, attend(q, k, v, self.heads), overwrite)
+            see = given.attend_image or attend
+            out = add(out, see(q, k, v, self.heads), overwrite)
         del q
         return self.o(out)
 

@@ -16,8 +16,9 @@ from .layers import hidden_pieces, piece_count
 CLIP_TOKENS = 257
 FLOAT32 = 4
 # What an attention function makes beside its result, in tensors of the size of its queries:
-# nothing, or quantised copies, and keys and values in the layouts that its kernels want.
-ATTENTION_COPIES = {"flash": 0.0, "sage": 2.5}
+# nothing, or quantised copies, and keys and values in the layouts that its kernels want. What is
+# called int8 here (comfy_kitchen's) reads them where they lie, and copies all three in 8 bits.
+ATTENTION_COPIES = {"flash": 0.0, "sage": 2.5, "int8": 1.5}
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class SkyReelsModel(nn.Module):
         rotate: Rotate = apply_rope,
         positions: Positions = AT_INDICES,
         cache: BlockCache | None = None,
+        attend_image: Attend | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of noised latents.
 
@@ -117,6 +118,7 @@ class SkyReelsModel(nn.Module):
         causal_block_size: frames per block of block-causal attention; None is full attention.
         attend, run_block, rotate: attention back end, block call (hooks of a host), rotation.
         positions: where the tokens lie, by default at their indices. cache: may skip the blocks.
+        attend_image: attention to the image, where that is another one.
         Returns (B, out_dim, F, H, W), float32 or what is wider. Raises ValueError on unfit shapes.
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
@@ -140,6 +142,7 @@ class SkyReelsModel(nn.Module):
             image_tokens=0 if clip_fea is None else clip_fea.shape[1],
             attend_self=block_causal(attend, block) if block else attend,
             attend_context=attend,
+            attend_image=attend_image,
             rotate=rotate,
             may_overwrite=not torch.is_grad_enabled(),
             distinct_rows=distinct,

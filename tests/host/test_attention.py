@@ -82,6 +82,18 @@ def test_a_back_end_that_fits_is_taken_and_others_are_refused(back_ends, machine
         back_ends.find_attention(name, BF16, 128)
 
 
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [("attention_sage", "sage"), ("attention3_sage", "sage"), ("attention_pytorch", "flash"),
+     ("attention_comfy_kitchen_int8", "int8")],
+)  # fmt: skip
+def test_the_estimate_is_told_what_a_back_end_copies(back_ends, monkeypatch, function, kind):
+    """The last is of newer hosts."""
+    memory = sys.modules[back_ends.__name__.removesuffix("attention") + "memory"]
+    monkeypatch.setattr(back_ends.host, function, object(), raising=False)
+    assert memory.kind_of(getattr(back_ends.host, function)) == kind
+
+
 def film(name):
     prompt = graphs.film(steps=2)
     prompt["1"]["inputs"]["attention"] = name

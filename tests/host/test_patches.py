@@ -22,6 +22,8 @@ HONOURED = {
     "arguments": {"x", "timestep", "context", "clip_fea", "time_dim_concat"}
     | {"transformer_options"},
 }
+# How it calls attention; `low_precision_attention` since 0.31.
+ATTENTION = {"heads", "transformer_options", "low_precision_attention"}
 REFUSED = {"kwargs": {"reference_latent", "context_latents"}}
 # What a prompt calls them.
 IN_PROMPTS = {"reference_latent": "reference_latents", "context_latents": "context_latents"}
@@ -56,6 +58,8 @@ def keys(part):
             pairs = [(name, key)]
         case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="get" | "pop"), args=args):
             pairs = [(name, args[0])]
+        case ast.Call(func=ast.Name(id="optimized_attention"), keywords=given):
+            pairs = [("attention", ast.Constant(word.arg)) for word in given]
         case ast.Call(args=args):
             given = [argument for argument in args if isinstance(argument, ast.Dict)]
             pairs = [("handed out", key) for words in given for key in words.keys]
@@ -67,6 +71,7 @@ def test_core_looks_for_nothing_that_ours_does_not_honour_or_refuse(host):
     found = looked_up(source)
     # Indices and blocks of replacements are no words.
     assert found.pop("blocks_replace", set()) <= {"double_block"}
+    assert {"heads"} < found.pop("attention") <= ATTENTION
     assert found == HONOURED | REFUSED
 
 
@@ -164,6 +169,30 @@ def test_without_patches_not_a_bit_changes(both, inputs):
     assert torch.equal(run(ours, inputs), run(ours, inputs, none))
     same = {"rope_options": {"scale_t": 1.0, "shift_x": 0.0}}
     assert torch.equal(run(ours, inputs), run(ours, inputs, same))
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS["attn1_patch"]], ids=["plain", "patched"])
+def test_an_image_is_not_seen_in_8_bits(host, options):
+    """As by core's since 0.31: SageAttention can make NaN of so few tokens."""
+    import comfy.ops
+
+    name = next(
+        n for n in sys.modules if "/" in n and n.endswith(".nodes.host.sockets.transformer")
+    )
+    seen = set()
+
+    def attend(q, k, v, heads, transformer_options, **how):
+        seen.add((k.shape[1], *how.items()))
+        return torch.zeros_like(q)
+
+    config = sys.modules[name].ModelConfig(
+        model_type="i2v", dim=128, ffn_dim=64, num_heads=1, num_layers=1, in_dim=36, text_dim=64
+    )
+    layers = comfy.ops.disable_weight_init
+    model = sys.modules[name].HostDiT(config, attend, layers, torch.float32, None)
+    given = torch.zeros(1, 36, 3, 4, 4), torch.ones(1, 3), torch.zeros(1, 512, 64)
+    run(model, given, options, clip_fea=torch.zeros(1, 257, 1280))
+    assert seen == {(12,), (512,), (257, ("low_precision_attention", False))}
 
 
 def test_what_a_patch_keeps_is_not_written_over(both, inputs):

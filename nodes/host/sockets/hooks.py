@@ -31,14 +31,22 @@ def read_positions(options: Options) -> Positions:
     return Positions(scale, shift)
 
 
-def attend_with(attention: Any, options: Options) -> Attend:
+def attend_with(attention: Any, options: Options, **how: Any) -> Attend:
     """An attention of the host's in our protocol, with the options that it looks into."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        out: Tensor = attention(q, k, v, heads=heads, transformer_options=options)
+        out: Tensor = attention(q, k, v, heads=heads, transformer_options=options, **how)
         return out
 
     return attend
+
+
+def attend_image_with(attention: Any, options: Options) -> Attend:
+    """The same for the few tokens of an image, in 16 bits, as the host's Wan (0.31) asks for.
+
+    SageAttention can make NaN of them. Functions of the host that know no other way ignore it.
+    """
+    return attend_with(attention, options, low_precision_attention=False)
 
 
 class BlockHooks:
@@ -118,6 +126,7 @@ class BlockHooks:
             inputs,
             attend_self=patched if on_self else attend,
             attend_context=attend,
+            attend_image=attend_image_with(self.attention, options),
             after_context=(lambda x: change(x, dtype, patch)) if on_stream else None,
         )
 

@@ -24,8 +24,11 @@ from .tea_cache import COMPILED, count_residuals
 
 # They hold the scores of all queries and keys, or as many as the host finds room for.
 WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
-# They make quantised copies of what they are given.
-WITH_COPIES = ("attention_sage", "attention3_sage")
+# They make quantised copies of what they are given: as `Execution` calls them.
+WITH_COPIES = {
+    "sage": ("attention_sage", "attention3_sage"),
+    "int8": ("attention_comfy_kitchen_int8",),
+}
 
 
 def memory_required(
@@ -53,15 +56,19 @@ def describe_execution(model: Any) -> Execution:
     """How a `HostModel` runs its forwards, as far as memory depends on it."""
     transformer = model.diffusion_model
     quantized = model.model_config.custom_operations is not None
-    sage = holds(transformer.attention, WITH_COPIES)
     return Execution(
         casts=model.manual_cast_dtype is not None or quantized,
         quantizes=any(map(quantizes_inputs, transformer.blocks[0].modules())),
-        attention="sage" if sage else "flash",
+        attention=kind_of(transformer.attention),
         compiled=model.compiled,
         residuals=model.residuals,
         keeps=model.kept is not None,
     )
+
+
+def kind_of(attend: Any) -> str:
+    """What `Execution` calls an attention function of the host's."""
+    return next((kind for kind, names in WITH_COPIES.items() if holds(attend, names)), "flash")
 
 
 def note_execution(

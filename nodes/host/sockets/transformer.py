@@ -19,7 +19,7 @@ from ....skyreels_model.model import layers
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import SkyReelsModel
 from ....skyreels_model.rules import refusal
-from .hooks import BlockHooks, attend_with, read_positions
+from .hooks import BlockHooks, attend_image_with, attend_with, read_positions
 from .kept import keep_frames
 from .no_bypass import NoBypass
 from .rotary import rotation
@@ -113,6 +113,7 @@ class HostDiT(SkyReelsModel):
             given["clip_fea"] = clip_fea
         how: dict[str, Any] = {
             "attend": attend_with(self.attention, transformer_options),
+            "attend_image": attend_image_with(self.attention, transformer_options),
             "positions": read_positions(transformer_options),
             "rotate": rotation(x.device),
             "cache": read_cache(transformer_options),
