@@ -94,6 +94,18 @@ def test_the_estimate_is_told_what_a_back_end_copies(back_ends, monkeypatch, fun
     assert memory.kind_of(getattr(back_ends.host, function)) == kind
 
 
+def test_the_estimate_allows_for_another_nodes_attention(back_ends, open_model):
+    model, _ = open_model(graphs.TOY["model"])
+    memory = sys.modules[back_ends.__name__.removesuffix("attention") + "memory"]
+    told = []
+    for options in ({}, {"optimized_attention_override": None}, {}):
+        patcher = model.clone()
+        patcher.model_options["transformer_options"].update(options)
+        memory.note_execution(lambda *given, **more: None, patcher, [2, 16, 3, 8, 8], {})
+        told.append(memory.describe_execution(patcher.model).attention)
+    assert told == ["flash", "sage", "flash"]
+
+
 def film(name):
     prompt = graphs.film(steps=2)
     prompt["1"]["inputs"]["attention"] = name

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from devtools.live_bytes import LiveBytes, allocated_peak, forward_peak, gpu_kernels, sage
+from devtools import live_bytes
+from devtools.live_bytes import LiveBytes, allocated_peak, forward_peak, gpu_kernels
 from skyreels_model.attention import sdpa
 from skyreels_model.cache.published import Rule, State, TeaCache
 from skyreels_model.config import ModelConfig
@@ -54,10 +55,12 @@ def test_a_gpus_kernels_need_no_more(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["DF-1.3B-540P", "DF-14B-540P", "I2V-14B-540P"])
-def test_the_estimate_knows_the_copies_of_sage_attention(name):
+@pytest.mark.parametrize("kind", ["sage", "int8"])
+def test_the_estimate_knows_the_copies_of_an_attention(name, kind):
+    attend, execution = getattr(live_bytes, kind), Execution(attention=kind)
     for batch, size in itertools.product((1, 2), SIZES[1:]):
-        needed = forward_peak(published(name), batch, size, torch.bfloat16, attend=sage)
-        estimate = forward_bytes(published(name), batch, *size, 2, 512, Execution(attention="sage"))
+        needed = forward_peak(published(name), batch, size, torch.bfloat16, attend=attend)
+        estimate = forward_bytes(published(name), batch, *size, 2, 512, execution)
         assert abs(estimate / needed - 1) < 0.02, (batch, size, estimate, needed)
 
 

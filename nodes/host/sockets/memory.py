@@ -24,6 +24,7 @@ from .tea_cache import COMPILED, count_residuals
 
 # They hold the scores of all queries and keys, or as many as the host finds room for.
 WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
+OVERRIDE = "optimized_attention_override"  # of the host's transformer options
 # They make quantised copies of what they are given: as `Execution` calls them.
 WITH_COPIES = {
     "sage": ("attention_sage", "attention3_sage"),
@@ -59,7 +60,8 @@ def describe_execution(model: Any) -> Execution:
     return Execution(
         casts=model.manual_cast_dtype is not None or quantized,
         quantizes=any(map(quantizes_inputs, transformer.blocks[0].modules())),
-        attention=kind_of(transformer.attention),
+        # What another node has put in its place is a function of its own: often SageAttention.
+        attention="sage" if model.overridden else kind_of(transformer.attention),
         compiled=model.compiled,
         residuals=model.residuals,
         keeps=model.kept is not None,
@@ -81,10 +83,12 @@ def note_execution(
 ) -> Any:
     """Tell a model, before the host asks what it needs, how it will be run.
 
-    The host asks the model; whether it is compiled, cached or shared is its patcher's.
+    The host asks the model; whether it is compiled, cached, shared or sees by another node's
+    attention is its patcher's.
     """
     options = patcher.model_options
     patcher.model.compiled = COMPILED in options
+    patcher.model.overridden = OVERRIDE in options["transformer_options"]
     sharing = find_sharing(options["transformer_options"])
     # The model may stay when what shares it has gone, and is to go, with its processes.
     patcher.model.sharing = weakref.ref(sharing) if sharing else nobody

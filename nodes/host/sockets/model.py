@@ -60,7 +60,8 @@ class HostModel(comfy.model_base.WAN21):
         super(comfy.model_base.WAN21, self).__init__(
             config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostDiT
         )
-        self.compiled, self.residuals, self.sharing = False, 0, nobody  # see `note_execution`
+        # See `note_execution`.
+        self.compiled, self.overridden, self.residuals, self.sharing = False, False, 0, nobody
         self.kept: tuple[int, HostKeeping] | None = None
         self.image_to_video = config.unet_config["skyreels"].model_type == "i2v"
 
