@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..skyreels_model.rules import refusal
 from ..skyreels_model.words import Engine, UnansweredError
 from ..skyreels_model.words.enhance import LANGUAGES, LONG, Enhancer, count_calls
 from .host import files, notice
@@ -173,13 +174,16 @@ class SkyReelsV2PromptEnhancer(io.ComfyNode):
         enhancer = Enhancer(language=language, long_words=long_words, previous=previous)
         sampling = dataclasses.replace(enhancer.sampling, seed=seed, temperature=temperature)
         picture = None if start_image is None else start_image[:1, ..., :3].expand(-1, -1, -1, 3)
+        if picture is not None and not picture.isfinite().all():
+            rule = "finite numbers: the node that made them failed"
+            raise refusal("start_image", "not finite", rule)
         enhancer = dataclasses.replace(enhancer, sampling=sampling, picture=picture)
         asker = Asker(writer, count_calls(prompt), sampling.max_tokens)
         try:
             written = enhancer.enhance(prompt, asker.ask)
         except UnansweredError as error:
             if not asker.raw.strip():
-                raise
+                raise ValueError(str(error)) from error  # the page shows an error's type
             return io.NodeOutput(stop(error), asker.raw)
         notice.show(written)
         return io.NodeOutput(written, asker.raw)

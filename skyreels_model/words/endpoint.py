@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,12 @@ from .vision import CLIP_LEAST, CLIP_MOST, LEAST, MOST, fit_size
 
 PAUSES = (1.0, 3.0)  # seconds before asking once more, where that may help
 LONGEST_ANSWER = 64  # characters for each token that was allowed
+LONGEST_LIST = 2**24  # bytes of the names of models
+SHORTEST_KEY = 8  # characters; shorter ones, such as "ollama", are no secrets
 JPEG_QUALITY = 92
+
+# Where people put passwords and keys in an address.
+_SECRETS = re.compile(r"(?<=//)[^/]*(?=@)|(?<=[?#]).+", re.DOTALL)
 
 
 def _do_nothing() -> None:
@@ -47,11 +53,18 @@ class Endpoint:
             address = urlsplit(self.url)
             fine = address.scheme in ("http", "https") and bool(address.hostname)
             fine = fine and address.port != 0 and "@" not in address.netloc
+            fine = fine and not re.search(r"[?#\s]", self.url)
         except ValueError:
             fine = False
         if not fine:
-            rule = "an address such as http://localhost:8000/v1, without a password in it"
-            raise refusal("the endpoint's address", self.url, rule)
+            rule = "an address such as http://localhost:8000/v1, without spaces, ?, # or a password"
+            raise refusal("the endpoint's address", _SECRETS.sub("\u2026", self.url), rule)
+        if not (self.key.isascii() and self.key.isprintable()):
+            # It is not shown, here or anywhere.
+            raise ValueError(
+                "the endpoint's key has a line break or a letter that no key has; it must be the "
+                "key alone, on one line: copy it once more"
+            )
 
 
 class EndpointEngine:
@@ -68,6 +81,16 @@ class EndpointEngine:
         self.name = f"{endpoint.model or 'the model'} at the endpoint"
 
     def generate(self, messages: Sequence[Message], sampling: Sampling, on_token: OnToken) -> str:
+        try:
+            return self._answer(messages, sampling, on_token)
+        except EndpointError as error:
+            key, said = self.endpoint.key, str(error)
+            if len(key) < SHORTEST_KEY or key not in said:
+                raise
+            # Some servers repeat the key that they refuse, and errors are logged and saved.
+            raise EndpointError(said.replace(key, "(the key)"), error.status) from None
+
+    def _answer(self, messages: Sequence[Message], sampling: Sampling, on_token: OnToken) -> str:
         values = {
             "model": self.endpoint.model or self._first_model(),
             "messages": [self._write_message(message) for message in messages],
@@ -123,10 +146,14 @@ class EndpointEngine:
         with open_lines(
             Request("GET", url, self.endpoint.key), self.endpoint.limits, self._wait
         ) as lines:
-            text = b"".join(lines)
+            text = b""
+            for line in lines:
+                if len(text) + len(line) > LONGEST_LIST:
+                    break
+                text += line
         try:
             name = json.loads(text)["data"][0]["id"]
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise EndpointError(f"{url} lists no model; name one") from None
         return str(name)
 
@@ -209,7 +236,7 @@ def _first_choice(data: bytes, url: str) -> dict[str, Any]:
         known = known and all(isinstance(choice.get(k) or {}, dict) for k in ("delta", "message"))
     except EndpointError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         known = False
     if not known:
         raise EndpointError(

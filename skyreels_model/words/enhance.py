@@ -17,7 +17,7 @@ from ..plan.storyboard import (
     write_storyboard,
 )
 from ..rules import require_choice, require_whole
-from .ask import Answer
+from .ask import Answer, NoAnswerError
 from .engine import Message, Sampling
 
 FILE = pathlib.Path(__file__).with_name("enhancer.md")
@@ -35,8 +35,9 @@ _LABEL = re.compile(
     r"\A(?:(?:enhanced|long|video|example)\s+)?(?:prompt|answer|caption)\s*:\s*", re.I
 )
 _OPENING = re.compile(r"\A(?:sure|certainly|of course|here(?:'s| is| are))\b[^\n]*:\s*\n", re.I)
-_SENTENCE = re.compile(
-    r".+?(?:[.!?\u2026]+[\"'\u201d\u2019)]*(?=\s|\Z)|[\u3002\uff01\uff1f])\s*", re.DOTALL
+# From the first of its points on only, so that long texts without an end take no time.
+_SENTENCE_END = re.compile(
+    r"(?:(?<![.!?\u2026])[.!?\u2026]+[\"'\u201d\u2019)]*(?=\s|\Z)|[\u3002\uff01\uff1f])\s*"
 )
 # Kana, Chinese characters and Hangul.
 _DENSE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -66,7 +67,8 @@ class Enhancer:
     def enhance(self, text: str, ask: Ask) -> str:
         """A prompt, or a storyboard's text shot by shot, written out; of the same form.
 
-        Raises ValueError for an empty prompt, and what `parse_storyboard` and `ask` raise.
+        Raises ValueError for an empty prompt, NoAnswerError for an answer without words, and what
+        `parse_storyboard` and `ask` raise.
         """
         if not is_storyboard(text):
             return self._enhance_shot(text, self.previous, False, ask)
@@ -87,7 +89,14 @@ class Enhancer:
         if self.long_words and count_words(prompt) >= self.long_words:
             return prompt
         answer = ask(self._messages(prompt, previous, cut), self.sampling)
-        return tidy_prompt(answer.text)
+        written = tidy_prompt(answer.text)
+        if not written:
+            raise NoAnswerError(
+                f"engine: the answer has no words in it ({answer.text[:40]!r}); try another seed "
+                "or another model",
+                answer.raw,
+            )
+        return written
 
     def _messages(self, prompt: str, previous: str, cut: bool) -> list[Message]:
         parts = read_parts()
@@ -158,10 +167,10 @@ def tidy_prompt(text: str) -> str:
 
 def _whole_sentences(text: str) -> str:
     """As many whole sentences as the text encoder reads; the text itself where there are none."""
-    kept, words = "", 0
-    for sentence in _SENTENCE.findall(text):
-        words += count_words(sentence)
+    kept = words = 0
+    for end in _SENTENCE_END.finditer(text):
+        words += count_words(text[kept : end.end()])
         if kept and words > MOST_WORDS:
             break
-        kept += sentence
-    return kept.strip() or text
+        kept = end.end()
+    return text[:kept].strip() or text

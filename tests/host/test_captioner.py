@@ -252,3 +252,4 @@ def test_a_failure_before_anything_was_written_is_the_nodes_own(run_prompt, give
     result = run_prompt(prompt)
     assert result.error["node_type"] == "SkyReelsV2Captioner"
     assert result.error["exception_message"].strip() == "the server is gone"
+    assert result.error["exception_type"] == "ValueError"

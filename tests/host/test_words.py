@@ -196,6 +196,19 @@ def test_pictures_need_an_engine_that_sees(run_prompt, give):
     assert "reads text only" in failure(run_prompt, graph)
 
 
+def test_an_image_that_is_not_finite_is_named(run_prompt, give):
+    module("/host/probe").GIVEN["image"] = torch.full((1, 8, 8, 3), torch.nan)
+    graph = enhancer(give(ScriptedEngine([])), "a cat", start_image=["4", 0])
+    graph["4"] = node("SkyReelsV2TestGiver", name="image")
+    assert "start_image is 'not finite'" in failure(run_prompt, graph)
+
+
+def test_a_failure_without_any_answer_is_a_plain_one(run_prompt, give):
+    engine = ScriptedEngine([ValueError("the server is gone")])
+    graph = enhancer(give(engine), "a cat") | {"3": node("PreviewAny", source=["2", 0])}
+    assert run_prompt(graph).error["exception_type"] == "ValueError"
+
+
 def test_the_first_image_is_seen(look, give):
     engine = ScriptedEngine(["It moves."])
     graph = enhancer(give(engine), "", start_image=["4", 0])

@@ -161,6 +161,8 @@ BROKEN = {
     "an error": (say(event({"error": {"message": "no memory"}})), 1, "with an error: no memory"),
     "half an event": (say(b'data: {"choices": [{"del\n\n'), 1, "other than OpenAI's"),
     "odd choices": (say(event({"choices": ["x"]})), 1, "other than OpenAI's"),
+    "depths": (lambda h, *_: h.reply(200, b"[" * 10**5), 1, "other than OpenAI's"),
+    "an event of depths": (say(b"data: " + b"[" * 10**5 + b"\n\n"), 1, "other than OpenAI's"),
     "not text": (say(b"\xff\xfe\x00\n"), 1, "other than OpenAI's"),
 }
 
@@ -242,9 +244,17 @@ def test_a_server_without_models(serve):
         ask(serve(say(piece("x", "stop")), models=()))
 
 
+def test_a_list_of_models_has_an_end(serve, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_LIST", 100)
+    with pytest.raises(EndpointError, match="lists no model; name one"):
+        ask(serve(say(piece("x", "stop")), models=["x" * 200]))
+
+
 @pytest.mark.parametrize(
-    "url", ["", "localhost:8000", "ftp://a/v1", "file:///etc/passwd", "http://a:b@c/v1", "http://["]
-)
+    "url",
+    ["", "localhost:8000", "ftp://a/v1", "file:///etc/passwd", "http://a:b@c/v1", "http://[",
+     "http://a/v1?key=b", "http://a/v1#b", "http://a/v1 b"],
+)  # fmt: skip
 def test_addresses_that_are_none(url):
     with pytest.raises(ValueError, match="the endpoint's address is .*http://localhost:8000/v1"):
         Endpoint(url)
@@ -258,3 +268,28 @@ def test_the_address_is_not_in_its_name(model, name):
 
 def test_the_key_is_not_shown():
     assert "secret" not in repr(Endpoint("http://a/v1", "secret"))
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@a/v1", "http://a/v1?key=secret"])
+def test_nor_is_one_in_an_address(url):
+    with pytest.raises(ValueError, match="the endpoint's address is 'http://") as caught:
+        Endpoint(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "sec\u2013ret", "sec\tret"])
+def test_a_key_that_is_none_is_refused_unseen(key):
+    with pytest.raises(ValueError, match="the endpoint's key has a line break or") as caught:
+        Endpoint("http://a/v1", key)
+    assert "sec" not in str(caught.value) and "ret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_server_that_repeats_the_key_does_not_give_it_away(serve, status):
+    def answer(handler, _values, _number):
+        said = json.dumps({"error": handler.headers["Authorization"]})
+        handler.reply(status, said.encode())
+
+    with pytest.raises(EndpointError, match=r"Bearer \(the key\)") as caught:
+        ask(serve(answer), model="m", key="a-secret")
+    assert caught.value.__suppress_context__ and "secret" not in str(caught.value)

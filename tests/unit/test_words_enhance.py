@@ -148,9 +148,17 @@ def test_the_same_seed_is_asked_for_at_every_shot():
     assert [given.seed for _, given in engine.asked] == [5, 5, 5]
 
 
-def test_an_empty_answer_is_an_error_not_an_empty_prompt():
-    with pytest.raises(NoAnswerError):
-        enhance("a cat", "<think>what?</think>")
+@pytest.mark.parametrize("answer", ["<think>what?</think>", "Prompt:", "```\n```", "**"])
+def test_an_empty_answer_is_an_error_not_an_empty_prompt(answer):
+    with pytest.raises(NoAnswerError) as caught:
+        enhance("a cat", answer)
+    assert caught.value.raw == answer
+
+
+@pytest.mark.parametrize("text", ["word and " * 4000, "3.5 " * 9000, "." * 36000 + "x"])
+def test_long_answers_without_an_end_take_no_time(text):
+    """Servers send as much; a search that tries every place anew takes the test's whole time."""
+    assert tidy_prompt(text) == text.strip()
 
 
 @pytest.mark.parametrize(

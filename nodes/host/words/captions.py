@@ -139,7 +139,7 @@ def _caption(
     except UnansweredError as error:
         notice.LOG.warning("The model wrote: %s", error.raw)
         if not captions and not error.raw.strip():
-            raise
+            raise ValueError(str(error)) from error  # the page shows an error's type
         return FilmInWords(clip, spans, captions, error)
     except Exception as error:  # such as no memory left: what was made is not lost with it
         if not captions:
