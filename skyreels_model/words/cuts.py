@@ -94,8 +94,8 @@ def divide(clip: Clip, cuts: Sequence[int], longest: float) -> list[Span]:
     spans = []
     for first, end in zip([0, *cuts], [*cuts, len(clip)], strict=True):
         seconds = clip.second(end) - clip.second(first)
-        parts = max(math.ceil(seconds / longest - 1e-6), 1) if longest else 1
-        parts = min(parts, end - first)
+        wanted = min(seconds / longest, end - first) if longest else 1
+        parts = max(math.ceil(wanted - 1e-6), 1)
         borders = [first + (end - first) * part // parts for part in range(parts + 1)]
         spans += [
             Span(a, b, part == 0)
