@@ -288,8 +288,8 @@ def test_a_graph_of_a_newer_version_opens(page):
     page.run("await app.loadGraphData(file, true, true, 'newer')", file=file)
     # The page gives the last of our inputs the last of the file's values.
     await_plan(page, "finished_frames is 5; it must be one of")
-    turn(page, "finished_frames", "computed")
     turn(page, "refresh_every", 5)
+    turn(page, "finished_frames", "computed")
     await_plan(page, "257 frames")
 
 
