@@ -14,6 +14,7 @@ from .clips import Clip, fit_size, sample_indices
 from .cuts import Span
 from .description import Description, json_schema
 from .engine import Engine, Message, OnToken, Sampling
+from .enhance import escape_weights
 from .fusion import MANNERS, NO_SUBJECTS, fuse
 from .prompts import read_prompt
 from .reading import read_description
@@ -154,11 +155,6 @@ def shorten(text: str, most: int) -> str:
     if end < most // 2:
         end = text.rfind(" ") - 1
     return text[: end + 1] if end > 0 else text
-
-
-def escape_weights(text: str) -> str:
-    """Brackets as text: in prompts (word:1.2) is a weight, and a caption means none."""
-    return text.replace("\\", "").replace("(", "\\(").replace(")", "\\)")
 
 
 def caption_spans(

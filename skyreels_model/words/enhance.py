@@ -96,7 +96,7 @@ class Enhancer:
                 "or another model",
                 answer.raw,
             )
-        return written
+        return escape_weights(written)
 
     def _messages(self, prompt: str, previous: str, cut: bool) -> list[Message]:
         parts = read_parts()
@@ -163,6 +163,11 @@ def tidy_prompt(text: str) -> str:
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1]
     return _whole_sentences(" ".join(text.split()))
+
+
+def escape_weights(text: str) -> str:
+    """Brackets as text: in prompts (word:1.2) is a weight, and what a model writes means none."""
+    return text.replace("\\", "").replace("(", "\\(").replace(")", "\\)")
 
 
 def _whole_sentences(text: str) -> str:

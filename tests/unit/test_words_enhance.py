@@ -58,6 +58,11 @@ def test_a_long_prompt_is_written_out_where_it_is_wanted():
     assert made == "Short."
 
 
+def test_brackets_of_an_answer_are_no_weights():
+    made, _ = enhance("a cat", "A cat (red:1.5) jumps.")
+    assert made == "A cat \\(red:1.5\\) jumps."
+
+
 def test_language_picture_and_the_shot_before_are_told():
     picture = torch.zeros(1, 8, 8, 3)
     _, engine = enhance(
