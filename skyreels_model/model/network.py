@@ -123,13 +123,10 @@ class SkyReelsModel(nn.Module):
         """
         self._check(x, timestep, context, clip_fea, causal_block_size)
         e, modulation = self.embed_time(timestep, fps)  # (B, T, D), (B, T, 6, D); T is F or 1
-        rows, distinct = context.shape[1], count_distinct(context)
-        context = repeat_last(self.text_embedding(context[:, :distinct]), rows)  # (B, N, D)
-        if clip_fea is not None:
-            context = torch.cat([self.img_emb(clip_fea).to(context), context], dim=1)
+        distinct = count_distinct(context)
+        context = self._embed_context(context, distinct, clip_fea)  # (B, image tokens + N, D)
         tokens = self.patch_embedding(x)  # (B, D, f, h, w)
         grid = tokens.shape[2:]
-        rope = rope_table(grid, self.config.head_dim, x.device, positions)
         # Contiguous, or every block would silently copy it, several times.
         stream = torch.promote_types(tokens.dtype, modulation.dtype)
         tokens = rearrange(tokens, "b d f h w -> b (f h w) d")
@@ -138,7 +135,7 @@ class SkyReelsModel(nn.Module):
         inputs = BlockInputs(
             modulation=modulation,
             context=context,
-            rope=rope,
+            rope=rope_table(grid, self.config.head_dim, x.device, positions),
             image_tokens=0 if clip_fea is None else clip_fea.shape[1],
             attend_self=block_causal(attend, block) if block else attend,
             attend_context=attend,
@@ -175,6 +172,14 @@ class SkyReelsModel(nn.Module):
             rate = self.fps_projection(self.fps_embedding(index).to(e))
             projected = projected + rate.unflatten(1, (1, 6, self.config.dim))
         return e, projected
+
+    def _embed_context(self, text: Tensor, distinct: int, clip_fea: Tensor | None) -> Tensor:
+        """What blocks see beside the tokens: the image's, if there is one, then the text's."""
+        rows = text.shape[1]
+        text = repeat_last(self.text_embedding(text[:, :distinct]), rows)  # (B, N, D)
+        if clip_fea is None:
+            return text
+        return torch.cat([self.img_emb(clip_fea).to(text), text], dim=1)
 
     def _unpatchify(self, patches: Tensor, grid: Sequence[int]) -> Tensor:
         """(B, L, pt*ph*pw*C), channel fastest -> (B, C, F, H, W)."""
