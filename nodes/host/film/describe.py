@@ -205,6 +205,17 @@ def assigned_by(code: types.CodeType) -> set[str]:
     return own.intersection(code.co_freevars).union(*inner)
 
 
+def functions_of(value: Any) -> Iterable[Any]:
+    """What stands in a model's patches, however deep in lists and mappings."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        yield value
+        return
+    for part in value:
+        yield from functions_of(part)
+
+
 def name_of(value: Any) -> str:
     """The name of a function or class, or of an object's class, wherever its pack lies."""
     if isinstance(value, torch.dtype | torch.device):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import comfy.model_patcher
 
@@ -19,7 +18,7 @@ from ..sockets.memory import require_ram
 from ..sockets.model import is_causal
 from ..sockets.sharing import SHARED
 from ..sockets.tea_cache import COMPILED, SETTINGS
-from .describe import name_of
+from .describe import functions_of, name_of
 
 INSIDE = "diffusion_model"
 DISTILLED = "lcm"
@@ -71,21 +70,11 @@ def _obstacles(model: comfy.model_patcher.ModelPatcher) -> Iterable[tuple[str, s
         )
     if given.get("easycache") is not None:
         yield "model has EasyCache or LazyCache, which keeps all frames' answers", without
-    for function in _functions([given.get("patches_replace", {}), given.get("patches", {})]):
+    for function in functions_of([given.get("patches_replace", {}), given.get("patches", {})]):
         yield f"a node changes its blocks or attention ({name_of(function)})", without
     for key, function in model.object_patches.items():
         if key.startswith(INSIDE):
             yield f"a node has replaced {key} by a {name_of(function)}", without
-
-
-def _functions(value: Any) -> Iterable[Any]:
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        yield value
-        return
-    for part in value:
-        yield from _functions(part)
 
 
 def _check_blocks(plan: FilmPlan, warn: Callable[[str], None]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.model_patcher
 
-from ..film.describe import name_of
+from ..film.describe import functions_of, name_of
 from ..sockets.model import load_patcher
 from ..sockets.tea_cache import COMPILED
 
@@ -57,21 +57,11 @@ def check_patcher(patcher: comfy.model_patcher.ModelPatcher, conds: Mapping[str,
 def check_options(options: Mapping[str, Any]) -> None:
     """The same for the options of a forward, where nodes put what is done to blocks."""
     replaced = options.get("patches_replace", {})
-    for function in _functions([replaced, options.get("patches", {})]):
+    for function in functions_of([replaced, options.get("patches", {})]):
         _refuse(f"changes the model's blocks or attention ({name_of(function)})")
     override = options.get("optimized_attention_override")
     if override is not None:
         _refuse(f"replaces attention ({name_of(override)})")
-
-
-def _functions(value: Any) -> Iterable[Any]:
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        yield value
-        return
-    for part in value:
-        yield from _functions(part)
 
 
 def _refuse(what: str) -> None:
