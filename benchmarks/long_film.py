@@ -3,14 +3,18 @@
     python benchmarks/long_film.py [--windows 5400 --size 32] [--windows 200 --size 256 --pixels]
 
 A tiny transformer and VAE with random weights make windows of 25 frames that overlap by 9. Prints
-what is resident after the first minute and at the end, for making and for writing. Linux only.
+for making and for writing what is resident after the first minute and at the end, by medians, and
+what of it the process has in use: glibc keeps what was freed, and that part comes and goes. With
+`--folder PATH` the film stays there, and what is there already is not made again. Linux with glibc
+only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import pathlib
-import shutil
 import statistics
 import sys
 import tempfile
@@ -48,23 +52,47 @@ WINDOW, OVERLAP = 25, 9
 FIRST = 60.0  # seconds
 
 
+class Allocated(ctypes.Structure):
+    """`struct mallinfo2` of glibc, in bytes."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def in_use() -> float:
+    """MB that were asked for and not freed."""
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallinfo2.restype = Allocated
+    found = libc.mallinfo2()
+    return float(found.uordblks + found.hblkhd) / 1e6
+
+
 class Watch:
     """Memory in MB, by the median of the first tenth after a minute and of the last tenth."""
 
     def __init__(self) -> None:
-        self.begin, self.seen = time.monotonic(), list[float]()
+        self.begin, self.seen = time.monotonic(), list[tuple[float, float]]()
 
     def look(self) -> None:
-        now = resident()["VmRSS"]
+        now = resident()["VmRSS"], in_use()
         if time.monotonic() - self.begin < FIRST:
             self.seen.clear()
         self.seen.append(now)
 
     def __str__(self) -> str:
         tenth = max(len(self.seen) // 10, 1)
-        first, last = (statistics.median(some) for some in (self.seen[:tenth], self.seen[-tenth:]))
+        told = []
+        for some in zip(*self.seen, strict=True):
+            first, last = (statistics.median(part) for part in (some[:tenth], some[-tenth:]))
+            told.append(f"{first:.0f} | {last:.0f} | {100 * (last / first - 1):+.1f} %")
+        highest = max(resident for resident, _ in self.seen)
         took = time.monotonic() - self.begin
-        return f"{first:.0f} | {last:.0f} | {100 * (last / first - 1):+.1f} % | {took:.0f}"
+        return " | ".join([told[0], f"{highest:.0f}", told[1], f"{took:.0f}"])
 
 
 def tiny_model() -> SkyReelsModel:
@@ -84,17 +112,20 @@ def main() -> None:
     asked.add_argument("--windows", type=int, default=5400)
     asked.add_argument("--size", type=int, default=32, help="width and height in px")
     asked.add_argument("--pixels", action="store_true", help="history through the VAE")
+    asked.add_argument("--folder", type=pathlib.Path, help="where the film stays")
     given = asked.parse_args()
     torch.manual_seed(0)
-    model, vae = tiny_model(), draw_weights(VideoVAE(dim=4, num_res_blocks=0))
+    model, vae = tiny_model(), draw_weights(VideoVAE(dim=2, num_res_blocks=0))
     text = torch.randn(1, 8, 16)
     frames = WINDOW + (given.windows - 1) * (WINDOW - OVERLAP)
     history = "pixels" if given.pixels else "latents"
     size = (given.size, given.size)
     plan = FilmPlan(frames, *size, WINDOW, OVERLAP, steps=2, history=history)
     assert plan.num_windows == given.windows
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="long_film"))
-    try:
+    with contextlib.ExitStack() as stack:
+        folder = given.folder
+        if folder is None:
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         film, watch = Film(plan, "euler"), Watch()
         keys = window_keys(plan, film.conditions, film.solver, lambda window: {})
 
@@ -109,8 +140,11 @@ def main() -> None:
             write_manifest(folder, plan, keys)
             make_film(film, sample, new_history(plan, vae), session, watch.look)
         name = f"{given.windows} windows, {frames / FPS / 60:.0f} min of {size[0]} x {size[1]}"
-        print("| film | work | after a minute, MB | at the end, MB | growth | s |")
-        print("|---|---|---|---|---|---|")
+        print(
+            "| film | work | after a minute, MB | at the end, MB | growth | at most, MB "
+            "| in use after a minute, MB | at the end, MB | growth | s |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|")
         print(f"| {name} | made | {watch} |", flush=True)
 
         def decode(latents: Tensor) -> Iterator[Tensor]:
@@ -124,8 +158,6 @@ def main() -> None:
                 watch.look()
         assert writer.frames == frames
         print(f"| {name} | written | {watch} |", flush=True)
-    finally:
-        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

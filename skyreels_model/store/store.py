@@ -29,14 +29,14 @@ from .windows import StoredWindows
 
 LOCK = "in_use.lock"
 EVERY = 60.0  # seconds between two savings of a window at work
-SHARE = 0.01  # of a film's time that saving the window at work may take
+SHARE = 0.01  # of a film's time that saving it may take
 
 
 class FilmStore:
     """One film's folder, for one writer at a time.
 
-    every: seconds from one saving of the window at work to the next, or more where saving is so
-    slow that it would take more than `SHARE` of the time; 0 is after every model call. rows:
+    every: seconds from one saving of the window at work to the next, or more where all that was
+    saved would take more than `SHARE` of the time; 0 is after every model call. rows:
     whether that can be saved now, which it cannot where a model remembers of a window what is not
     in `Film`.
     """
@@ -103,7 +103,9 @@ class Session:
         self.kept = self.made = 0
         self.damaged: list[str] = []
         self.changed: list[str] = []
-        self.took = 0.0  # seconds, for the last saving of a window at work
+        # Seconds: for the last saving of a window at work, and for all that was saved.
+        self.took = self.spent = 0.0
+        self.opened_at = time.monotonic()
         # Of the window at work: when it was saved, how many rows of the film had been forecast
         # before it, and where the files with latents that have left the view begin.
         self.saved_at, self.skipped = time.monotonic(), 0
@@ -179,17 +181,18 @@ class Session:
 
     def save_row(self, film: Film) -> None:
         """Save the window at work where it is time to."""
-        pause = self.store.every and max(self.store.every, self.took / SHARE)
-        begin = time.monotonic()
-        if begin - self.saved_at >= pause:
+        now = time.monotonic()
+        # Finished windows are saved anyhow: those at work have what is left of the share.
+        room = SHARE * (now - self.opened_at) - self.spent
+        affordable = not self.took or not self.store.every or room >= self.took
+        if affordable and now - self.saved_at >= self.store.every:
             self.save_row_now(film)
-            self.took = time.monotonic() - begin
 
     def save_row_now(self, film: Film) -> None:
         """Save the window at work, in place of what was saved of it before."""
         if not self.store.rows():
             return
-        key = self.keys[film.window]
+        begin, key = time.monotonic(), self.keys[film.window]
         tensors, numbers = pack_row(film)
         if not torch.isfinite(tensors["latents"]).all():
             return  # the loop says so, at its next model call
@@ -202,10 +205,12 @@ class Session:
         numbers |= {"skipped": film.skipped - self.skipped, "passed": self.passed}
         files.write(self.store.path("row", key), tensors, numbers)
         self.saved_at = time.monotonic()
+        self.took = self.saved_at - begin
+        self.spent += self.took
 
     def save_window(self, film: Film) -> None:
         """Save the window that the film has just finished; its rows are needed no more."""
-        key = self.keys[film.window - 1]
+        begin, key = time.monotonic(), self.keys[film.window - 1]
         tensors, about = pack_window(film)
         about |= {"skipped": film.skipped - self.skipped, "parts": dict(key.parts)}
         number = self.disk.new_number(key.index, key.key)
@@ -214,6 +219,7 @@ class Session:
         self.windows.settle()
         self._remove_rows(key)
         self.made += 1
+        self.spent += time.monotonic() - begin
 
     def read_latents(self, index: int) -> Tensor:
         """The latents (1, C, F, h, w) of a window that was kept or made."""

@@ -16,7 +16,8 @@ from store_films import PLAN, Run, Stop, answer, latents
 
 from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout.film import Film
-from skyreels_model.rollout.loop import denoise
+from skyreels_model.rollout.history import latent_history
+from skyreels_model.rollout.loop import denoise, finish_window
 from skyreels_model.rollout.noise import SeededNoise
 from skyreels_model.store import files
 from skyreels_model.store import store as store_module
@@ -170,22 +171,56 @@ def test_rows_that_are_not_finite_are_not_saved(tmp_path):
         assert saved.read_bytes() == before
 
 
-def test_saving_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
-    """On a clock of its own: a model call takes 2 s and a saving 3 s."""
-    now, saved = [0.0], []
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds of a clock of its own, on which saving a row takes 3 s and a window 1 s."""
+    now = [0.0]
 
     def write(path, tensors, about):
-        now[0] += 3
-        saved.append(about["row"])
+        now[0] += 3 if "row" in about else 1
 
     monkeypatch.setattr(store_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(files, "write", write)
-    with FilmStore(tmp_path, every=10).open(Run().keys()) as session:
-        film = Film(dataclasses.replace(PLAN, num_frames=25, steps=400))
+    return now
+
+
+def save_rows(session, clock, film, windows, call=2):
+    """Make windows by calls of so many s; when rows were saved, and the share that saving took."""
+    saved, shares = [], []
+    for _ in range(windows):
         for _ in denoise(film, answer, SeededNoise(0)):
-            now[0] += 2
+            clock[0] += call
+            before = clock[0]
             session.save_row(film)
-    assert saved == [5, 155, 305]
+            if clock[0] > before:
+                saved.append(before)
+                shares.append(session.spent / clock[0])
+        finish_window(film, latent_history(1))
+        session.save_window(film)
+    return saved, shares
+
+
+def test_saving_takes_a_hundredth_of_the_time(tmp_path, clock):
+    with FilmStore(tmp_path, every=10).open(Run().keys()) as session:
+        film = Film(dataclasses.replace(PLAN, num_frames=25, steps=100))
+        saved, shares = save_rows(session, clock, film, 1, call=8)
+    assert saved == [16, 603, 902]  # at 16 it is not known yet what it takes
+    assert max(shares[1:]) < 0.01
+
+
+def test_finished_windows_are_part_of_that_hundredth(tmp_path, clock):
+    plan = dataclasses.replace(PLAN, steps=40)
+    with FilmStore(tmp_path, every=10).open(Run(plan).keys()) as session:
+        saved, shares = save_rows(session, clock, Film(plan), plan.num_windows, call=20)
+    assert len(saved) > 3
+    assert max(shares[1:]) < 0.01
+    assert session.spent == 3 * len(saved) + plan.num_windows
+
+
+def test_with_no_seconds_between_them_rows_are_saved_whatever_it_takes(tmp_path, clock):
+    with FilmStore(tmp_path, every=0).open(Run().keys()) as session:
+        saved, _ = save_rows(session, clock, Film(PLAN), 1)
+    assert len(saved) == PLAN.steps + PLAN.ar_step * (PLAN.window_at(0).length - 1)
 
 
 def test_rows_go_when_their_window_is_done(tmp_path):
