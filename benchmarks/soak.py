@@ -137,7 +137,7 @@ class Use:
     @classmethod
     def of(cls, process: psutil.Process, base: Path) -> Use:
         folders = (base / "temp", Path(tempfile.gettempdir()))  # the host's, and the system's
-        found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        found = [path for one in folders for path in sorted(one.rglob("*")) if path.is_file()]
         temporary = sum(not path.name.startswith(HOST_PREVIEWS) for path in found)
         return cls(
             process.memory_info().rss / 1e6, process.num_threads(), process.num_fds(), temporary

@@ -19,9 +19,14 @@ from comfy_api.latest import io
 
 from ...skyreels_model.rules import refuse
 from .sockets.latent import check_latent
+from .sockets.memory import explain_lack
 from .tensors import lacks_numbers
 
 Execute = Callable[..., io.NodeOutput]
+WITHOUT_ROOM = (
+    "choose a smaller or shorter film, a model file in fp8 or GGUF, or close what else uses the "
+    "memory"
+)
 SHOWN = 5  # of a combo's options
 ENGINE = "SKYREELS_V2_WORDS,CLIP"
 KINDS = {
@@ -59,7 +64,9 @@ def checked(execute: Execute) -> Execute:
                 del values[declared.id]
             else:
                 check(declared, values[declared.id])
-        return execute(cls, **values)
+        # Where the parts of a node's work have not said more.
+        with explain_lack(cls.define_schema().display_name, WITHOUT_ROOM):
+            return execute(cls, **values)
 
     return run
 

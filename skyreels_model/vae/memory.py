@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from .layers import PIECE, Downsample, ResidualBlock, Upsample
@@ -21,17 +20,6 @@ PAST = 2  # frames that a causal convolution looks back
 # What a convolution may take beside its live tensors, as a part of these: its input and its
 # output in another layout.
 SCRATCH = 0.6
-# How back ends say that memory does not suffice where they have no class of error for it: PyTorch's
-# allocator for the CPU on Linux and on Windows; MPS, XPU and older CUDA; cuBLAS and cuDNN.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, a device's or the machine's."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..lack import lacks_memory
 from ..rules import refusal
-from .memory import lacks_memory
 from .network import FRAME_CHANNELS, DecodeStream, EncodeStream, VideoVAE
 
 Spans = list[tuple[int, int]]

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..lack import explain_lack
 from ..store.files import sync_folder
 from .codecs import VideoSettings
 from .pixels import BT709, LIMITED, make_frames
@@ -23,6 +24,10 @@ from .priority import keep_priority
 from .sound import AnySound, SoundTrack
 from .unfinished import Claim, unfinished_name
 
+WITHOUT_ROOM = (
+    "nothing is left of it. Choose codec h264, which takes the least, or a smaller film (width, "
+    "height), or close what else uses the memory"
+)
 NTSC = Fraction(1000, 1001)
 
 
@@ -182,7 +187,8 @@ def sync(path: Path) -> None:
 def explain(path: Path) -> Iterator[None]:
     """An error of the system says what could not be written, and what is left."""
     try:
-        yield
+        with explain_lack("writing the video", WITHOUT_ROOM):
+            yield
     except OSError as error:
         why = f"the video could not be written: {error.strerror or error}; nothing is left of it"
         raise OSError(error.errno, why, str(path.parent)) from error

@@ -8,7 +8,7 @@ import torch
 from devtools.live_bytes import LiveBytes
 from skyreels_model.budget import GB, vae_bytes
 from skyreels_model.vae import VideoVAE
-from skyreels_model.vae.memory import decode_memory, encode_memory, lacks_memory
+from skyreels_model.vae.memory import decode_memory, encode_memory
 from skyreels_model.vae.tiles import TiledDecodeStream, count_coded, tilings
 
 ESTIMATES = {"decode": decode_memory, "encode": encode_memory}
@@ -126,22 +126,3 @@ def test_the_help_page_of_encode_says_what_the_host_is_told():
         for w, h in ((832, 480), (1280, 720))
     )
     assert f"({one}, {two} in bfloat16" in (HELP / "SkyReelsV2Encode.md").read_text("utf-8")
-
-
-@pytest.mark.parametrize(
-    ("error", "lacks"),
-    [
-        (MemoryError(), True),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), True),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-        (OSError("out of memory"), False),
-    ],
-    ids=str,
-)
-def test_errors_of_missing_memory(error, lacks):
-    assert lacks_memory(error) is lacks

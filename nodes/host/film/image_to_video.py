@@ -17,8 +17,8 @@ from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.rollout.parts import one_window
 from ..sockets.clip_vision import ImageEncoder, encode_squashed
 from ..sockets.latent import make_latent
-from ..sockets.memory import require_ram
-from ..sockets.vae import check_wan_vae
+from ..sockets.memory import explain_lack, require_ram
+from ..sockets.vae import OTHER_VAE, check_wan_vae
 from .images import open_images
 
 GREY = 0.5  # zero for the VAE, which codes -1..1
@@ -54,7 +54,8 @@ def image_to_video(
         check_features(values["clip_vision_output"].penultimate_hidden_states)
     frames = torch.full((count, *image.shape), GREY)
     frames[0] = image
-    values["concat_latent_image"] = vae.encode(frames)
+    with explain_lack("VAE encode", OTHER_VAE):
+        values["concat_latent_image"] = vae.encode(frames)
     # 1 is to be made, 0 is given; the host turns it round for the model.
     mask = torch.ones(1, 1, size.latent_frames, *size.latent_size)
     mask[:, :, 0] = 0

@@ -30,11 +30,18 @@ from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH, PAD_ID, Tokeni
 from .. import direct_reads, files
 from . import quantized
 from .gguf import GGUFLinear
+from .memory import try_alone
 from .patcher import hook_on_the_fly
 
 NAME = "umt5xxl"
 COMPUTE = torch.float32  # T5's activations overflow half precision
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "umt5-xxl", "tokenizer", ".")
+
+# What to change where the text encoder alone lacks memory.
+WITHOUT_ROOM = (
+    "Use a file of it in fp8 or GGUF, or ComfyUI's Load CLIP with device cpu, or close what else "
+    "uses the memory"
+)
 
 LOG = logging.getLogger("skyreels_v2")
 
@@ -219,4 +226,6 @@ def encode_prompt(clip: comfy.sd.CLIP, name: str, text: str) -> list[Any]:
             f"{name}: the text is {length} tokens long; at most {MAX_LENGTH} fit: shorten it by "
             f"{length - MAX_LENGTH}"
         )
-    return clip.encode_from_tokens_scheduled(tokens)
+    return try_alone(
+        "text encoder", WITHOUT_ROOM, lambda: clip.encode_from_tokens_scheduled(tokens)
+    )

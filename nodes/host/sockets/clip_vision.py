@@ -20,8 +20,14 @@ from ....skyreels_model.image_encoder.network import CLIPVision
 from ....skyreels_model.image_encoder.pixels import preprocess, squash
 from ....skyreels_model.operations import Unfilled
 from .. import direct_reads
+from .memory import try_alone
 from .patcher import patcher_type
 
+# What to change where the image encoder alone lacks memory.
+WITHOUT_ROOM = (
+    "Close what else uses the memory, or leave clip_vision unconnected: the film then follows the "
+    "image less closely"
+)
 COMPUTE = torch.float32  # as the host's own, whatever the weights are stored in
 
 
@@ -112,4 +118,8 @@ def encode_squashed(clip_vision: ImageEncoder, image: Tensor) -> comfy.clip_visi
     Squashed here, so that the host's own encoder neither crops nor antialiases it.
     """
     squashed = squash(image.movedim(-1, 0)[None], clip_vision.image_size)  # (1, 3, S, S)
-    return clip_vision.encode_image(squashed.movedim(1, -1), crop=False)
+    return try_alone(
+        "image encoder",
+        WITHOUT_ROOM,
+        lambda: clip_vision.encode_image(squashed.movedim(1, -1), crop=False),
+    )

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import comfy.ldm.modules.attention as attention
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import psutil
-import torch
 
+from ....skyreels_model import lack
 from ....skyreels_model.budget import GB, kept_bytes, sampling_bytes
 from ....skyreels_model.model.memory import Execution
 from ....skyreels_model.text_encoder.tokenizer import MAX_LENGTH
-from ....skyreels_model.vae import memory as vae_memory
+from ..notice import warn
 from .kept import count_kept, count_prompts
 from .sharing import find_sharing, nobody
 from .tea_cache import COMPILED, count_residuals
 
+T = TypeVar("T")
 # They hold the scores of all queries and keys, or as many as the host finds room for.
 WITH_SCORES = ("attention_basic", "attention_split", "attention_sub_quad")
 OVERRIDE = "optimized_attention_override"  # of the host's transformer options
@@ -151,21 +152,25 @@ def require_ram(what: str, needed: int, advice: str) -> None:
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether an error says that memory does not suffice, a device's or the machine's."""
-    return vae_memory.lacks_memory(error) or comfy.model_management.is_oom(error)
+    """As of `lack`, and as the host knows its own."""
+    return lack.lacks_memory(error) or comfy.model_management.is_oom(error)
 
 
-@contextlib.contextmanager
-def explain_lack(what: str, advice: str) -> Iterator[None]:
-    """Where memory does not suffice inside, say for what, and what to change.
+def explain_lack(what: str, advice: str) -> contextlib.AbstractContextManager[None]:
+    """As of `lack`, for all errors that the host knows."""
+    return lack.explain_lack(what, advice, lacks_memory)
 
-    The kind of error stays, by which the host knows that its models have to leave a GPU.
-    """
+
+def try_alone(what: str, advice: str, work: Callable[[], T]) -> T:
+    """What `work` gives; where memory does not suffice, at a second try without other models."""
     try:
-        yield
+        return work()
     except Exception as error:
         if not lacks_memory(error):
             raise
-        kind = type(error) if isinstance(error, torch.cuda.OutOfMemoryError) else MemoryError
-        told = str(error) or type(error).__name__
-        raise kind(f"{what}: there is not enough memory; {advice}. Reported: {told}") from error
+    # Outside of the except block, which would keep the failed call's tensors alive.
+    warn(f"{what}: out of memory; trying once more without any other model on the device")
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    with explain_lack(what, f"all other models were unloaded. {advice}"):
+        return work()
