@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import re
 import sys
 
 import graphs
@@ -146,6 +147,85 @@ def test_without_room_for_two_prompts_they_are_computed_one_by_one(first, measur
     found, expected = (np.frombuffer(bytes, np.float32) for bytes in (frames, first[0]))
     assert np.abs(found - expected).max() < 1e-3
     assert caplog.text.count("they are computed one by one") == 1
+
+
+# Where each stage beside the sampler and the VAE works, and what is told when it lacks memory.
+STAGES = {
+    "text encoder": ("text_encoder.network", "UMT5Encoder.forward", r"Use a file of it in fp8"),
+    "image encoder": ("image_encoder.network", "CLIPVision.forward", r"leave clip_vision"),
+    "writing the video": ("video.pixels", "to_levels", r"Choose codec h264"),
+}
+
+
+@pytest.fixture
+def without_room(monkeypatch):
+    """`without_room(stage, times)`: this stage lacks memory for so many times."""
+
+    def fail(stage, times):
+        module, name, _ = STAGES[stage]
+        name, place = name.split(".")[::-1], module
+        (full,) = (n for n in sys.modules if "/" in n and n.endswith(f".skyreels_model.{place}"))
+        owner = getattr(sys.modules[full], name[1]) if len(name) > 1 else sys.modules[full]
+        original, numbers = getattr(owner, name[0]), itertools.count(1)
+
+        def work(*given, **options):
+            if next(numbers) <= times:
+                raise torch.OutOfMemoryError("as the test wants it")
+            return original(*given, **options)
+
+        monkeypatch.setattr(owner, name[0], work)
+
+    return fail
+
+
+def encoded():
+    """Both encoders at work, and a file; the probe sees the image as the model will."""
+    prompt = graphs.film(frames=5, window=5, overlap=1, steps=1)
+    for name in ("5", "6", "7"):
+        del prompt[name]
+    prompt["11"] = graphs.node(
+        "SkyReelsV2ImageEncoderLoader",
+        image_encoder_name="toy/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    )
+    prompt["12"] = graphs.node("EmptyImage", width=32, height=32, batch_size=1, color=0x804020)
+    links = {"positive": ["4", 0], "negative": ["4", 1], "vae": ["3", 0], "clip_vision": ["11", 0]}
+    size = {"width": 32, "height": 32, "frames": 5, "fit": "crop", "start_image": ["12", 0]}
+    prompt["13"] = graphs.node("SkyReelsV2ImageToVideo", **links, **size)
+    coding = {"codec": "h264", "quality": 80, "bit_depth": "8", "fps": 0.0}
+    prompt["14"] = graphs.node(
+        "SkyReelsV2FilmToVideo", samples=["13", 2], vae=["3", 0], filename_prefix="full", **coding
+    )
+    prompt["9"] = graphs.node("SkyReelsV2TestProbe", value=["13", 0], name="conditions")
+    return prompt
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_without_memory_says_what_to_change_and_frees_all(measured, without_room, stage):
+    without_room(stage, times=99)
+    result, _, _, alive = measured(encoded())
+    assert not result.success
+    assert re.search(
+        f"{stage}: there is not enough memory; .*{STAGES[stage][2]}", result.describe()
+    )
+    assert result.describe().count("not enough memory") == 1
+    assert alive == 0 and sane()
+
+
+@pytest.mark.parametrize("stage", ["text encoder", "image encoder"])
+def test_an_encoder_without_memory_tries_once_more_alone(look, without_room, caplog, stage):
+    (expected,) = look(encoded(), conditions=["13", 0])
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    without_room(stage, times=1)
+    prompt = encoded()
+    prompt["4"]["inputs"]["negative"] += " again"  # else the host has it all already
+    (found,) = look(prompt, conditions=["13", 0])
+    assert caplog.text.count(f"{stage}: out of memory; trying once more without any other") == 1
+    (text, options), (text_before, options_before) = found[0], expected[0]
+    assert torch.equal(text, text_before)
+    features, before = (o["clip_vision_output"] for o in (options, options_before))
+    assert torch.equal(features.penultimate_hidden_states, before.penultimate_hidden_states)
 
 
 def test_nothing_waits_for_the_garbage_collector(look):
