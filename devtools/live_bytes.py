@@ -23,7 +23,7 @@ from skyreels_model.attention import Attend
 from skyreels_model.config import CLIP_DIM, ModelConfig
 from skyreels_model.model import SkyReelsModel, layers
 from skyreels_model.model.memory import CLIP_TOKENS
-from skyreels_model.model.network import BlockCache
+from skyreels_model.model.network import BlockCache, RunBlock, run_directly
 from skyreels_model.model.positions import Rotate, apply_rope
 
 
@@ -155,6 +155,7 @@ def forward_peak(
     attend: Attend = flash,
     rotate: Rotate = apply_rope,
     cache: BlockCache | None = None,
+    run_block: RunBlock = run_directly,
 ) -> int:
     """Bytes alive at the peak of a forward that is not computed, beyond weights and inputs.
 
@@ -166,5 +167,6 @@ def forward_peak(
     text = made(batch, text_rows, config.text_dim)
     image = made(batch, CLIP_TOKENS, CLIP_DIM) if config.model_type == "i2v" else None
     with torch.no_grad(), LiveBytes() as live:
-        model(x, timesteps, text, clip_fea=image, attend=attend, rotate=rotate, cache=cache)
+        how = {"attend": attend, "rotate": rotate, "cache": cache, "run_block": run_block}
+        model(x, timesteps, text, clip_fea=image, **how)
     return live.peak

@@ -6,6 +6,8 @@ The reference's semantics are written anew here, on the weights of our model.
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from skyreels_model.config import CLIP_DIM, ModelConfig
 from skyreels_model.model import SkyReelsModel
 from skyreels_model.model.memory import CLIP_TOKENS
+from skyreels_model.model.network import RunBlock, run_directly
 from skyreels_model.model.positions import rope_table, sinusoid
 
 GUIDANCE = 6.0
@@ -166,9 +169,12 @@ def random_inputs(config: ModelConfig, size: Size) -> tuple[Tensor, ...]:
 
 
 def rounding_errors(
-    config: ModelConfig, size: Size = Size(), seed: int = 0
+    config: ModelConfig, size: Size = Size(), seed: int = 0, run_block: RunBlock = run_directly
 ) -> tuple[Errors, Errors]:
-    """How far a bf16 velocity is from float32's with equal weights: ours, and the reference's."""
+    """How far a bf16 velocity is from float32's with equal weights: ours, and the reference's.
+
+    run_block: how our blocks run in bf16.
+    """
     exact = random_model(config, seed)
     given = random_inputs(config, size)
     with torch.no_grad():
@@ -176,13 +182,14 @@ def rounding_errors(
         model = SkyReelsModel(config, dtype=torch.bfloat16, device="meta").requires_grad_(False)
         model.to_empty(device="cpu").load_state_dict(copy.copy(exact.state_dict()))
         del exact
-        found = _velocities(model, given), _velocities(Reference(model), given)
+        narrow = functools.partial(model, run_block=run_block)
+        found = _velocities(narrow, given), _velocities(Reference(model), given)
     ours, theirs = (Errors(*map(_error, pair, right)) for pair in found)
     return ours, theirs
 
 
 def _velocities(
-    model: SkyReelsModel | Reference, given: tuple[Tensor, ...] | list[Tensor]
+    model: Callable[..., Tensor], given: tuple[Tensor, ...] | list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The velocity for the first prompt, and guided away from the second."""
     x, timestep, text, *image = given

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,13 +18,17 @@ from torch.utils._pytree import tree_leaves
 
 from skyreels_model.attention import Attend
 from skyreels_model.config import ModelConfig
+from skyreels_model.kernels import FusedBlocks, Kernels
+from skyreels_model.kernels.fused import cublas_gelu
 from skyreels_model.model import SkyReelsModel
 from skyreels_model.model.layers import BlockInputs
+from skyreels_model.model.memory import CLIP_TOKENS
+from skyreels_model.model.network import run_directly
 from skyreels_model.model.positions import Rotate, apply_rope, rope_table
 
 from .live_bytes import flash, gpu_kernels
 
-PRODUCTS = {"addmm", "mm", "bmm", "linear", "convolution"}
+PRODUCTS = {"addmm", "mm", "bmm", "linear", "convolution", "_addmm_activation"}
 # They write over what they are given without reading it.
 WRITERS = {"copy_", "fill_", "zero_"}
 
@@ -61,6 +66,18 @@ class Traffic(TorchDispatchMode):
         self.bytes[name] += sum(map(moved, tree_leaves((read, written))))
         return out
 
+    def start(
+        self,
+        name: str,
+        _rows: int,
+        reads: Sequence[Tensor | None],
+        writes: Sequence[Tensor | None],
+        **_numbers: Any,
+    ) -> None:
+        """A kernel of the model's (`skyreels_model.kernels`), counted and not run."""
+        self.launches[name] += 1
+        self.bytes[name] += sum(map(moved, (*reads, *writes)))
+
 
 def moved(value: Any) -> int:
     """Bytes of what a tensor is in memory: a broadcast number is there once."""
@@ -81,18 +98,20 @@ def block_traffic(
     dtype: torch.dtype = torch.bfloat16,
     rotate: Rotate = apply_rope,
     attend: Attend = flash,
+    fused: bool = False,
 ) -> Traffic:
     """What one block without gradients moves on CUDA, counted on the meta device.
 
-    size: latent frames, rows and columns of tokens.
+    size: latent frames, rows and columns of tokens. fused: by our kernels, where it may be.
     """
     made = functools.partial(torch.empty, dtype=dtype, device="meta")
     block = SkyReelsModel(config, dtype=dtype, device="meta").requires_grad_(False).blocks[0]
+    image = CLIP_TOKENS if config.model_type == "i2v" else 0
     given = BlockInputs(
         modulation=made(1, size[0], 6, config.dim, dtype=torch.float32),
-        context=made(1, 512, config.dim),
+        context=made(1, image + 512, config.dim),
         rope=rope_table(size, config.head_dim, torch.device("meta")),
-        image_tokens=0,
+        image_tokens=image,
         attend_self=attend,
         attend_context=attend,
         rotate=rotate,
@@ -100,7 +119,8 @@ def block_traffic(
     )
     x = made(1, math.prod(size), config.dim, dtype=torch.promote_types(dtype, torch.float32))
     with torch.no_grad(), gpu_kernels(), Traffic() as traffic:
-        block(x, given)
+        run = FusedBlocks(Kernels(traffic.start, cublas_gelu)) if fused else run_directly
+        run(0, block, x, given)
     return traffic
 
 

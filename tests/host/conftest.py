@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import graphs
@@ -267,3 +268,23 @@ def part(transformer, scaled_file, text_encoder, vae, image_encoder):
         return makers[name]()
 
     return make
+
+
+@pytest.fixture
+def kernels(host, monkeypatch):
+    """Our transformers' blocks run by the plain twins of the kernels; how often each has run."""
+
+    def ours(name):
+        return next(m for n, m in sys.modules.items() if "/" in n and n.endswith(f".{name}"))
+
+    plain, ran = ours("skyreels_model.kernels.plain"), Counter()
+
+    def start(name, *given, **numbers):
+        ran[name] += 1
+        plain.start(name, *given, **numbers)
+
+    kinds, host_side = ours("skyreels_model.kernels"), ours("nodes.host.sockets.kernels")
+    made = kinds.Kernels(start, plain.product_gelu)
+    runner = kinds.FusedBlocks(made, host_side.HostWeights())
+    monkeypatch.setattr(ours("nodes.host.sockets.transformer"), "block_runner", lambda *_of: runner)
+    return ran

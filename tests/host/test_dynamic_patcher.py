@@ -137,6 +137,23 @@ def test_weights_come_layer_by_layer(card, fresh, run, dynamic, name):
         assert not card.vram.used() and not card.runtime.registered
 
 
+@pytest.mark.parametrize("name", ["transformer in bf16", "transformer in fp8", "GGUF"])
+def test_kernels_are_given_weights_from_the_card(card, fresh, run, dynamic, kernels, name):
+    """Numbers of norms, and of products that make their GELU; a quantised one makes none."""
+    import comfy.model_management as management
+
+    wanted = run(*fresh(name))
+    ran = dict(kernels)
+    assert set(ran) == {"border", "turn"}
+    management.unload_all_models()
+    dynamic()
+    patcher, call = fresh(name)
+    for budget in (ROOMY, patcher.model_size() // 3):
+        card.vram.budget = budget
+        assert torch.equal(run(patcher, call), wanted)
+    assert kernels == {kernel: 3 * count for kernel, count in ran.items()}
+
+
 CHANGED = ("blocks.0.self_attn.q.weight", "blocks.1.ffn.2.weight", "blocks.2.modulation.weight",
            "blocks.1.cross_attn.norm_k.weight", "time_projection.1.bias",
            "head.head.weight")  # fmt: skip

@@ -162,6 +162,24 @@ def test_options_do_to_ours_what_they_do_to_cores(both, inputs, name):
     assert relative(run(core, inputs, without), wanted) > 1e-4
 
 
+@pytest.mark.parametrize("name", ["attn1_patch", "attn2_patch", "double_block", "all"])
+def test_options_do_the_same_where_kernels_run(open_model, without_fps, inputs, request, name):
+    """A patch of the stream between attention and feed-forward is given what it asks for."""
+    import comfy.model_management
+
+    loaded = open_model(without_fps, "bf16")[0]
+    comfy.model_management.load_models_gpu([loaded])
+    model, given = loaded.model.diffusion_model, [tensor.bfloat16() for tensor in inputs]
+    plain, wanted = run(model, given), run(model, given, OPTIONS[name])
+    kernels = request.getfixturevalue("kernels")
+    assert relative(run(model, given), plain) < 0.01
+    blocks = kernels.pop("turn") // 2
+    assert blocks == len(model.blocks)
+    assert relative(run(model, given, OPTIONS[name]), wanted) < relative(plain, wanted) / 10
+    asked = "attn2_patch" in OPTIONS[name]["patches"]
+    assert kernels["turn"] // 2 == (0 if asked else blocks)
+
+
 def test_without_patches_not_a_bit_changes(both, inputs):
     ours, _ = both
     none = {"patches": {"attn1_patch": [], "attn2_patch": [], "double_block": []},

@@ -39,3 +39,23 @@ def test_a_block_starts_few_kernels(name, rotate, streams):
     traffic = block_traffic(config, SIZE, rotate=rotate)
     assert sum(traffic.launches.values()) <= 40
     assert 0.9 * streams < count_streams(traffic, config, SIZE) <= streams
+
+
+@pytest.mark.parametrize(
+    ("name", "streams"),
+    [("DF-14B-540P", 27), ("DF-1.3B-540P", 27), ("I2V-14B-540P", 30), ("I2V-1.3B-540P", 30)],
+)
+def test_kernels_between_products_move_less(name, streams):
+    """An I2V model sums what it sees of text and image, too."""
+    config = dataclasses.replace(PUBLISHED[name], num_layers=1)
+    traffic = block_traffic(config, SIZE, fused=True)
+    assert sum(traffic.launches.values()) <= 12
+    assert 0.9 * streams < count_streams(traffic, config, SIZE) <= streams
+
+
+def test_traffic_counts_a_kernel_by_what_it_reads_and_writes():
+    x, row = torch.zeros(3, 8), torch.zeros(8)
+    traffic = Traffic()
+    traffic.start("a kernel", 3, (x, None, row), (x,), eps=1.0)
+    assert sum(traffic.launches.values()) == 1
+    assert sum(traffic.bytes.values()) == 2 * x.nbytes + row.nbytes

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ....skyreels_model.attention import Attend
 from ....skyreels_model.model.layers import BlockInputs
+from ....skyreels_model.model.network import RunBlock, run_directly
 from ....skyreels_model.model.positions import Positions
 
 Options = dict[str, Any]
@@ -53,11 +54,19 @@ class BlockHooks:
     """Runs a block through the replacements and patches of other nodes.
 
     options: the host's `transformer_options` of this forward. attention: the host's function.
-    latents: what the transformer is given, (B, C, F, H, W). total: the number of blocks.
+    latents: what the transformer is given, (B, C, F, H, W). total: the number of blocks. run: calls
+    each.
     """
 
-    def __init__(self, options: Options, attention: Any, latents: Tensor, total: int) -> None:
-        self.options, self.attention, self.latents = options, attention, latents
+    def __init__(
+        self,
+        options: Options,
+        attention: Any,
+        latents: Tensor,
+        total: int,
+        run: RunBlock = run_directly,
+    ) -> None:
+        self.options, self.attention, self.latents, self.run = options, attention, latents, run
         self.replacements = options.get("patches_replace", {}).get("dit", {})
         self.after_block: Patches = options.get("patches", {}).get("double_block", ())
         options["total_blocks"], options["block_type"] = total, "double"
@@ -79,7 +88,7 @@ class BlockHooks:
 
     def _run(self, index: int, block: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
         if not self.replacements:
-            return block(x, self._follow(inputs, self.options))
+            return self.run(index, block, x, self._follow(inputs, self.options))
 
         def original(args: dict[str, Any]) -> dict[str, Tensor]:
             same = args["txt"] is inputs.context
@@ -92,7 +101,8 @@ class BlockHooks:
             )
             # A copy, since a block writes over its input, and other nodes may keep any block's.
             image = args["img"].clone()
-            return {"img": block(image, self._follow(given, args["transformer_options"]))}
+            given = self._follow(given, args["transformer_options"])
+            return {"img": self.run(index, block, image, given)}
 
         args = {"img": x, "txt": inputs.context, "vec": inputs.modulation, "pe": inputs.rope}
         args["transformer_options"] = self.options

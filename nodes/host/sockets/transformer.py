@@ -21,6 +21,7 @@ from ....skyreels_model.model.network import SkyReelsModel
 from ....skyreels_model.rules import refusal
 from .hooks import BlockHooks, attend_image_with, attend_with, read_positions
 from .kept import keep_frames
+from .kernels import block_runner
 from .no_bypass import NoBypass
 from .rotary import rotation
 from .sharing import Call, find_sharing
@@ -118,7 +119,8 @@ class HostDiT(SkyReelsModel):
             "rotate": rotation(x.device),
             "cache": read_cache(transformer_options),
         }
-        hooks = BlockHooks(transformer_options, self.attention, x, len(self.blocks))
+        runner = block_runner(x.device, x.dtype, self.config)
+        hooks = BlockHooks(transformer_options, self.attention, x, len(self.blocks), runner)
         sharing, keep = find_sharing(transformer_options), keep_frames(transformer_options)
         whole = super().forward
 
