@@ -280,6 +280,23 @@ def test_the_prompt_makes_its_film(run_prompt, look, path):
     assert [f.filename[-4:] for f in result.files if f.kind == "output"] == [".mp4"]
 
 
+def test_a_second_look_at_a_film_makes_one_shot_again(run_prompt):
+    """As the note of the template says; the others are read from disk, and the first comes back."""
+    prompt = shortened(load(ROOT / "workflows" / "api" / "retake.json"))
+    prompt["11"]["inputs"] |= {"name": "looked at twice", "watch": False}
+    prompt["10"]["inputs"] |= {"text": "0s: a red circle\n1s cut: a blue circle", "seconds": 2.0}
+    made = []
+    for takes in ("", "shot 2: seed 8", "shot 2: take 1"):
+        prompt["11"]["inputs"]["takes"] = takes
+        result = run_prompt(prompt)
+        assert result.success, result.describe()
+        made.append("".join(result.outputs["13"]["text"]))
+    assert "0 of 2 windows were on disk, 2 made" in made[0]
+    assert "1 of 2 windows were on disk, 1 made" in made[1]
+    assert "shot 2 has takes 1 (seed 7), 2 (seed 8, in this film)" in made[1]
+    assert "2 of 2 windows were on disk, 0 made" in made[2]
+
+
 @pytest.mark.parametrize("path", LANDED, ids=lambda path: path.stem)
 class TestLanded:
     def test_the_host_still_takes_it(self, host, path):
