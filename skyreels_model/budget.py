@@ -5,6 +5,7 @@ Where a GB is said to people it has 2^30 bytes, as on the cards' boxes.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from .cache.keys_values import frame_bytes
@@ -88,10 +89,15 @@ def need(config: ModelConfig, latents: int, width: int, height: int, itemsize: i
     )
 
 
+@functools.cache
+def _published_vae() -> VideoVAE:
+    """The published VAE's layers, without numbers."""
+    return VideoVAE(operations=Unfilled, device="meta")
+
+
 def vae_bytes(width: int, height: int) -> int:
     """What the host is told that decoding (height, width) pixels needs beside the weights."""
-    vae = VideoVAE(operations=Unfilled, device="meta")
-    return decode_memory(vae, height, width, COMPUTE).needed
+    return decode_memory(_published_vae(), height, width, COMPUTE).needed
 
 
 def describe_memory(latents: int, width: int, height: int, card: tuple[str, int] | None) -> str:

@@ -15,25 +15,42 @@ function colour(cell) {
   return CLEAN.map((clean, channel) => (clean * (1 - level) + NOISE[channel] * level) * bright);
 }
 
-/** An element with the cells, which `outline_plan` describes, and a frame around each window. */
-export function drawMatrix(matrix) {
-  const { rows, columns } = matrix;
-  const canvas = html("canvas", { width: columns, height: rows });
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(columns, rows);
-  Array.from(atob(matrix.cells), (letter, place) => {
-    image.data.set([...colour(letter.charCodeAt(0)), 255], 4 * place);
-  });
-  context.putImageData(image, 0, 0);
-  const frames = matrix.windows.map(([top, bottom, left, right]) => {
+// Every cell's colour as one number, as the canvas keeps its pixels.
+const PIXELS = new Uint32Array(
+  Uint8ClampedArray.from(Array.from({ length: 2 * MOVED }, (_, cell) => [...colour(cell), 255]).flat())
+    .buffer,
+);
+
+/** The matrix as an element, drawn over and over. */
+export class MatrixView {
+  constructor() {
+    this.canvas = html("canvas");
+    this.context = this.canvas.getContext("2d");
+    this.frames = html("div");
+    const parts = [this.canvas, this.frames];
+    this.element = html("div", { class: "srv2-cells", "aria-hidden": "true" }, ...parts);
+  }
+
+  /** Draw the cells, which `outline_plan` describes, and a frame around each window. */
+  draw({ rows, columns, cells, windows }) {
+    Object.assign(this.canvas, { width: columns, height: rows });
+    const image = this.context.createImageData(columns, rows);
+    const pixels = new Uint32Array(image.data.buffer);
+    const letters = atob(cells);
+    for (let place = 0; place < letters.length; place++) {
+      pixels[place] = PIXELS[letters.charCodeAt(place)];
+    }
+    this.context.putImageData(image, 0, 0);
     const percent = (value, whole) => `${(100 * value) / whole}%`;
-    const style = [
-      `top:${percent(top, rows)}`, `height:${percent(bottom - top, rows)}`,
-      `left:${percent(left, columns)}`, `width:${percent(right - left, columns)}`,
-    ].join(";");
-    return html("div", { class: "srv2-window", style });
-  });
-  return html("div", { class: "srv2-cells", "aria-hidden": "true" }, canvas, ...frames);
+    const frames = windows.map(([top, bottom, left, right]) => {
+      const style = [
+        `top:${percent(top, rows)}`, `height:${percent(bottom - top, rows)}`,
+        `left:${percent(left, columns)}`, `width:${percent(right - left, columns)}`,
+      ].join(";");
+      return html("div", { class: "srv2-window", style });
+    });
+    this.frames.replaceChildren(...frames);
+  }
 }
 
 export function drawLegend() {

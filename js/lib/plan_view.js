@@ -1,9 +1,9 @@
 // The plan of a film as an element: in words, as a timeline and as a matrix; and what is not legal.
 
 import { html } from "./elements.js";
-import { drawLegend, drawMatrix } from "./matrix.js";
+import { drawLegend, MatrixView } from "./matrix.js";
 import { addStyles } from "./styles.js";
-import { drawTimeline } from "./timeline.js";
+import { TimelineView } from "./timeline.js";
 
 export class PlanView {
   /** widgets: has(input), and set(input, value) for the nearest legal value. */
@@ -11,6 +11,7 @@ export class PlanView {
     addStyles();
     this.widgets = widgets;
     this.words = html("div", { role: "status", "aria-live": "polite" });
+    [this.timeline, this.matrix] = [new TimelineView(), new MatrixView()];
     this.drawing = html("div", { style: "display:contents" });
     this.numbers = html("pre");
     this.more = html("details", {}, html("summary", {}, "All numbers"), this.numbers);
@@ -31,8 +32,11 @@ export class PlanView {
       html("div", { class: "srv2-title" }, answer.title),
       ...lines.map((line) => html("div", { class: "srv2-note" }, line)),
     );
-    const matrix = drawMatrix(answer.plan.matrix);
-    this.drawing.replaceChildren(drawTimeline(answer.plan), matrix, drawLegend());
+    if (!this.drawing.firstChild) {
+      this.drawing.append(this.timeline.element, this.matrix.element, drawLegend());
+    }
+    this.timeline.draw(answer.plan);
+    this.matrix.draw(answer.plan.matrix);
     this.numbers.textContent = answer.summary;
   }
 

@@ -6,6 +6,8 @@ const NEW = "#4a7fb5", SHARED = "#2c4258", GIVEN = "#40a062", CUT = "#e0604c";
 const SHOTS = ["#5d5470", "#474058"];
 const STEPS = [0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400];
 const MOST_TICKS = 6;
+const HEIGHT = 62; // px
+const PIN = 8; // px, a dot's width
 
 /** A text such as 4.5 s or 1:20 min. */
 export function clock(seconds) {
@@ -17,40 +19,71 @@ export function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)} h` : `${minutes}:${two(rest)} min`;
 }
 
-/** An SVG of the plan that the pack's route answers with; each part has a title to point at. */
-export function drawTimeline(plan) {
-  const first = -(plan.given.before ?? 0);
-  const last = Math.max(plan.frames, ...plan.spans.map((span) => span[3]));
-  const percent = (frame) => `${(100 * (frame - first)) / (last - first)}%`;
-  const size = (from, to) => percent(first + Math.max(to - from, 0));
-  const time = (frame) => clock(frame / plan.fps);
-
-  function box(from, to, y, height, fill, title) {
-    const place = { x: percent(from), width: size(from, to), y, height, fill };
-    return svg("rect", { ...place, rx: 1 }, svg("title", {}, title));
+/** The film's time as an element, drawn over and over. All marks of a colour are one path, since a
+ * film may have hundreds; what is said of the one under the pointer is its title. */
+export class TimelineView {
+  constructor() {
+    const stretched = { width: "100%", height: HEIGHT, preserveAspectRatio: "none" };
+    this.bars = svg("svg", stretched);
+    this.ruler = svg("g");
+    this.title = svg("title");
+    const parts = [this.title, this.bars, this.ruler];
+    this.element = svg("svg", { class: "srv2-line", "aria-hidden": "true" }, ...parts);
+    this.element.addEventListener("pointermove", (event) => this.point(event));
   }
 
-  const parts = [...ruler(plan, percent), ...shots(plan, box, percent)];
-  plan.spans.forEach(([shown, begin, stop, end], index) => {
-    const number = index * plan.every + 1;
-    const name = plan.sliding ? "Sequence" : `Window ${number} of ${plan.windows}`;
-    const text = `${name}: ${time(begin)} to ${time(stop)}, ${stop - begin} new frames`;
-    const shares = begin > shown ? `, shares ${begin - shown} with the one before` : "";
-    const leads = end > stop ? ", leads into what follows" : "";
-    const y = 30 + 11 * (index % 2);
-    if (begin > shown) parts.push(box(shown, begin, y, 9, SHARED, text + shares));
-    parts.push(box(begin, stop, y, 9, NEW, text + shares + leads));
-    if (end > stop) parts.push(box(stop, end, y, 9, GIVEN, text + shares + leads));
-  });
-  parts.push(...given(plan, box, percent, time));
-  return svg("svg", { class: "srv2-line", "aria-hidden": "true" }, ...parts);
+  /** Draw the plan that the pack's route answers with. */
+  draw(plan) {
+    this.marks = [...shots(plan), ...windows(plan), ...given(plan)];
+    this.frames = Math.max(plan.frames, ...plan.spans.map((span) => span[3]));
+    this.bars.setAttribute("viewBox", `0 0 ${this.frames} ${HEIGHT}`);
+    this.bars.replaceChildren(...paths(this.marks));
+    this.ruler.replaceChildren(...ruler(plan, this.frames));
+  }
+
+  /** Say what lies under the pointer. */
+  point({ clientX, clientY }) {
+    const box = this.element.getBoundingClientRect();
+    const perPixel = this.frames / box.width;
+    const frame = (clientX - box.left) * perPixel;
+    const y = ((clientY - box.top) * HEIGHT) / box.height;
+    const near = this.marks?.findLast((mark) => {
+      const slack = mark.pin ? (PIN / 2) * perPixel : 0;
+      const within = mark.from - slack <= frame && frame < mark.to + slack;
+      return within && mark.top <= y && y < mark.top + mark.height;
+    });
+    this.title.textContent = near ? near.title() : "";
+  }
 }
 
-function ruler(plan, percent) {
+// The lines of a mark; a dot is a line without length, whose round ends are seen.
+const LINES = {
+  box: (from, to, top, height) => `M${from} ${top}H${to}v${height}H${from}z`,
+  line: (from, to, top, height) => `M${from} ${top}v${height}`,
+  dot: (from, to, top, height) => `M${from} ${top + height / 2}h0`,
+};
+
+/** Elements with all marks, in their order, a path for each colour and kind. */
+function paths(marks) {
+  const drawn = new Map();
+  for (const { from, to, top, height, fill, pin } of marks) {
+    const key = `${fill} ${pin ?? ""}`;
+    if (!drawn.has(key)) drawn.set(key, { fill, pin, lines: [] });
+    drawn.get(key).lines.push(LINES[pin ?? "box"](from, to, top, height));
+  }
+  return Array.from(drawn.values(), ({ fill, pin, lines }) => {
+    const width = pin === "dot" ? PIN : 2;
+    const stroke = { stroke: fill, "stroke-width": width, "vector-effect": "non-scaling-stroke" };
+    const cap = { "stroke-linecap": pin === "dot" ? "round" : "butt" };
+    return svg("path", { d: lines.join(""), ...(pin ? { ...stroke, ...cap } : { fill }) });
+  });
+}
+
+function ruler(plan, frames) {
   const step = STEPS.find((seconds) => plan.seconds / seconds <= MOST_TICKS) ?? plan.seconds / 4;
   const ticks = [];
   for (let second = 0; second <= plan.seconds + 1e-9; second += step) {
-    const x = percent(second * plan.fps);
+    const x = `${(100 * second * plan.fps) / frames}%`;
     ticks.push(svg("line", { x1: x, x2: x, y1: 11, y2: 15, stroke: "#888" }));
     const late = second > plan.seconds - step / 2 && second > 0;
     const anchor = second === 0 ? "start" : late ? "end" : "middle";
@@ -59,33 +92,52 @@ function ruler(plan, percent) {
   return ticks;
 }
 
-function shots(plan, box, percent) {
-  const found = [];
+function shots(plan) {
+  const found = [], cuts = [];
   plan.shots.forEach(([start, stop, cut, ease], index) => {
-    const how = index === 0 ? "" : cut ? ", after a cut" : ", continues";
-    const fade = ease ? `, fades in over ${ease} frames` : "";
-    const span = `${clock(start / plan.fps)} to ${clock(stop / plan.fps)}`;
-    const title = `Shot ${index + 1}${how}${fade}: ${span}`;
-    found.push(box(start, stop, 17, 10, SHOTS[index % 2], title));
+    const title = () => {
+      const how = index === 0 ? "" : cut ? ", after a cut" : ", continues";
+      const fade = ease ? `, fades in over ${ease} frames` : "";
+      const span = `${clock(start / plan.fps)} to ${clock(stop / plan.fps)}`;
+      return `Shot ${index + 1}${how}${fade}: ${span}`;
+    };
+    found.push({ from: start, to: stop, top: 17, height: 10, fill: SHOTS[index % 2], title });
     if (cut && index) {
-      const x = percent(start);
-      found.push(svg("line", { x1: x, x2: x, y1: 15, y2: 52, stroke: CUT, "stroke-width": 2 }));
+      cuts.push({ from: start, to: start, top: 15, height: 37, fill: CUT, pin: "line", title });
     }
   });
-  return found;
+  return [...found, ...cuts];
 }
 
-function given(plan, box, percent, time) {
-  const found = [];
-  const pin = (frame, title) => {
-    const mark = svg("circle", { cx: percent(frame), cy: 56, r: 4, fill: GIVEN });
-    mark.append(svg("title", {}, title));
-    return mark;
-  };
+function windows(plan) {
+  const time = (frame) => clock(frame / plan.fps);
+  return plan.spans.flatMap(([shown, begin, stop, end], index) => {
+    const title = () => {
+      const name = `Window ${index * plan.every + 1} of ${plan.windows}`;
+      const shares = begin > shown ? `, shares ${begin - shown} with the one before` : "";
+      const leads = end > stop ? ", leads into what follows" : "";
+      const text = `${time(begin)} to ${time(stop)}, ${stop - begin} new frames`;
+      return `${plan.sliding ? "Sequence" : name}: ${text}${shares}${leads}`;
+    };
+    const place = { top: 30 + 11 * (index % 2), height: 9, title };
+    return [
+      { from: shown, to: begin, fill: SHARED, ...place },
+      { from: begin, to: stop, fill: NEW, ...place },
+      { from: stop, to: end, fill: GIVEN, ...place },
+    ].filter(({ from, to }) => from < to);
+  });
+}
+
+function given(plan) {
   const { start, keys, end } = plan.given;
-  if (start > 1) found.push(box(0, start, 53, 5, GIVEN, `Given: the first ${start} frames`));
+  const mark = (from, to, pin, text) => {
+    const place = pin ? { top: 52, height: PIN, pin } : { top: 53, height: 5 };
+    return { from, to, fill: GIVEN, ...place, title: () => text };
+  };
+  const pin = (frame, text) => mark(frame, frame, "dot", text);
+  const found = keys.map((frame) => pin(frame, `Key image at ${clock(frame / plan.fps)}`));
+  if (start > 1) found.push(mark(0, start, null, `Given: the first ${start} frames`));
   if (start === 1) found.push(pin(0, "Start image"));
-  found.push(...keys.map((frame) => pin(frame, `Key image at ${time(frame)}`)));
   if (end) found.push(pin(plan.frames, "End image"));
   return found;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import torch
@@ -115,19 +114,10 @@ def _spans(plan: FilmPlan, room: Room) -> list[tuple[Window, range]]:
 
 def _sliding_cells(plan: FilmPlan, room: Room) -> Cells:
     """The first rows of a sliding film's first sequence."""
-    staircase, table = plan.staircase(plan.window_at(0)), levels(plan.schedule().timesteps)
-    numbered = (staircase.row(row) for row in range(min(staircase.rows, room.rows)))
-    rows = list(
-        itertools.takewhile(lambda row: row.start == 0 or row.stop <= room.columns, numbered)
-    )
-    index = torch.full((len(rows), rows[-1].stop), -1)  # (R, F)
-    moved = torch.zeros(index.shape, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        index[place, row.start : row.stop] = row.index
-        moved[place, row.start : row.stop] = row.update
-    shown, begun = index >= 0, moved.long().cumsum(dim=0) > 0
-    given = (index > plan.steps) & ~begun
-    return Cells(table[index.clamp(min=0)] / TRAIN_TIMESTEPS, shown, given, moved, [])
+    index, shown, moved = plan.staircase(plan.window_at(0)).table(room.rows, room.columns)
+    given = shown & (index > plan.steps) & (moved.long().cumsum(dim=0) == 0)
+    level = levels(plan.schedule().timesteps)[index] / TRAIN_TIMESTEPS
+    return Cells(level, shown, given, moved, [])
 
 
 def _make_cells(rows: int, columns: int) -> Cells:

@@ -192,7 +192,8 @@ class FilmPlan:
         if following:
             given.require_following(plan.following_start + frame_length(following + 1))
         # Where the key images lie depends on all else that is given.
-        return replace(plan, pictures=(*given.pictures, *plan.key_latents(given.key_frames)))
+        pictures = *given.pictures, *plan.key_latents(given.key_frames)
+        return replace(plan, pictures=pictures) if pictures else plan
 
     def key_latents(self, frames: Sequence[int]) -> dict[int, int]:
         """The frames of key images by the latents they stand in.
@@ -324,6 +325,15 @@ class FilmPlan:
             window.end,
         )
 
+    @cached_property
+    def rows_alike(self) -> list[tuple[WindowRows, int]]:
+        """Every kind of rows in the film, and how many windows have it."""
+        alike: dict[tuple[object, ...], tuple[Window, int]] = {}
+        for window, times in self.layout.groups():
+            key = window.length, window.prefix, window.pictures, window.end
+            alike[key] = window, times + alike.get(key, (window, 0))[1]
+        return [(self.rows(window), times) for window, times in alike.values()]
+
     def staircase(self, window: Window) -> Staircase:
         """The rows of a sequence of a sliding film."""
         return Staircase(
@@ -350,8 +360,7 @@ class FilmPlan:
     def share_shown(self) -> float:
         """Of all frames in all model calls of windows, those that the model is shown."""
         hidden = whole = 0
-        for window, times in self.layout.groups():
-            rows = self.rows(window)
+        for rows, times in self.rows_alike:
             whole += times * rows.count * rows.shown
             hidden += times * rows.count_hidden(SHOWN_AHEAD) if self.leaves_out else 0
         return 1 - hidden / whole
@@ -382,7 +391,13 @@ class FilmPlan:
 
     def total_rows(self) -> int:
         """Model calls of the whole film (each is two forwards when guidance is on)."""
-        return sum(times * self.window_rows(window) for window, times in self.layout.groups())
+        return self._total_rows
+
+    @cached_property
+    def _total_rows(self) -> int:
+        if self.sliding:
+            return sum(n * self.window_rows(window) for window, n in self.layout.groups())
+        return sum(times * rows.count for rows, times in self.rows_alike)
 
     def window_rows(self, window: Window) -> int:
         """Model calls of a window."""

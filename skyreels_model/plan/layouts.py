@@ -125,15 +125,13 @@ class Forwards(Sequences):
 
     @property
     def count(self) -> int:
-        return sum(count for _, _, count, _ in self._shots)
+        return self._firsts[-1]
 
     def window_at(self, index: int) -> Window:
-        place = index
-        for shot, part, count, prefix in self._shots:
-            if place < count:
-                return self._window(index, place, shot, part, count, prefix)
-            place -= count
-        raise IndexError(f"window {index} of {self.count}")
+        if index >= self.count:
+            raise IndexError(f"window {index} of {self.count}")
+        number = bisect.bisect_right(self._firsts, index) - 1
+        return self._window(index, index - self._firsts[number], *self._shots[number])
 
     def groups(self) -> Iterator[tuple[Window, int]]:
         number = 0
@@ -161,6 +159,11 @@ class Forwards(Sequences):
             more = part.latents + prefix + self._inside(shot) - self.view
             found.append((shot, part, 1 + max(0, -(-more // (self.view - self.overlap))), prefix))
         return found
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        """The number of each shot's first window, and how many windows there are."""
+        return [0, *accumulate(count for _, _, count, _ in self._shots)]
 
     def _inside(self, shot: int) -> int:
         """Latents of what follows that take room in the view of a shot's last window."""

@@ -10,8 +10,7 @@ def share_computed(plan: FilmPlan) -> float:
     computed = whole = 0
     ahead = SHOWN_AHEAD if plan.leaves_out else None
     every = plan.refresh_every if plan.keeps_frames else 1
-    for window, times in plan.layout.groups():
-        rows = plan.rows(window)
+    for rows, times in plan.rows_alike:
         whole += times * rows.count * rows.shown
         computed += times * rows.count_computed(ahead, every)
     return computed / whole
@@ -23,8 +22,7 @@ def most_finished(plan: FilmPlan) -> int:
         widest = max(plan.staircase(window).widest for window, _ in plan.layout.groups())
         return max(widest - plan.block_size, 0)
     most = 0
-    for window, _ in plan.layout.groups():
-        rows = plan.rows(window)
+    for rows, _ in plan.rows_alike:
         last = rows.part(rows.count - 1, rows.count)
         most = max(most, int((~last.update[0]).sum()))
     return most

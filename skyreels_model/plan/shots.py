@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..grid import TEMPORAL_STRIDE, latent_length
 from ..rules import require_flag, require_whole
@@ -49,7 +49,7 @@ def lay_out(shots: Sequence[Shot], leads_on: bool = False) -> list[Part]:
     three frames late. leads_on: a film follows, whose first frame is made as well, so that the
     last latent reaches it. Raises ValueError for a shot too short to have a latent of its own.
     """
-    parts: list[Part] = []
+    found: list[tuple[int, int, bool, int]] = []
     begin, frames, latents = 0, 0, 0
     for index, shot in enumerate(shots):
         fresh = index == 0 or shot.cut
@@ -64,12 +64,11 @@ def lay_out(shots: Sequence[Shot], leads_on: bool = False) -> list[Part]:
                 f"have at least {TEMPORAL_STRIDE}"
             )
         latents += own
-        parts.append(Part(begin, own, fresh, frames))
+        found.append((begin, own, fresh, frames))
         begin += own
-    total = 0
-    for index in reversed(range(len(parts))):
-        total = max(total, parts[index].sequence_frames)
-        parts[index] = replace(parts[index], sequence_frames=total)
-        if parts[index].fresh:
-            total = 0
-    return parts
+    parts, total = [], 0
+    for begin, own, fresh, frames in reversed(found):
+        total = max(total, frames)
+        parts.append(Part(begin, own, fresh, total))
+        total = 0 if fresh else total
+    return parts[::-1]

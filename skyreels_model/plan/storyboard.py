@@ -14,13 +14,15 @@ MAX_LENGTH = 1_000_000  # characters: some 500 shots with the longest prompts
 EXAMPLE = "'0s: a street at dawn / 6s: rain sets in / 9s cut: inside a café'"
 MOST_SEED = 2**64 - 1
 _WORDS = r"((?:\s+(?:cut|ease\s+\d+|seed\s+\d+))*)"
-# What was meant as a mark: another unit or none, a comma, a minus, a slash without a space before.
+# Marks stand after the end of a line, or after a slash; both begin with a class of characters, so
+# that a long text is walked over quickly. What was meant as a mark: another unit or none, a comma,
+# a minus, a slash without a space before.
 _NEARLY = re.compile(
-    r"(?:(?:^|\n|(?<!\d)/)\s*-?[\d.,]*\d\s*s(?:ec(?:ond)?s?)?|(?:^|\n|\s/)\s*-?[\d.,]*\d)"
+    r"[\n/](?:(?<!\d/)\s*-?[\d.,]*\d\s*s(?:ec(?:ond)?s?)?|(?<!\S/)\s*-?[\d.,]*\d)"
     r"(?:\s+(?:cut|(?:ease|seed)(?:\s+-?[\d.]+)?))*\s*:(?!\d)",
     re.IGNORECASE,
 )
-_MARK = re.compile(rf"(?:^|\n|\s/)\s*(\d+(?:\.\d+)?)\s*s{_WORDS}\s*:", re.IGNORECASE)
+_MARK = re.compile(rf"[\n/](?<!\S/)\s*(\d+(?:\.\d+)?)\s*s{_WORDS}\s*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     require_number("seconds", seconds, *BOUNDS["seconds"])
     if len(text) > MAX_LENGTH:
         raise refusal("length of text", len(text), f"at most {MAX_LENGTH} characters", MAX_LENGTH)
-    text = _squeeze_spaces(text)
+    text = "\n" + _squeeze_spaces(text)
     marks = list(_MARK.finditer(text))
-    if not marks or text[: marks[0].start()].strip():
+    if not marks or marks[0].start():
         raise ValueError(
             f"text begins with {text.strip()[:40]!r}; each prompt is marked with the second at "
             f"which it begins, such as {EXAMPLE}"
@@ -100,7 +102,7 @@ def write_storyboard(shots: Sequence[TimedPrompt]) -> str:
 
 def is_storyboard(text: str) -> bool:
     """Whether a text begins as a storyboard does: with the mark of second 0."""
-    mark = _MARK.match(text)
+    mark = _MARK.match("\n" + text)
     return mark is not None and float(mark[1]) == 0
 
 

@@ -163,7 +163,7 @@ class WindowRows:
         among the rows as if nothing were left out.
         """
         given = {*range(self.num_given), *self.pictures}
-        ready = self.num_given // self.block_size
+        ready, steps = self.num_given // self.block_size, self.steps
         found: list[tuple[int, int, int]] = []
         for first in range(ready * self.block_size, self.num_frames, self.block_size):
             frames = range(first, min(first + self.block_size, self.num_frames))
@@ -172,9 +172,9 @@ class WindowRows:
             start = self.lag * (first // self.block_size - ready)
             number, begin, stop = found[-1] if found else (0, start, start)
             if start > stop:
-                found.append((number + stop - begin, start, start + self.steps))
+                found.append((number + stop - begin, start, start + steps))
             else:
-                found[-1:] = [(number, begin, start + self.steps)]
+                found[-1:] = [(number, begin, start + steps)]
         return found
 
     def part(self, begin: int, stop: int) -> TimestepMatrix:

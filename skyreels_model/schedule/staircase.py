@@ -123,10 +123,38 @@ class Staircase:
 
     def row(self, row: int) -> StairRow:
         """A row by its number; it costs the same wherever in the film it lies."""
+        stair_row, past, step = self._place(row)
+        return self._climb(stair_row, past) if step is None else self._pause(past, step)
+
+    def _place(self, row: int) -> tuple[int, int, int | None]:
+        """Where a row lies: its row of the staircase, the pauses before it, its step in a pause."""
         past = bisect.bisect_right(self._pause_rows, row)
         if past and row < self._pause_rows[past - 1] + self.steps:
-            return self._pause(past - 1, row - self._pause_rows[past - 1])
-        return self._climb(row - self.steps * past, past)
+            return self._pauses[past - 1][0], past - 1, row - self._pause_rows[past - 1]
+        return row - self.steps * past, past, None
+
+    def table(self, rows: int, latents: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first rows, at most so many, that show none but the first latents; at least one.
+
+        The index, whether a latent is shown at all, and whether it moves, (R, F) each: all rows at
+        once, for whoever draws them.
+        """
+        places = [self._place(row) for row in range(min(rows, self.rows))]
+        views = [self._view(stair_row, past) for stair_row, past, _ in places]
+        wide = next((i for i, (start, stop) in enumerate(views) if start and stop > latents), None)
+        places, views = places[:wide], views[:wide]
+        start, stop = torch.tensor(views).T.contiguous()[..., None]  # (R, 1)
+        columns = torch.arange(int(stop.max()))
+        stairs = torch.tensor([stair_row for stair_row, _, _ in places])[:, None]
+        index = self._index(stairs, columns)
+        moves = (index >= 1) & (index <= self.steps)
+        for row, (_, past, step) in enumerate(places):
+            if step is not None:
+                moves[row] = False
+                moves[row, list(self._pauses[past][1])] = True
+                index[row, moves[row]] = step + 1
+        shown = (columns >= start) & (columns < stop)
+        return index, shown, moves & shown
 
     @cached_property
     def widest(self) -> int:
@@ -158,7 +186,7 @@ class Staircase:
     def _climb(self, stair_row: int, past: int) -> StairRow:
         """A row in which the staircase moves, after `past` pauses."""
         start, stop = self._view(stair_row, past)
-        index = self._index(stair_row, start, stop)
+        index = self._index(stair_row, torch.arange(start, stop))
         update = (index >= 1) & (index <= self.steps)
         return StairRow(start, stop, index, update, torch.zeros_like(update))
 
@@ -166,7 +194,7 @@ class Staircase:
         """A row in which only a pause's pictures move."""
         stair_row, pictures = self._pauses[pause]
         start, stop = self._view(stair_row, pause)
-        index = self._index(stair_row, start, stop)
+        index = self._index(stair_row, torch.arange(start, stop))
         update = torch.zeros(stop - start, dtype=torch.bool)
         update[[latent - start for latent in pictures]] = True
         index[update] = step + 1
@@ -199,9 +227,8 @@ class Staircase:
             start = min(start, self._pauses[past][1][0] - 1)
         return max(start, 0), min(stop * self.block_size, self.frames) + shown
 
-    def _index(self, stair_row: int, start: int, stop: int) -> Tensor:
-        """Step of each latent in [start, stop) in a row of the staircase, (F,)."""
-        latents = torch.arange(start, stop)
+    def _index(self, stair_row: int | Tensor, latents: Tensor) -> Tensor:
+        """Step of each latent (F,) in a row of the staircase, or in rows (R, 1)."""
         blocks = latents // self.block_size
         stairs = blocks - self.ready
         if self._pictured:

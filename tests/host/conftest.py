@@ -1,5 +1,6 @@
 """A real ComfyUI for the tests: in this process, and as a server in a process of its own."""
 
+import importlib.util
 import os
 import sys
 from collections import Counter
@@ -45,18 +46,24 @@ def run_prompt(host):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A running `serving.Server` on the CPU, without a page: `.url`, `.output_folder`, `.log`."""
+    """A running `serving.Server` on the CPU: `.url`, `.output_folder`, `.log`; with ComfyUI's page
+    where that is installed, or another one that SKYREELS_V2_FRONTEND names.
+    """
     base = tmp_path_factory.mktemp("server")
+    front = os.environ.get("SKYREELS_V2_FRONTEND")
     settings = serving.Server(
         python=Path(sys.executable),
         host=_comfyui(),
         base=base,
         port=serving.free_port(),
         cpu=True,
+        page=bool(front) or importlib.util.find_spec("comfyui_frontend_package") is not None,
+        front=Path(front) if front else None,
         log=base / "server.log",
     )
     with settings as running:
         yield running
+        running.kill()  # it has nothing to tidy up
 
 
 @pytest.fixture(scope="session")

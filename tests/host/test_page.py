@@ -1,19 +1,19 @@
 """The pack on ComfyUI's own page, in a headless Chromium, in both of its renderers.
 
 Where there is no Chromium (`CHROMIUM_PATH` names one that is not on the path) these are skipped.
-SKYREELS_V2_FRONTEND names the unpacked `static` folder of another frontend to test with.
+SKYREELS_V2_FRONTEND names the unpacked `static` folder of another frontend to test with. The
+server is the one of all tests, so that what is set on it is set back.
 """
 
-import importlib.util
 import json
-import os
 import re
-import sys
+import urllib.request
+import uuid
 from pathlib import Path
 
 import pytest
 
-from devtools import browser, host, serving
+from devtools import browser
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "output" / "page"
@@ -31,42 +31,28 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def page_server(tmp_path_factory):
-    """A server with ComfyUI's page, on the CPU."""
+def tab(server, tmp_path_factory):
+    """A tab with the page, ready."""
     program = browser.find_chromium()
     if program is None:
         pytest.skip("no Chromium is on the path, and CHROMIUM_PATH names none")
-    front = os.environ.get("SKYREELS_V2_FRONTEND")
-    if not front and importlib.util.find_spec("comfyui_frontend_package") is None:
+    if not server.page:
         pytest.skip("ComfyUI's page is not installed; `python3 dev.py host` fetches it")
-    if not os.environ.get(host.PATH_VARIABLE):
-        pytest.skip("COMFYUI_PATH does not name a ComfyUI tree; `dev.py test` fetches one")
-    base = tmp_path_factory.mktemp("page")
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps(SETTINGS))
-    with serving.Server(
-        python=Path(sys.executable),
-        host=Path(os.environ[host.PATH_VARIABLE]),
-        base=base,
-        port=serving.free_port(),
-        cpu=True,
-        page=True,
-        front=Path(front) if front else None,
-        log=base / "server.log",
-    ) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tab(page_server, tmp_path_factory):
-    """A tab with the page, ready."""
-    with browser.Browser(browser.find_chromium(), tmp_path_factory.mktemp("profile")) as chromium:
+    change_settings(server, SETTINGS)
+    with browser.Browser(program, tmp_path_factory.mktemp("profile")) as chromium:
         opened = chromium.page()
-        opened.open(page_server.url)
+        opened.open(server.url)
         await_page(opened)
         yield opened
         opened.close()
+
+
+def change_settings(server, settings):
+    """What a person sets, as the page tells the server."""
+    body = json.dumps(settings).encode()
+    request = urllib.request.Request(f"{server.url}/settings", data=body)
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
 
 
 @pytest.fixture(params=RENDERERS, scope="module")
@@ -137,6 +123,19 @@ def await_plan(page, text):
     page.wait(f"{words}?.innerText.includes(text)", text=text)
 
 
+def await_title(page, text, across, down):
+    """Wait until a part of the timeline, so far across (0 to 1) and so many pixels down, has it."""
+    page.wait(
+        "((line) => {"
+        "  const { left, top, width, height } = line.getBoundingClientRect();"
+        "  const spot = { clientX: left + across * width, clientY: top + (down / 62) * height };"
+        "  line.dispatchEvent(new PointerEvent('pointermove', spot));"
+        "  return line.querySelector('title').textContent.startsWith(text);"
+        "})(document.querySelector('.srv2-line'))",
+        **{"text": text, "across": across, "down": down},
+    )
+
+
 def test_templates_open_and_are_saved_as_they_were(page, renderer):
     for name in TEMPLATES:
         file = open_template(page, name)
@@ -183,20 +182,23 @@ def test_the_plan_follows_the_storyboard_and_what_is_given(page):
     turn(page, "text", "0s: a red circle\n2s cut: a green square", "SkyReelsV2StoryboardText")
     turn(page, "seconds", 4, "SkyReelsV2StoryboardText")
     await_plan(page, "96 frames")
-    titles = "[...document.querySelectorAll('.srv2-line title')].map((one) => one.textContent)"
-    assert "Shot 2, after a cut: 2 s to 4 s" in page.run(f"return {titles}")
+    await_title(page, "Shot 2, after a cut: 2 s to 4 s", 0.75, 22)
     open_template(page, "frames")
-    page.wait(f"{titles}.some((title) => title.startsWith('Key image at'))")
-    assert {"Start image", "End image"} <= set(page.run(f"return {titles}"))
+    await_title(page, "Start image", 0, 56)
+    await_title(page, "Key image at 2", 0.5, 56)
+    await_title(page, "End image", 1, 56)
 
 
-def test_the_endpoint_is_set_where_the_host_keeps_settings(page, page_server):
+def test_the_endpoint_is_set_where_the_host_keeps_settings(page, server):
     name, url = "SkyReelsV2.Words.Url", "http://localhost:11434/v1"
-    known = page.run("return app.extensionManager.setting.get(name) ?? null", name=name)
-    assert known in ("", url)  # registered, with its default
-    page.run("await app.extensionManager.setting.set(name, url)", name=name, url=url)
-    file = page_server.base / "user" / "default" / "comfy.settings.json"
-    assert json.loads(file.read_text(encoding="utf-8"))[name] == url
+    file = server.base / "user" / "default" / "comfy.settings.json"
+    set_to = "await app.extensionManager.setting.set(name, url)"
+    assert page.run("return app.extensionManager.setting.get(name)", name=name) == ""  # default
+    try:
+        page.run(set_to, name=name, url=url)
+        assert json.loads(file.read_text(encoding="utf-8"))[name] == url
+    finally:
+        page.run(set_to, name=name, url="")
 
 
 def test_a_number_that_is_not_legal_is_set_to_the_nearest_by_a_key(page, renderer):
@@ -329,7 +331,18 @@ def await_kept(page):
     typed = "/Schedule|PromptEncode/.test(node.type) ? node.widgets_values : null"
     graph = f"app.graph.serialize().nodes.map((node) => [node.id, node.type, {typed}])"
     before = page.run(f"return {graph}")
-    page.run("await new Promise((done) => setTimeout(done, 1500))")  # the page saves now and then
+    # The page saves its graph now and then: it has, once the last change is in its store.
+    mark = f"kept {uuid.uuid4()}"
+    page.run(
+        "app.graph.nodes[0].title = mark; window.changed = performance.now();"
+        "app.extensionManager.workflow.activeWorkflow.changeTracker.checkState?.();",
+        mark=mark,
+    )
+    stores = "[localStorage, sessionStorage].flatMap((store) => Object.values(store))"
+    page.wait(
+        f"{stores}.some((text) => text.includes(mark)) || performance.now() > changed + 1500",
+        mark=mark,
+    )
     page.run("window.left = true")
     page.call("Page.reload")
     page.wait("!window.left", seconds=60)

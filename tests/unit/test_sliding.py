@@ -105,6 +105,19 @@ def test_every_row_moves_something_and_every_latent_takes_every_step_in_view():
     assert checked > 400
 
 
+@pytest.mark.parametrize("given", [{}, {"given": 3, "pictures": (5, 8, 9), "end": 2, "within": 2}])
+def test_rows_drawn_at_once_are_the_rows_one_by_one(given):
+    stairs = Staircase(frames=14, block_size=2, base=5, steps=4, lag=2, **({"given": 0} | given))
+    index, shown, moves = stairs.table(99, 12)
+    rows = [row for row in stairs if not row.start or row.stop <= 12]
+    assert len(index) == len(rows) > 4 and index.shape == shown.shape == moves.shape
+    for place, row in enumerate(rows):
+        seen = slice(row.start, row.stop)
+        assert shown[place].nonzero().flatten().tolist() == list(range(row.start, row.stop))
+        assert torch.equal(index[place, seen], row.index)
+        assert torch.equal(moves[place, seen], row.update) and moves[place].sum() == row.update.sum()
+
+
 def test_what_is_given_ahead_is_seen_before_the_staircase_gets_there():
     """Half of the room in view looks ahead: 4 blocks move, 4 are behind them, 4 before them."""
     numbers = {"frames": 40, "block_size": 1, "base": 12, "steps": 8, "lag": 2, "given": 0}
