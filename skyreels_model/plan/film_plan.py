@@ -391,10 +391,6 @@ class FilmPlan:
 
     def total_rows(self) -> int:
         """Model calls of the whole film (each is two forwards when guidance is on)."""
-        return self._total_rows
-
-    @cached_property
-    def _total_rows(self) -> int:
         if self.sliding:
             return sum(n * self.window_rows(window) for window, n in self.layout.groups())
         return sum(times * rows.count for rows, times in self.rows_alike)

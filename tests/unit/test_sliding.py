@@ -115,7 +115,9 @@ def test_rows_drawn_at_once_are_the_rows_one_by_one(given):
         seen = slice(row.start, row.stop)
         assert shown[place].nonzero().flatten().tolist() == list(range(row.start, row.stop))
         assert torch.equal(index[place, seen], row.index)
-        assert torch.equal(moves[place, seen], row.update) and moves[place].sum() == row.update.sum()
+        assert (
+            torch.equal(moves[place, seen], row.update) and moves[place].sum() == row.update.sum()
+        )
 
 
 def test_what_is_given_ahead_is_seen_before_the_staircase_gets_there():
