@@ -1,5 +1,7 @@
 """Norms and rotations at the size of a 14B stream: what we run, and what could be run instead.
 
+Our own kernels come first: what they show decides whether they run by default.
+
 Bytes are the fewest that the result needs: each input read once, the output written once.
 """
 
@@ -14,7 +16,7 @@ from torch.nn.functional import layer_norm, rms_norm
 
 from skyreels_model.model import layers, positions
 
-from . import comfyui
+from . import comfyui, fused
 from .card import ceilings
 from .run import Run
 from .timing import error, short_seconds
@@ -32,13 +34,14 @@ def measure(run: Run) -> None:
     frames = run.size[0]
     tokens = frames * run.size[1] * run.size[2] // 4
     x = torch.randn(1, tokens, dim, device=run.device, dtype=torch.bfloat16)
+    fused.measure(run, functools.partial(compare, run))
     run.attempt("rotations", lambda: rotations(run, x))
     run.attempt("adaptive norms", lambda: adaptive_norms(run, x, frames))
     run.attempt("RMS norms", lambda: rms_norms(run, x))
     run.attempt("the rest", lambda: rest(run, x, frames))
 
 
-def compare(run: Run, what: str, call: Call, right: Tensor, streams: int) -> None:
+def compare(run: Run, what: str, call: Call, right: Tensor, streams: float) -> None:
     """A row for one way to compute what `right` is; streams: tensors of its size moved at least."""
 
     def timed() -> tuple[float, float]:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from skyreels_model.cache.keys_values import KeptFrame, KeysValues, RowForward, RowFrames
 from skyreels_model.config import ModelConfig
+from skyreels_model.kernels import FusedBlocks, Kernels
 from skyreels_model.model.layers import BlockInputs
 from skyreels_model.model.memory import Execution, forward_bytes
 
 from . import comfyui, networks
 from .attention import SLOW
 from .card import ceilings
+from .fused import kernels_of
 from .run import Run
 from .timing import Peak, gigabytes, seconds
 
@@ -44,6 +46,8 @@ def measure(run: Run) -> None:
     measure_way(run, config, "reference", theirs)
     if host:
         measure_way(run, config, "ours, auto, batch 2", in_comfyui, batch=2)
+    by_kernels = lambda: ByKernels(ours(), kernels_of(run, config))  # noqa: E731
+    measure_way(run, config, "ours, plain, by kernels", by_kernels)
     frames = -(-run.size[0] // 2)
     rest = f"{run.size[0] - frames} of {run.size[0]} frames"
     measure_way(run, config, f"ours, plain, {rest} left out", ours, size=(frames, *run.size[1:]))
@@ -119,6 +123,18 @@ class _Wrapped:
     @blocks.setter
     def blocks(self, blocks: Any) -> None:
         self.model.blocks = blocks
+
+
+class ByKernels(_Wrapped):
+    """Its blocks run by our kernels."""
+
+    def __init__(self, model: Any, kernels: Kernels) -> None:
+        super().__init__(model)
+        self.run_block = FusedBlocks(kernels)
+
+    def __call__(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        out: Tensor = self.model(x, timestep, text, run_block=self.run_block)
+        return out
 
 
 class KeptFrames(_Wrapped):

@@ -55,8 +55,8 @@ SECTIONS = (
     Section(
         "elementwise",
         "elementwise",
-        "Norms and rotations of 14B at {size}, bf16",
-        40,
+        "Kernels, norms and rotations of 14B at {size}, bf16",
+        60,
         ("what", "ms", "GB/s", "of ceiling", "error"),
     ),
     Section(

@@ -95,13 +95,16 @@ def nothing_fails_but_what_only_a_card_or_the_reference_has(rows):
 def every_implementation_is_measured(rows, table):
     films = {"ours, plain, 1 of 3 frames left out", "ours, plain, 1 of 3 frames kept"}
     films |= {"ours, plain, blocks left out by the published TeaCache", "ours, pytorch_order"}
+    films |= {"ours, plain, by kernels"}
+    kernels = {"sum, norm and modulation, kernel", "norm and rotation, kernel"}
+    kernels |= {"product with its GELU", "a block, PyTorch's", "a block, kernels"}
     ways = {
         "attention": {"PyTorch, its own order", "PyTorch, flash", "ComfyUI, pytorch"},
         "precision": {"ours", "ours, in ComfyUI", "ComfyUI's own"},
         "1.3B": {"ours, plain", "ours, auto", "ours, auto, batch 2", "ComfyUI's own"} | films,
         "14B": {"ours, plain", "ours, auto", "ours, auto, batch 2", "ComfyUI's own"} | films,
         "kernels": {"all products", "all kernels"},
-        "elementwise": {"rotation, comfy_kitchen", "adaptive norm, comfy_kitchen"},
+        "elementwise": {"rotation, comfy_kitchen", "adaptive norm, comfy_kitchen"} | kernels,
         "vae": {"decode, ours", "encode, ours", "decode, ComfyUI's own", "encode, ComfyUI's own"},
         "compile": {"ours", "ours, compiled", "ours, in ComfyUI, compiled"},
     }
