@@ -4,12 +4,14 @@ Where the model is asked again, its answer shows how far the forecast would have
 that misses by m at a distance D in noise level, through points g apart, bends by m / (D (D + g)).
 That is noted at the frame's noise level (`curves`), so that a frame that comes to a level after
 others, in an asynchronous film, is expected to bend there as they did. What a forecast is expected
-to miss is weighed by the step that it moves, for what is wrong moves a frame as far: with the
-published shifts most of a frame's error is made in its last steps. Calls are forecast in a row
-while the mean over the frames at work, summed over these calls, stays below the threshold, much as
-in step size control of ODE solvers. In its last steps a frame's answer is held. Frames that wait
-are shown to the model as they will be when they begin, so that their first step, too, may be
-forecast.
+to miss counts by the step that it moves, for what is wrong moves a frame as far. In a row of
+forecasts a frame's misses point the same way and add up. Calls are forecast in a row while the root
+of the mean square of these sums, over the frames at work, stays below the threshold, so that frames
+near their end, which take long steps, decide. Frames that wait are shown to the model as they will
+be when they begin, so that their first step, too, may be forecast.
+
+When a frame finishes, the answers for its neighbours jump, and a line from before would lead away:
+answers are held until two have been given since.
 
 What was tried beside it is in `benchmarks/RESULTS.md`.
 """
@@ -26,9 +28,9 @@ from .curves import Curves
 from .settings import CacheSettings
 from .velocity import Call
 
+RULE = 4  # of how many that there have been: films of another are no parts of this one's
 LONGEST = 6  # model calls from one that is made to the next
 USUAL_STEP = 1 / 18  # of noise level: a step of this length counts as it is
-HELD_BELOW = 0.4  # noise level: in a frame's last steps a line goes astray
 # A line is followed less the farther it goes: by 1 / (1 + DAMPING * distance / gap).
 DAMPING = 0.2
 GUIDANCE_CHANGE = 0.1  # of the guidance scale, after which an earlier answer is another model's
@@ -41,9 +43,10 @@ class ForecastState:
 
     velocity: the last answer (B, C, F, h, w). change: it less the one at the noise level before.
     levels, gaps (F,): its noise levels, and what they have risen since the one before (below 0).
-    known (F,): how many levels are known of a frame, 0 to 2. begin: the first latent in view.
-    slopes, bends: of `Curves`. passed: model calls forecast since the last answer. error: what is
-    expected of these, in total.
+    known (F,): how many levels are known of a frame, 0 to 2. errors (F,): what is expected of the
+    forecasts since the last answer, in total. begin: the first latent in view. slopes, bends: of
+    `Curves`. passed: model calls forecast since the last answer. settled: answers since a frame
+    finished, at most 2.
     """
 
     velocity: Tensor
@@ -51,12 +54,13 @@ class ForecastState:
     levels: Tensor
     gaps: Tensor
     known: Tensor
+    errors: Tensor
     begin: int
     guidance: float
     slopes: Tensor
     bends: Tensor
     passed: int = 0
-    error: float = 0.0
+    settled: int = 1
 
     @classmethod
     def first(cls, call: Call, velocity: Tensor, curves: Curves | None) -> ForecastState:
@@ -70,6 +74,7 @@ class ForecastState:
             levels=levels,
             gaps=gaps,
             known=known,
+            errors=torch.zeros_like(levels),
             begin=call.begin,
             guidance=call.guidance,
             slopes=curves.slopes.clone(),
@@ -82,7 +87,11 @@ class ForecastState:
 
     def lines(self, call: Call) -> Tensor:
         """Which frames are continued along a line; the others are held. (F,)"""
-        return (self.known == 2) & (self.gaps != 0) & (call.levels.sigmas > HELD_BELOW)
+        return (self.known == 2) & (self.gaps != 0) & (self.settled == 2)
+
+    def _finishes(self, call: Call) -> bool:
+        """Whether a frame has finished since the last answer."""
+        return bool(((call.levels.sigmas == 0) & (self.levels > 0)).any())
 
     def move(self, device: torch.device | str) -> None:
         self.velocity, self.change = self.velocity.to(device), self.change.to(device)
@@ -94,12 +103,14 @@ class ForecastState:
             self.velocity, self.change = (
                 _slide(tensor, leaving, count, dim=2) for tensor in (self.velocity, self.change)
             )
-            self.levels, self.gaps, self.known = (
+            self.levels, self.gaps, self.known, self.errors = (
                 _slide(tensor, leaving, count, dim=0)
-                for tensor in (self.levels, self.gaps, self.known)
+                for tensor in (self.levels, self.gaps, self.known, self.errors)
             )
             self.begin = call.begin
         self.known = torch.where(call.levels.fresh, 0, self.known)
+        if self._finishes(call):
+            self.settled = 0
 
     def weights(self, call: Call) -> Tensor:
         """How many gaps farther than the last answer each frame is, damped; 0: it is held. (F,)"""
@@ -135,10 +146,11 @@ class Forecast:
         if state is None or not self.settings.threshold:
             return None
         state.view(call)
-        error = state.error + _expect(state, call)
+        errors, moves = state.errors + _expect(state, call), call.levels.moves
+        error = float(errors[moves].square().mean().sqrt())
         if error > self.settings.threshold or self._must_ask(state, call):
             return None
-        state.passed, state.error = state.passed + 1, error
+        state.passed, state.errors = state.passed + 1, errors
         return state.forecast(call)
 
     def _must_ask(self, state: ForecastState, call: Call) -> bool:
@@ -165,7 +177,8 @@ class Forecast:
         state.gaps = torch.where(moved, levels - state.levels, state.gaps)
         state.known = torch.where(moved, 2, state.known.clamp(min=1))
         state.velocity, state.levels, state.guidance = velocity, levels, call.guidance
-        state.passed, state.error = 0, 0.0
+        state.settled = min(state.settled + 1, 2)
+        state.passed, state.errors = 0, torch.zeros_like(levels)
         return state
 
 
@@ -189,11 +202,15 @@ class Calibrate:
         return state
 
 
-def _expect(state: ForecastState, call: Call) -> float:
-    """How far this forecast will miss, as a share of the velocity, by the step that it moves."""
-    levels, moves = call.levels, call.levels.moves
+def _expect(state: ForecastState, call: Call) -> Tensor:
+    """How far this forecast will miss, as a share of the velocity, by the step that it moves. (F,)
+
+    Infinite where nothing is known of a frame that moves, 0 where none moves.
+    """
+    levels = call.levels
     miss = state.curves.expect(levels.sigmas, state.levels, state.gaps, state.lines(call))
-    return float((miss * (levels.sigmas - levels.after))[moves].mean()) / USUAL_STEP
+    steps = (levels.sigmas - levels.after) / USUAL_STEP
+    return torch.where(levels.moves, miss * steps, 0.0)
 
 
 def measure(state: ForecastState, call: Call, velocity: Tensor) -> None:

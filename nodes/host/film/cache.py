@@ -12,7 +12,7 @@ import comfy.patcher_extension
 import folder_paths
 
 from ....skyreels_model.cache.curves import Curves, read_curves
-from ....skyreels_model.cache.forecast import Calibrate, Forecast
+from ....skyreels_model.cache.forecast import RULE, Calibrate, Forecast
 from ....skyreels_model.cache.settings import CacheSettings
 from ....skyreels_model.cache.velocity import CachedVelocity
 from ....skyreels_model.files.checkpoint import published_name
@@ -125,6 +125,12 @@ def find_settings(model_options: dict[str, Any]) -> CacheSettings | None:
     """The settings that a model carries, if it does."""
     settings: CacheSettings | None = model_options["transformer_options"].get(SETTINGS)
     return settings
+
+
+def identify_cache(model_options: dict[str, Any]) -> tuple[int, CacheSettings] | None:
+    """All that decides which model calls are forecast, of a model that has a cache."""
+    settings = find_settings(model_options)
+    return (RULE, settings) if settings else None
 
 
 def warn_other_samplers(executor: Any, *args: Any, **kwargs: Any) -> Any:

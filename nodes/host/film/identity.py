@@ -11,7 +11,7 @@ import comfy.sd
 from ....skyreels_model.plan.prompts import find_prompts
 from ....skyreels_model.plan.windows import Window
 from ....skyreels_model.store.digests import digest
-from .cache import find_settings
+from .cache import identify_cache
 from .describe import Describer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class FilmIdentity:
             "negative prompt": self.negative,
             "cfg": maker.guidance.window(window.index),
             "seed": maker.noise.seeds(window),
-            "cache": find_settings(model.model_options),
+            "cache": identify_cache(model.model_options),
             "vae": self.vae,
         }
 
