@@ -51,13 +51,14 @@ function addEditor(node) {
   const linked = () => isLinked(node, "text");
   const read = () => {
     view.element.hidden = linked();
-    view.noteTakes();
+    view.noteAround();
     return writing || linked() ? null : current();
   };
   // What the rows wrote themselves is not drawn over the field that a person is in.
   const show = (answer) => (current() === own ? view.confirm(answer) : view.show(answer));
   const editor = new Asking("storyboard", read, show);
-  const view = new StoryboardView(takesOf(node), (text, seconds) => {
+  const hasLora = () => (valueOf(node, "lora_name") ?? "none") !== "none";
+  const view = new StoryboardView(takesOf(node), hasLora, (text, seconds) => {
     writing = true; // a text without its seconds is not asked for
     setWidget(node, "seconds", seconds, app.canvas);
     setWidget(node, "text", text, app.canvas);
@@ -68,7 +69,7 @@ function addEditor(node) {
   // A text that another node writes has no rows to edit.
   addElement(node, "shots", view.element, () => (linked() ? 0 : HEIGHT));
   editors.set(node, editor);
-  for (const name of ["text", "seconds"]) {
+  for (const name of ["text", "seconds", "lora_name"]) {
     const widget = node.widgets?.find((one) => one.name === name);
     if (widget) after(widget, "callback", () => editor.refresh());
   }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .host import files
 from .host.checked import checked
-from .host.film.shots import FilmShot, add_shot, parse_shots
+from .host.film.shots import NO_LORA, FilmShot, add_shot, parse_shots
 from .inputs import Storyboard
 
 TRANSITIONS = ("continue", "cut")
@@ -74,7 +75,8 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
                     tooltip="One prompt per line (or separated by slashes), each after the second "
                     "at which it begins: '0s: a street at dawn / 6s: rain sets in / 9s cut: "
                     "inside a café'. 'cut' starts afresh. Words before the colon: cut, ease 12 "
-                    "(cross-fade in frames, instead of ease), seed 7 (this shot's own).",
+                    "(cross-fade in frames, instead of ease), seed 7 (this shot's own), lora 0.5 "
+                    "(strength of the LoRA in lora_name).",
                 ),
                 io.Float.Input(
                     "seconds",
@@ -85,14 +87,34 @@ class SkyReelsV2StoryboardText(io.ComfyNode):
                     tooltip="Length of the whole film in seconds.",
                 ),
                 _ease_input(),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[NO_LORA, *files.list_files("loras")],
+                    default=NO_LORA,
+                    optional=True,
+                    tooltip="A LoRA from models/loras for the shots, on top of the sampler's "
+                    "model. Its strength is 1, or what a shot says: 'lora 0.5' before the colon, "
+                    "'lora 0' for a shot without it.",
+                ),
             ],
             outputs=[Storyboard.Output(display_name="storyboard", tooltip="For the sampler.")],
         )
 
     @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        return lora_name == NO_LORA or files.check_listed("lora_name", "loras", lora_name)
+
+    @classmethod
     @checked
-    def execute(cls, clip: io.Clip.Type, text: str, seconds: float, ease: int = 0) -> io.NodeOutput:
-        return io.NodeOutput(parse_shots(clip, text, seconds, ease))
+    def execute(
+        cls,
+        clip: io.Clip.Type,
+        text: str,
+        seconds: float,
+        ease: int = 0,
+        lora_name: str = NO_LORA,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(parse_shots(clip, text, seconds, ease, lora_name))
 
 
 def _shot_inputs() -> list[io.Input]:

@@ -1,11 +1,12 @@
-// Shots of a film as rows that a person edits: prompt, length, how it begins, seed; in any order.
+// Shots of a film as rows that a person edits, in any order: prompt, length, how it begins, seed, the
+// strength of a LoRA.
 
 import { html } from "./elements.js";
 import { addStyles } from "./styles.js";
 import { findTake, renumberTakes, sayTake } from "./takes.js";
 import { clock } from "./timeline.js";
 
-const NEW_SHOT = { prompt: "", seconds: 4, cut: false, ease: null, seed: "" };
+const NEW_SHOT = { prompt: "", seconds: 4, cut: false, ease: null, seed: "", lora: null };
 const FADE = 12; // frames of a new cross-fade
 const SEEDS = 2 ** 32; // that a shot is made again with
 const COLOURS = ["#5d5470", "#474058"];
@@ -19,6 +20,7 @@ export function composeStoryboard(shots) {
       shot.cut ? "cut" : "",
       shot.ease === null ? "" : `ease ${shot.ease}`,
       shot.seed === "" ? "" : `seed ${shot.seed}`,
+      shot.lora === null ? "" : `lora ${round(shot.lora)}`,
     ].filter(Boolean);
     begin += shot.seconds;
     return `${words.join(" ")}: ${shot.prompt.split(/\s+/).filter(Boolean).join(" ")}`;
@@ -26,15 +28,16 @@ export function composeStoryboard(shots) {
   return { text: lines.join("\n"), seconds: round(begin) };
 }
 
-function round(seconds) {
-  return Math.round(seconds * 1000) / 1000;
+function round(number) {
+  return Math.round(number * 1000) / 1000;
 }
 
 export class StoryboardView {
-  /** takes: which of each shot, in the film's store. changed(text, seconds): what the rows say. */
-  constructor(takes, changed) {
+  /** takes: which of each shot, in the film's store. hasLora(): whether shots have a LoRA.
+   * changed(text, seconds): what the rows say. */
+  constructor(takes, hasLora, changed) {
     addStyles();
-    Object.assign(this, { takes, changed, takesShown: null });
+    Object.assign(this, { takes, hasLora, changed, takesShown: null, loraShown: false });
     this.shots = [];
     this.only = {}; // of shots of which nothing is said, by number
     this.message = html("div", { role: "status", "aria-live": "polite" });
@@ -65,13 +68,14 @@ export class StoryboardView {
     this.drawRuler();
   }
 
-  /** Draw takes that were said elsewhere, or of a store that has just been connected. */
-  noteTakes() {
-    if (this.takes.read() !== this.takesShown) this.draw();
+  /** Draw takes that were said elsewhere, a store that has just been connected, or a LoRA. */
+  noteAround() {
+    const same = this.takes.read() === this.takesShown && this.hasLora() === this.loraShown;
+    if (!same) this.draw();
   }
 
   draw() {
-    this.takesShown = this.takes.read();
+    [this.takesShown, this.loraShown] = [this.takes.read(), this.hasLora()];
     this.drawRuler();
     this.rows.replaceChildren(...this.shots.map((shot, index) => this.row(shot, index)));
   }
@@ -138,8 +142,23 @@ export class StoryboardView {
       seed.value = seed.value.replace(/\D/g, "").slice(0, 20);
       set("seed", seed.value);
     });
+    const lora = this.loraShown || shot.lora !== null ? [this.lora(shot, number, set)] : [];
     const takes = this.takesShown === null ? [] : this.take(number);
-    return [...found, labelled("seed", seed), ...takes];
+    return [...found, labelled("seed", seed), ...lora, ...takes];
+  }
+
+  /** How strongly the node's LoRA acts in a shot. */
+  lora(shot, number, set) {
+    const label = `Strength of the LoRA in shot ${number}`;
+    const range = { min: -20, max: 20, step: 0.05 };
+    const field = html("input", { type: "number", ...range, placeholder: 1, "aria-label": label });
+    field.value = shot.lora ?? "";
+    field.addEventListener("change", () => {
+      const strength = Math.min(Math.max(Number(field.value), -20), 20);
+      set("lora", field.value === "" ? null : round(strength));
+      field.value = shot.lora ?? "";
+    });
+    return labelled("LoRA", field);
   }
 
   /** Which take of a shot is in the film, and whether only the shot itself is made again. */

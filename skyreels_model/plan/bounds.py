@@ -22,6 +22,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "prefix_noise": (0, 60),
     "anchor": (0.0, 1.0),
     "ease": (0, 1000),
+    "lora": (-20.0, 20.0),
     "denoise": (0.05, 1.0),
     "refresh_every": (1, 1000),
 }

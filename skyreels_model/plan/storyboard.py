@@ -13,13 +13,13 @@ from .bounds import BOUNDS
 MAX_LENGTH = 1_000_000  # characters: some 500 shots with the longest prompts
 EXAMPLE = "'0s: a street at dawn / 6s: rain sets in / 9s cut: inside a café'"
 MOST_SEED = 2**64 - 1
-_WORDS = r"((?:\s+(?:cut|ease\s+\d+|seed\s+\d+))*)"
+_WORDS = r"((?:\s+(?:cut|ease\s+\d+|seed\s+\d+|lora\s+-?\d+(?:\.\d+)?))*)"
 # Marks stand after the end of a line, or after a slash; both begin with a class of characters, so
 # that a long text is walked over quickly. What was meant as a mark: another unit or none, a comma,
 # a minus, a slash without a space before.
 _NEARLY = re.compile(
     r"[\n/](?:(?<!\d/)\s*-?[\d.,]*\d\s*s(?:ec(?:ond)?s?)?|(?<!\S/)\s*-?[\d.,]*\d)"
-    r"(?:\s+(?:cut|(?:ease|seed)(?:\s+-?[\d.]+)?))*\s*:(?!\d)",
+    r"(?:\s+(?:cut|(?:ease|seed|lora)(?:\s+-?[\d.]+)?))*\s*:(?!\d)",
     re.IGNORECASE,
 )
 _MARK = re.compile(rf"[\n/](?<!\S/)\s*(\d+(?:\.\d+)?)\s*s{_WORDS}\s*:", re.IGNORECASE)
@@ -29,7 +29,8 @@ _MARK = re.compile(rf"[\n/](?<!\S/)\s*(\d+(?:\.\d+)?)\s*s{_WORDS}\s*:", re.IGNOR
 class TimedPrompt:
     """A shot: its prompt, its length in seconds, and whether it begins afresh.
 
-    ease, seed: its own cross-fade in frames and its own seed, where the text has them.
+    ease, seed, lora: its own cross-fade in frames, its own seed, and the strength of a LoRA, where
+    the text has them.
     """
 
     prompt: str
@@ -37,13 +38,15 @@ class TimedPrompt:
     cut: bool
     ease: int | None = None
     seed: int | None = None
+    lora: float | None = None
 
 
 def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     """The shots of a text in which each prompt is marked with the second at which it begins.
 
     Marks stand at the beginning of a line or after a slash. Before its colon a mark may have the
-    words cut, ease and seed, the last two with a whole number. `seconds` is the film's length.
+    words cut, ease and seed, the last two with a whole number, and lora with any number. `seconds`
+    is the film's length.
     Raises ValueError where the text does not begin with a mark, where something in it is nearly a
     mark, where times do not go forward, or where it is longer than a million characters.
     """
@@ -91,13 +94,18 @@ def write_storyboard(shots: Sequence[TimedPrompt]) -> str:
     """The text of shots, a line each: what `parse_storyboard` reads."""
     lines, start = [], 0.0
     for shot in shots:
-        second = f"{start:.3f}".rstrip("0").rstrip(".")
+        second = _write_number(start, 3)
         words = ["cut"] * shot.cut
         words += [f"ease {shot.ease}"] * (shot.ease is not None)
         words += [f"seed {shot.seed}"] * (shot.seed is not None)
+        words += [f"lora {_write_number(shot.lora, 6)}"] if shot.lora is not None else []
         lines.append(f"{' '.join([f'{second}s', *words])}: {shot.prompt}")
         start += shot.seconds
     return "\n".join(lines)
+
+
+def _write_number(number: float, places: int) -> str:
+    return f"{number:.{places}f}".rstrip("0").rstrip(".")
 
 
 def is_storyboard(text: str) -> bool:
@@ -106,10 +114,10 @@ def is_storyboard(text: str) -> bool:
     return mark is not None and float(mark[1]) == 0
 
 
-def _read_words(number: int, words: str) -> tuple[bool, int | None, int | None]:
-    """Whether a shot's mark says cut, and its ease and seed, of words without others."""
+def _read_words(number: int, words: str) -> tuple[bool, int | None, int | None, float | None]:
+    """Whether a shot's mark says cut, and its ease, seed and lora, of words without others."""
     said = words.lower().split()
-    if any(said.count(word) > 1 for word in ("cut", "ease", "seed")):
+    if any(said.count(word) > 1 for word in ("cut", "ease", "seed", "lora")):
         raise ValueError(f"text's mark of shot {number} says {words.strip()!r}; each word once")
 
     def find(word: str, most: float) -> int | None:
@@ -121,7 +129,10 @@ def _read_words(number: int, words: str) -> tuple[bool, int | None, int | None]:
             raise refusal(f"{word} of shot {number}", value[:30], rule, int(most))
         return int(value)
 
-    return "cut" in said, find("ease", BOUNDS["ease"][1]), find("seed", MOST_SEED)
+    lora = float(said[said.index("lora") + 1]) if "lora" in said else None
+    if lora is not None:
+        require_number(f"lora of shot {number}", lora, *BOUNDS["lora"])
+    return "cut" in said, find("ease", BOUNDS["ease"][1]), find("seed", MOST_SEED), lora
 
 
 def _squeeze_spaces(text: str) -> str:

@@ -281,6 +281,23 @@ def test_a_long_storyboard_in_any_writing_is_shown_in_rows(page):
     assert shown == words.format(499)
 
 
+def test_the_strength_of_a_lora_is_a_field_of_a_row(page):
+    open_template(page, "storyboard")
+    kind = "SkyReelsV2StoryboardText"
+    field = "document.querySelector('[aria-label=\"Strength of the LoRA in shot 2\"]')"
+    page.wait("document.querySelectorAll('.srv2-row').length > 2")
+    assert not page.run(f"return {field}")
+    turn(page, "lora_name", "a file", kind)
+    page.wait(field)
+    page.run(
+        f"const field = {field}; field.value = '0.5'; field.dispatchEvent(new Event('change'))"
+    )
+    marks = [line.split(":")[0] for line in read(page, "text", kind).splitlines()]
+    assert marks[1].endswith(" lora 0.5") and "lora" not in marks[0]
+    turn(page, "text", "0s: one\n2s lora -1: two", kind)
+    page.wait(f"{field}?.value === '-1'")
+
+
 def test_a_graph_of_a_newer_version_opens(page):
     open_template(page, "film_from_text")
     file = page.run("return app.graph.serialize()")

@@ -6,8 +6,11 @@ import functools
 import graphs
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from devtools.prompt import InvalidPrompt
 from skyreels_model.grid import latent_length
+from toy.toyset import transformer_path
 
 OTHER = "a red square moving right on a black background"
 RANDOM = "random.safetensors"
@@ -156,14 +159,69 @@ def test_text_is_the_same_film_as_the_chain(look, make):
         {"seconds": 0.8, "transition": "cut", **ease},
     )
     _, chained = make(*shots)
-    prompt = graphs.film(frames=5, **SMALL)
     text = f"0s: {graphs.PROMPT}\n1s: {OTHER} / 1.7s cut: {graphs.PROMPT}"
+    (frames,) = look(with_text(text, 2.5, **ease), frames=["7", 0])
+    assert len(frames) == 60 and torch.equal(frames, chained)
+
+
+@pytest.fixture(scope="module")
+def lora(models_folder):
+    """The name of a LoRA file for the toy model."""
+    width = load_file(transformer_path())["blocks.0.self_attn.q.weight"].shape[0]
+    draw = torch.Generator().manual_seed(3)
+    parts = {
+        f"blocks.{block}.self_attn.q.lora_{name}.weight": 0.3 * torch.randn(shape, generator=draw)
+        for block in (0, 1)
+        for name, shape in (("A", (2, width)), ("B", (width, 2)))
+    }
+    save_file(parts, models_folder / "loras" / "shots.safetensors")
+    return "shots.safetensors"
+
+
+def with_text(text, seconds, **inputs):
+    prompt = graphs.film(frames=5, **SMALL)
     prompt["20"] = graphs.node(
-        "SkyReelsV2StoryboardText", clip=["2", 0], text=text, seconds=2.5, **ease
+        "SkyReelsV2StoryboardText", clip=["2", 0], text=text, seconds=seconds, **inputs
     )
     prompt["6"]["inputs"]["storyboard"] = ["20", 0]
-    (frames,) = look(prompt, frames=["7", 0])
-    assert len(frames) == 60 and torch.equal(frames, chained)
+    return prompt
+
+
+def test_a_shot_has_the_lora_at_its_strength(look, lora):
+    """As a chain in which each shot has a model of its own, with that LoRA put on it."""
+    strengths = {1.0: "30", -0.5: "31"}
+    chain = with_shots(
+        *({"seconds": 0.5, "model": [name, 0]} for name in strengths.values()), {"seconds": 0.5}
+    )
+    for strength, name in strengths.items():
+        chain[name] = graphs.node(
+            "SkyReelsV2LoraLoader", model=["1", 0], lora_name=lora, strength=strength
+        )
+    (expected,) = look(chain, latent=["6", 0])
+    marks = ("0s", "0.5s lora -0.5", "1s lora 0")
+    text = "\n".join(f"{mark}: {graphs.PROMPT}" for mark in marks)
+    (told,) = look(with_text(text, 1.5, lora_name=lora), latent=["6", 0])
+    (without,) = look(with_shots(*[{"seconds": 0.5}] * 3), latent=["6", 0])
+    assert torch.equal(told["samples"], expected["samples"])
+    assert not torch.equal(told["samples"], without["samples"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "name", "says"),
+    [
+        ("lora 0.5", "none", "lora_name is none, and text has lora 0.5 in shot 1"),
+        ("lora 50", "shots.safetensors", "lora of shot 1 is 50; it must be -20 to 20; nearest: 20"),
+        ("lora 1", "lost.safetensors", "lora_name is 'lost.safetensors'; it must be one of"),
+    ],
+)
+def test_a_strength_without_its_lora_is_refused(run_prompt, lora, mark, name, says):
+    prompt = with_text(f"0s {mark}: {graphs.PROMPT}", 1.5, lora_name=name)
+    prompt["60"] = graphs.node("PreviewImage", images=["7", 0])
+    try:
+        told = run_prompt(prompt).describe()
+    except InvalidPrompt as error:
+        told = str(error)
+    assert says in told
 
 
 def test_length_is_that_of_all_shots_and_can_be_connected(look):

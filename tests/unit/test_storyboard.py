@@ -2,7 +2,13 @@
 
 import pytest
 
-from skyreels_model.plan.storyboard import EXAMPLE, TimedPrompt, parse_storyboard, shot_lengths
+from skyreels_model.plan.storyboard import (
+    EXAMPLE,
+    TimedPrompt,
+    parse_storyboard,
+    shot_lengths,
+    write_storyboard,
+)
 
 
 def test_a_line_for_each_shot():
@@ -21,6 +27,14 @@ def test_a_mark_may_have_a_cross_fade_and_a_seed():
         TimedPrompt("two", 2, False, 12, None),
         TimedPrompt("three", 2, True, 0, 2**64 - 1),
     ]
+
+
+def test_a_mark_may_have_the_strength_of_a_lora():
+    text = "0s lora 0.5: one\n2s seed 7 lora -1: two\n4s LORA 2 cut: three\n5s lora 0: four"
+    shots = parse_storyboard(text, 6)
+    assert [shot.lora for shot in shots] == [0.5, -1, 2, 0]
+    assert parse_storyboard(write_storyboard(shots), 6) == shots
+    assert parse_storyboard("0s: one", 6)[0].lora is None
 
 
 def test_slashes_between_are_the_same_and_the_messages_example_is_legal():
@@ -66,6 +80,10 @@ def test_times_may_be_fractions_and_the_last_shot_ends_with_the_film():
         ("0s: one\n4s seed -1: two", ("text has '4s seed -1:'", "such as")),
         ("0s: one\n4s ease: two", ("text has '4s ease:'", "such as")),
         ("0s: one\n4s ease 1001: two", ("ease of shot 2", "nearest: 1000")),
+        ("0s: one\n4s lora -21: two", ("lora of shot 2 is -21", "nearest: -20")),
+        ("0s: one\n4s lora " + "9" * 400 + ": two", ("lora of shot 2 is inf", "nearest: 20")),
+        ("0s: one\n4s lora .5: two", ("text has '4s lora .5:'", "such as")),
+        ("0s: one\n4s lora 1 lora 2: two", ("each word once",)),
         ("0s: one\n4s cut cut: two", ("shot 2 says 'cut cut'", "each word once")),
         (
             "0s: one\n4s: two\n3s: three",

@@ -43,7 +43,7 @@ from .guidance import FilmGuider, WindowSampler, use_frame_timesteps
 from .lack import PromptsApart
 from .progress import FilmProgress
 from .resting import refuse_leading_in, warn_solver
-from .shots import FilmShot, plan_shots
+from .shots import FilmShot, plan_shots, put_loras
 from .store import (
     StoreSettings,
     describe_session,
@@ -77,7 +77,7 @@ def sample_film(
     """
     plan = plan_shots(schedule, shots) if shots else schedule
     plan = plan.fit(images.counts if images else Given())
-    shots = shots or (FilmShot(positive, plan.seconds, False, 0, None, None),)
+    shots = put_loras(shots or (FilmShot(positive, plan.seconds, False, 0, None, None),), model)
     noise = film_noise(plan, [seed if shot.seed is None else shot.seed for shot in shots], store)
     extends = images is not None and images.video is not None
     progress = FilmProgress(model, plan, extends)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +14,27 @@ import comfy.sd
 from ....skyreels_model.plan.bounds import BOUNDS, SHORTEST
 from ....skyreels_model.plan.film_plan import FilmPlan
 from ....skyreels_model.plan.shots import Shot
-from ....skyreels_model.plan.storyboard import parse_storyboard, shot_lengths
-from ....skyreels_model.rules import require_number, require_whole
+from ....skyreels_model.plan.storyboard import TimedPrompt, parse_storyboard, shot_lengths
+from ....skyreels_model.rules import refuse, require_number, require_whole
+from .. import files
+from ..sockets import lora as host_lora
 from ..sockets.clip import encode_prompt
+
+LOG = logging.getLogger("skyreels_v2")
+NO_LORA = "none"
+
+
+@dataclass(frozen=True)
+class ShotLora:
+    """A file of models/loras, and how strongly it acts in a shot."""
+
+    name: str
+    strength: float
 
 
 @dataclass(frozen=True)
 class FilmShot:
-    """A shot; `seed` and `model` None are the sampler's. ease: frames."""
+    """A shot; `seed` and `model` None are the sampler's. ease: frames. lora: on that model."""
 
     positive: list[Any]
     seconds: float
@@ -27,6 +42,7 @@ class FilmShot:
     ease: int
     seed: int | None
     model: comfy.model_patcher.ModelPatcher | None
+    lora: ShotLora | None = None
 
 
 def add_shot(
@@ -38,6 +54,7 @@ def add_shot(
     ease: int,
     seed: int | None,
     model: comfy.model_patcher.ModelPatcher | None,
+    lora: ShotLora | None = None,
     name: str = "prompt",
 ) -> tuple[FilmShot, ...]:
     """The shots before and one more; raises ValueError for a shot without length.
@@ -47,17 +64,63 @@ def add_shot(
     require_number("seconds", seconds, SHORTEST, BOUNDS["seconds"][1])
     require_whole("ease", ease, *BOUNDS["ease"])
     positive = encode_prompt(clip, name, prompt)
-    return (*previous, FilmShot(positive, seconds, cut, ease, seed, model))
+    return (*previous, FilmShot(positive, seconds, cut, ease, seed, model, lora))
 
 
-def parse_shots(clip: comfy.sd.CLIP, text: str, seconds: float, ease: int) -> tuple[FilmShot, ...]:
-    """The shots of a text such as `0s: a prompt / 6s: another`."""
+def parse_shots(
+    clip: comfy.sd.CLIP, text: str, seconds: float, ease: int, lora_name: str = NO_LORA
+) -> tuple[FilmShot, ...]:
+    """The shots of a text such as `0s: a prompt / 6s lora 0.5: another`.
+
+    lora_name: the LoRA whose strength a shot may say. It is 1 where it does not.
+    """
+    timed = parse_storyboard(text, seconds)
+    loras = [_shot_lora(number, one, lora_name) for number, one in enumerate(timed, 1)]
     shots: tuple[FilmShot, ...] = ()
-    for number, timed in enumerate(parse_storyboard(text, seconds), 1):
+    for number, (one, lora) in enumerate(zip(timed, loras, strict=True), 1):
         name = f"text, shot {number}"
-        numbers = timed.seconds, timed.cut, ease if timed.ease is None else timed.ease
-        shots = add_shot(shots, clip, timed.prompt, *numbers, timed.seed, None, name)
+        numbers = one.seconds, one.cut, ease if one.ease is None else one.ease
+        shots = add_shot(shots, clip, one.prompt, *numbers, one.seed, None, lora, name)
     return shots
+
+
+def _shot_lora(number: int, shot: TimedPrompt, lora_name: str) -> ShotLora | None:
+    if lora_name == NO_LORA:
+        if shot.lora is None:
+            return None
+        raise refuse(
+            f"lora_name is {NO_LORA}, and text has lora {shot.lora:g} in shot {number}: choose the "
+            f"LoRA whose strength that is, or take the word out",
+            "lora_name",
+        )
+    strength = 1.0 if shot.lora is None else shot.lora
+    return ShotLora(lora_name, strength) if strength else None
+
+
+def put_loras(
+    shots: tuple[FilmShot, ...], model: comfy.model_patcher.ModelPatcher
+) -> tuple[FilmShot, ...]:
+    """The shots with their LoRAs on their models, each file read once and each strength put once.
+
+    model: of the shots that have none.
+    """
+    read = functools.cache(_read_lora)
+
+    @functools.cache
+    def put(of: comfy.model_patcher.ModelPatcher, lora: ShotLora) -> Any:
+        return read(of, lora.name).put_on(of, lora.strength)
+
+    return tuple(
+        dataclasses.replace(shot, model=put(shot.model or model, shot.lora)) if shot.lora else shot
+        for shot in shots
+    )
+
+
+def _read_lora(model: comfy.model_patcher.ModelPatcher, name: str) -> host_lora.HostLora:
+    with files.name_errors("lora_name", name):
+        lora = host_lora.read_lora(model, files.find_file("loras", name))
+    LOG.info("%s: %s", name, lora.report)
+    return lora
 
 
 def plan_shots(plan: FilmPlan, shots: tuple[FilmShot, ...]) -> FilmPlan:
