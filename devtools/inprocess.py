@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import inspect
 import json
 import logging
@@ -187,6 +188,19 @@ def _progress_of(server: _Server) -> Iterator[None]:
         yield
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
+
+
+def unload_models() -> None:
+    """Unload every model, as ComfyUI does between two prompts: outside of inference mode.
+
+    What is garbage goes first: the host's walk ends in an error where a model dies meanwhile.
+    """
+    import comfy.model_management
+    import torch
+
+    gc.collect()
+    with torch.inference_mode(False):
+        comfy.model_management.unload_all_models()
 
 
 def absolute(file: OutputFile) -> Path:

@@ -20,7 +20,6 @@ from .pieces import Pieces
 from .vision import Patching, cut_patches
 
 ENDS = (END, "<|endoftext|>")
-Place = Callable[[int], torch.device]
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,12 @@ class _Seen:
 
 
 class QwenEngine:
-    """An opened model that answers.
+    """An opened model that answers, where its weights lie."""
 
-    place: called with the bytes that an answer takes beside the weights. It brings the network to
-    where it computes and returns the device.
-    """
-
-    def __init__(self, opened: Opened, name: str, place: Place | None = None) -> None:
+    def __init__(self, opened: Opened, name: str) -> None:
         self.network, self.tokenizer, self.family = opened.network, opened.tokenizer, opened.family
         self.name, self.sees_pictures = name, opened.family.sees
         self.constrains_json = can_constrain() and self.tokenizer.is_fast
-        self._place = place or (lambda _needed: next(self.network.parameters()).device)
 
     @torch.inference_mode()
     def generate(self, messages: Sequence[Message], sampling: Sampling, on_token: OnToken) -> str:
@@ -69,6 +63,10 @@ class QwenEngine:
         finally:
             self._forget_positions()
         return listener.finish()
+
+    def _place(self, needed: int) -> torch.device:
+        """Bring the network to where it computes; `needed`: bytes of an answer beside it."""
+        return next(self.network.parameters()).device
 
     def _constrain(self, sampling: Sampling) -> list[KeepTo]:
         if sampling.schema is None or not self.constrains_json:

@@ -6,6 +6,8 @@ import types
 
 import torch
 
+from devtools import inprocess
+
 from . import memory
 from .tensors import CARD, Dispatch, chosen, current_card, find_place, set_data
 
@@ -89,7 +91,7 @@ def installed(patch, cards=1):
         patch.setattr(management, name, value)
     with Dispatch():
         yield card
-        management.unload_all_models()
+        inprocess.unload_models()
         management.reset_cast_buffers()
 
 

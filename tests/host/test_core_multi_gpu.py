@@ -11,6 +11,8 @@ import torch
 from card.install import installed, use_dynamic
 from card.tensors import CARD, SECOND, Dispatch
 
+from devtools import inprocess
+
 FILM = {"frames": 9, "window": 5, "overlap": 1, "steps": 2, "ar_step": 1}
 
 
@@ -20,7 +22,7 @@ def cards(host, monkeypatch):
     import comfy.model_management
     import comfy.multigpu
 
-    comfy.model_management.unload_all_models()
+    inprocess.unload_models()
     # A VAE in bf16, the default on cards, takes a CPU long.
     monkeypatch.setattr(comfy.cli_args.args, "fp32_vae", True)
     pool = comfy.multigpu.MultiGPUThreadPool

@@ -14,6 +14,8 @@ from card.tensors import CARD
 from graphs.quantised import write_gguf
 from safetensors.torch import save_file
 
+from devtools import inprocess
+
 ROOMY = 1 << 40
 PARTS = ("transformer", "transformer in bf16", "transformer in fp8", "transformer in scaled fp8",
          "I2V", "GGUF", "text encoder", "VAE decoder", "VAE encoder", "image encoder")  # fmt: skip
@@ -33,7 +35,7 @@ def card(host, monkeypatch):
 
     if not hasattr(comfy.model_management, "STREAM_AIMDO_CAST_BUFFERS"):
         pytest.skip("this ComfyUI has another dynamic patcher")
-    comfy.model_management.unload_all_models()
+    inprocess.unload_models()
     # A VAE in bf16, the default on cards, takes a CPU long.
     monkeypatch.setattr(comfy.cli_args.args, "fp32_vae", True)
     with torch.inference_mode(), installed(monkeypatch) as card:
@@ -116,10 +118,9 @@ def dynamic(card, monkeypatch):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_weights_come_layer_by_layer(card, fresh, run, dynamic, name):
-    import comfy.model_management as management
 
     wanted = run(*fresh(name))
-    management.unload_all_models()
+    inprocess.unload_models()
     dynamic()
     patcher, call = fresh(name)
     # The host's own patcher for it knows no packed weights.
@@ -133,7 +134,7 @@ def test_weights_come_layer_by_layer(card, fresh, run, dynamic, name):
             assert card.vram.used() <= budget and bool(card.vram.used()) == patcher.is_dynamic()
             used = [m for m in patcher.model.modules() if hasattr(m, "_v_signature")]
             assert all("_pins" in vars(m) for m in used if hasattr(m, "_v_weight"))
-        management.unload_all_models()
+        inprocess.unload_models()
         assert not card.vram.used() and not card.runtime.registered
 
 
@@ -186,7 +187,7 @@ def test_loras_on_top_and_off_again(card, patched, run, dynamic, monkeypatch, na
     monkeypatch.setattr(management, "lora_compute_dtype", lambda device: torch.float32)
     patcher, changed, call = patched(name)
     wanted, without = run(changed, call), run(patcher, call)
-    management.unload_all_models()
+    inprocess.unload_models()
     dynamic()
     patcher, changed, call = patched(name)
     for budget in (patcher.model_size() // 3, ROOMY):
@@ -203,7 +204,6 @@ def test_weights_are_read_from_their_files(
 ):
     """By the host itself, past the mapping, where files have them as they are used."""
     import comfy.cli_args
-    import comfy.model_management as management
 
     def make():
         torch.manual_seed(0)
@@ -214,7 +214,7 @@ def test_weights_are_read_from_their_files(
         part = {k: half[k] for k in sorted(half)[shard - 1 :: 2]}
         save_file(part, folder / f"direct-0000{shard}-of-00002.safetensors")
     wanted = run(*make())
-    management.unload_all_models()
+    inprocess.unload_models()
     dynamic()
     monkeypatch.setattr(comfy.cli_args.args, "fast_disk", not through_ram)
     patcher, call = make()

@@ -35,9 +35,8 @@ def measured(look):
     seen = next(module.SEEN for name, module in sys.modules.items() if name.endswith("/host/probe"))
 
     def run(prompt, on_event=lambda event, data: None):
-        import comfy.model_management
 
-        comfy.model_management.unload_all_models()
+        inprocess.unload_models()
         seen.clear()  # of a test's graph that failed after its probe
         gc.collect()
         with LiveBytes() as live:
@@ -89,7 +88,7 @@ def sane():
     assert len({id(entry.model.model) for entry in management.current_loaded_models}) == len(
         management.current_loaded_models
     )
-    management.unload_all_models()
+    inprocess.unload_models()
     return not management.current_loaded_models
 
 

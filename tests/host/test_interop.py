@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from devtools import inprocess
 from toy.toyset import transformer_path
 
 PREFIX = "diffusion_model."
@@ -244,7 +245,6 @@ def test_easycache_sees_our_calls(look):
 
 def test_partial_load_equals_full_load(look):
     """With most weights left on the offload device and cast on the fly, modulation included."""
-    import comfy.model_management
 
     (model,) = look(graphs.film(), model=["1", 0])
     x, t = torch.randn(1, 16, 3, 4, 4), torch.tensor([[20, 500, 999]])
@@ -263,7 +263,7 @@ def test_partial_load_equals_full_load(look):
     with torch.inference_mode():
         unpatched = model.model.diffusion_model(x, t, context)
     assert relative(outs[1], outs[0]) < 1e-3 < 1e-2 < relative(outs[0], unpatched)
-    comfy.model_management.unload_all_models()
+    inprocess.unload_models()
 
 
 def test_saved_model_has_the_original_names(look):

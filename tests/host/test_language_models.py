@@ -12,6 +12,7 @@ from graphs.one_device import OneDevice
 from safetensors.torch import load_file, save_file
 from tiny_words import write_model
 
+from devtools import inprocess
 from skyreels_model.words import Message, Sampling
 from skyreels_model.words.network import open_model
 from skyreels_model.words.qwen import QwenEngine
@@ -63,16 +64,15 @@ def conversation(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loaded_model_answers_as_without_a_host_and_partly_loaded(load, files, kind):
-    import comfy.model_management as management
 
     said = conversation(kind)
     wanted = QwenEngine(open_model(files[kind]), kind).generate(said, LIKELIEST, hear)
     engine, report = load(kind)
     assert "width 64, 2 layers, stored float32" in report and " 0 missing, 0 unexpected" in report
     assert engine.generate(said, LIKELIEST, hear) == wanted
-    management.unload_all_models()
+    inprocess.unload_models()
     assert engine.generate(said, LIKELIEST, hear) == wanted
-    management.unload_all_models()
+    inprocess.unload_models()
     engine._place = lambda _needed: CPU
     with torch.inference_mode():
         for share in (0.001, 0.6):
@@ -217,13 +217,13 @@ def card(host, monkeypatch):
 
     if not hasattr(management, "STREAM_AIMDO_CAST_BUFFERS"):
         pytest.skip("this ComfyUI has another dynamic patcher")
-    management.unload_all_models()
+    inprocess.unload_models()
     with torch.inference_mode(), installed(monkeypatch) as card:
         use_dynamic(monkeypatch)
         yield card
         management.reset_cast_buffers()
         comfy.model_prefetch.cleanup_prefetch_queues()
-        management.unload_all_models()
+        inprocess.unload_models()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -243,4 +243,4 @@ def test_weights_come_layer_by_layer(card, load, files, kind):
         assert torch.equal(out.logits.cpu(), wanted)
         assert 0 < card.vram.used() <= budget
         management.reset_cast_buffers()
-        management.unload_all_models()
+        inprocess.unload_models()

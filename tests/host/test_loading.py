@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from devtools import inprocess
 from skyreels_model.config import ModelConfig
 from toy.random_weights import dit_shapes
 
@@ -100,10 +101,10 @@ def test_loading_again_reads_nothing(files, open_model, velocity):
         model, _ = open_model("half.safetensors", "bf16")
         comfy.model_management.load_models_gpu([model])
         addresses = {k: p.data_ptr() for k, p in model.model.named_parameters()}
-        comfy.model_management.unload_all_models()
+        inprocess.unload_models()
         settle()
         own, read = memory()[2], bytes_read()
         comfy.model_management.load_models_gpu([model])
         assert bytes_read() - read < size / 1000 and memory()[2] - own < size / 100
         assert addresses == {k: p.data_ptr() for k, p in model.model.named_parameters()}
-    comfy.model_management.unload_all_models()
+    inprocess.unload_models()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_words import write_model
 
+from devtools import inprocess
 from skyreels_model.files.packed import pack_in_four_bits, pack_in_fp8
 from skyreels_model.words import Message, Sampling
 from skyreels_model.words.network import open_model
@@ -54,11 +55,10 @@ def is_packed(key):
 
 def run_wherever(engine, kind, wanted):
     """It says so whole, unloaded in between, and with a part of its weights streamed."""
-    import comfy.model_management as management
 
     with torch.inference_mode():
         assert engine.generate(SAID[kind], LIKELIEST, hear) == wanted
-        management.unload_all_models()
+        inprocess.unload_models()
         engine._place = lambda _needed: CPU
         memory = int(engine.patcher.model_size() * 0.5)
         engine.patcher.patch_model(device_to=CPU, lowvram_model_memory=memory)
@@ -200,7 +200,7 @@ def test_the_hosts_four_bits_stay_so(load, written):
     save_file(stored, file)
     with torch.inference_mode():
         engine, report = load(file)
-        engine._bring(0)
+        engine._place(0)
         away = (engine.network(input_ids=ids).logits - wanted).norm()
     # The host computes with their numbers in bfloat16.
     assert away < 0.1 * (exact - wanted).norm()

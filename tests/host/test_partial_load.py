@@ -9,6 +9,8 @@ import pytest
 import torch
 from graphs.one_device import OneDevice
 
+from devtools import inprocess
+
 CPU, META = torch.device("cpu"), torch.device("meta")
 TOY = graphs.TOY
 
@@ -36,12 +38,11 @@ def test_partial_load_is_the_full_load(part, name):
 @pytest.mark.parametrize("name", PARTS)
 def test_streamed_weights_follow_their_inputs(part, name):
     """Every weight can be left behind, raw parameters included, and is brought where it is used."""
-    import comfy.model_management
 
     for share in (0.001, 0.7):
         patcher, call = part(name)
         # The host must not move it back later: there is nothing on meta to move.
-        comfy.model_management.unload_all_models()
+        inprocess.unload_models()
         memory = int(patcher.model_size() * share)
         with torch.inference_mode():
             patcher.patch_model(device_to=META, lowvram_model_memory=memory)
@@ -53,7 +54,6 @@ def test_streamed_weights_follow_their_inputs(part, name):
 
 def test_partial_load_applies_loras_exactly(open_model, velocity):
     """On the fly as when they are baked in: large layers, modulations, norms and a bias."""
-    import comfy.model_management
 
     torch.manual_seed(1)
     plain, _ = open_model(TOY["model"])
@@ -64,7 +64,7 @@ def test_partial_load_applies_loras_exactly(open_model, velocity):
     change = {f"diffusion_model.{n}": state[f"diffusion_model.{n}"] for n in names}
     patched.add_patches({k: ("diff", (torch.randn_like(v) * 0.1,)) for k, v in change.items()})
     results = [velocity(plain), velocity(patched)]
-    comfy.model_management.unload_all_models()
+    inprocess.unload_models()
     torch.manual_seed(0)  # the inputs of `velocity`
     x, t = torch.randn(1, 16, 3, 4, 4), torch.tensor([[20.0, 500.0, 999.0]])
     context = torch.randn(1, 512, 64)

@@ -8,6 +8,8 @@ import graphs
 import pytest
 import torch
 
+from devtools import inprocess
+
 FILM = {
     "width": 16, "height": 16, "frames": 41, "window": 25, "overlap": 9, "steps": 4, "ar_step": 1,
 }  # fmt: skip
@@ -235,7 +237,7 @@ def test_a_model_is_the_same_whether_it_is_loaded_or_not(host, look, small_lora)
     comfy.model_management.load_models_gpu([model], force_full_load=True)
     assert model.backup
     assert identity.identify_model(model) == before
-    comfy.model_management.unload_all_models()
+    inprocess.unload_models()
     assert identity.identify_model(model) == before
 
 

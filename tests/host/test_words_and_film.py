@@ -9,6 +9,8 @@ import pytest
 import torch
 from card.install import installed, use_dynamic
 
+from devtools import inprocess
+
 node = graphs.node
 FILM = {"frames": 5, "window": 5, "overlap": 1, "steps": 2, "width": 16, "height": 16}
 
@@ -64,7 +66,7 @@ def test_on_a_card_the_language_model_leaves_for_the_film(
 
     if not hasattr(management, "STREAM_AIMDO_CAST_BUFFERS"):
         pytest.skip("this ComfyUI has another dynamic patcher")
-    management.unload_all_models()
+    inprocess.unload_models()
     sizes = []
 
     def look_at_the_card(event, data):
@@ -81,7 +83,7 @@ def test_on_a_card_the_language_model_leaves_for_the_film(
         )
         assert engines[-1].patcher.is_dynamic() and not card.vram.in_use()
         assert 0 < card.vram.most_used <= 300_000
-        management.unload_all_models()
+        inprocess.unload_models()
         assert torch.equal(look(typed_film(text), frames=["7", 0])[0], frames)
     writing, filming = ([size for name, size in sizes if name == one] for one in ("say", "6"))
     assert max(writing) > 2 * filming[-1]

@@ -7,6 +7,7 @@ import logging
 import math
 import pathlib
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,11 +89,13 @@ class HostVAE(comfy.sd.VAE):
         self.upscale_index_formula = (4, 8, 8)
         self.downscale_ratio = (lambda frames: max(0, math.floor((frames + 3) / 4)), 8, 8)
         self.downscale_index_formula = (4, 8, 8)
-        # Whatever the number of frames: they come as a stream.
+        # Whatever the number of frames: they come as a stream. Without a cycle: a VAE that is
+        # dropped frees its memory at once, and does not die while the host walks its models.
+        vae = weakref.proxy(self)
         self.memory_used_encode = lambda shape, dtype: step_bytes(
-            self, False, (shape[-2] // 8, shape[-1] // 8)
+            vae, False, (shape[-2] // 8, shape[-1] // 8)
         )
-        self.memory_used_decode = lambda shape, dtype: step_bytes(self, True, tuple(shape[-2:]))
+        self.memory_used_decode = lambda shape, dtype: step_bytes(vae, True, tuple(shape[-2:]))
         self.device = management.vae_device()
         self.output_device = management.intermediate_device()
         self.patcher = patcher_type(disable_dynamic)(

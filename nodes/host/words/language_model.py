@@ -44,9 +44,9 @@ class HostEngine(QwenEngine):
             load_device=management.text_encoder_device(),
             offload_device=management.text_encoder_offload_device(),
         )
-        super().__init__(opened, name, self._bring)
+        super().__init__(opened, name)
 
-    def _bring(self, needed: int) -> torch.device:
+    def _place(self, needed: int) -> torch.device:
         needed += self._unpacked_bytes
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
         device: torch.device = self.patcher.load_device
