@@ -191,16 +191,14 @@ def _progress_of(server: _Server) -> Iterator[None]:
 
 
 def unload_models() -> None:
-    """Unload every model, as ComfyUI does between two prompts: outside of inference mode.
+    """Unload every model of the host.
 
     What is garbage goes first: the host's walk ends in an error where a model dies meanwhile.
     """
     import comfy.model_management
-    import torch
 
     gc.collect()
-    with torch.inference_mode(False):
-        comfy.model_management.unload_all_models()
+    comfy.model_management.unload_all_models()
 
 
 def absolute(file: OutputFile) -> Path:

@@ -118,7 +118,6 @@ def dynamic(card, monkeypatch):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_weights_come_layer_by_layer(card, fresh, run, dynamic, name):
-
     wanted = run(*fresh(name))
     inprocess.unload_models()
     dynamic()

@@ -35,7 +35,6 @@ def measured(look):
     seen = next(module.SEEN for name, module in sys.modules.items() if name.endswith("/host/probe"))
 
     def run(prompt, on_event=lambda event, data: None):
-
         inprocess.unload_models()
         seen.clear()  # of a test's graph that failed after its probe
         gc.collect()

@@ -64,7 +64,6 @@ def conversation(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loaded_model_answers_as_without_a_host_and_partly_loaded(load, files, kind):
-
     said = conversation(kind)
     wanted = QwenEngine(open_model(files[kind]), kind).generate(said, LIKELIEST, hear)
     engine, report = load(kind)

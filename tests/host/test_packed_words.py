@@ -55,7 +55,8 @@ def is_packed(key):
 
 def run_wherever(engine, kind, wanted):
     """It says so whole, unloaded in between, and with a part of its weights streamed."""
-
+    # Quantised models of others may have been made outside of inference mode, and go there.
+    inprocess.unload_models()
     with torch.inference_mode():
         assert engine.generate(SAID[kind], LIKELIEST, hear) == wanted
         inprocess.unload_models()

@@ -38,7 +38,6 @@ def test_partial_load_is_the_full_load(part, name):
 @pytest.mark.parametrize("name", PARTS)
 def test_streamed_weights_follow_their_inputs(part, name):
     """Every weight can be left behind, raw parameters included, and is brought where it is used."""
-
     for share in (0.001, 0.7):
         patcher, call = part(name)
         # The host must not move it back later: there is nothing on meta to move.
@@ -54,7 +53,6 @@ def test_streamed_weights_follow_their_inputs(part, name):
 
 def test_partial_load_applies_loras_exactly(open_model, velocity):
     """On the fly as when they are baked in: large layers, modulations, norms and a bias."""
-
     torch.manual_seed(1)
     plain, _ = open_model(TOY["model"])
     names = ("blocks.0.self_attn.q.weight", "blocks.1.ffn.2.weight", "blocks.2.modulation.weight",
