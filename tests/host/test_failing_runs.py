@@ -147,8 +147,10 @@ def test_without_room_for_two_prompts_they_are_computed_one_by_one(first, measur
     assert caplog.text.count("they are computed one by one") == 1
 
 
-# Where each stage beside the sampler and the VAE works, and what is told when it lacks memory.
+# Where each stage beside the sampler works, and what is told when it lacks memory.
 STAGES = {
+    "VAE decode of 32 x 32 px": ("vae.layers", "Decoder.forward", r"tiles were tried"),
+    "VAE encode of 32 x 32 px": ("vae.layers", "Encoder.forward", r"tiles were tried"),
     "text encoder": ("text_encoder.network", "UMT5Encoder.forward", r"Use a file of it in fp8"),
     "image encoder": ("image_encoder.network", "CLIPVision.forward", r"leave clip_vision"),
     "writing the video": ("video.pixels", "to_levels", r"Choose codec h264"),
