@@ -40,10 +40,11 @@ from skyreels_model.rollout.film import Film  # noqa: E402
 from skyreels_model.rollout.history import new_history  # noqa: E402
 from skyreels_model.rollout.loop import denoise  # noqa: E402
 from skyreels_model.rollout.noise import SeededNoise  # noqa: E402
-from skyreels_model.rollout.parts import decode_stretches, film_stretches  # noqa: E402
+from skyreels_model.rollout.parts import film_stretches  # noqa: E402
 from skyreels_model.store.keys import window_keys  # noqa: E402
 from skyreels_model.store.manifest import read_manifest, write_manifest  # noqa: E402
 from skyreels_model.store.store import FilmStore, make_film  # noqa: E402
+from skyreels_model.store.windows import DiskSink, decode_from_disk  # noqa: E402
 from skyreels_model.vae.network import VideoVAE, denormalize_latents  # noqa: E402
 from skyreels_model.video.codecs import VideoSettings  # noqa: E402
 from skyreels_model.video.writer import FilmWriter  # noqa: E402
@@ -149,11 +150,12 @@ def main() -> None:
 
         def decode(latents: Tensor) -> Iterator[Tensor]:
             stream = vae.decode_stream()
-            return (stream.push(latent) for latent in denormalize_latents(latents).split(1, dim=2))
+            return (stream.push(denormalize_latents(latent)) for latent in latents.split(1, dim=2))
 
         watch, stored = Watch(), read_manifest(folder)
         with FilmWriter(folder / "film.mp4", VideoSettings("h264"), Fraction(FPS)) as writer:
-            for piece in decode_stretches(film_stretches(plan, stored.finished()), decode):
+            stretches = film_stretches(plan, stored.finished(), sink=lambda: DiskSink(folder))
+            for piece in decode_from_disk(stretches, decode):
                 writer.write((piece[0].movedim(0, -1).clamp(-1, 1) + 1) / 2)
                 watch.look()
         assert writer.frames == frames

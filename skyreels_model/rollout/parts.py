@@ -15,7 +15,7 @@ they come from. `FilmParts` is what has to be known of a film whose own latents 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -217,21 +217,26 @@ def _joins_next(plan: FilmPlan, window: Window) -> bool:
 
 
 def film_stretches(
-    plan: FilmPlan, finished: Iterable[Tensor] | Windows, extends: bool = False
+    plan: FilmPlan,
+    finished: Iterable[Tensor] | Windows,
+    extends: bool = False,
+    sink: Callable[[], Sink] | None = None,
 ) -> Iterator[Stretch]:
     """The stretches of a film, each as soon as its windows have come from `finished`.
 
     finished: windows (1, C, F, h, w) as they were made, given latents first; fewer than all, if it
-    must be. extends: as in `window_parts`.
+    must be. extends: as in `window_parts`. sink: as in `join_parts`.
     """
-    joined: list[WindowPart] = []
-    for part in window_parts(plan, finished, extends):
-        joined.append(part)
-        if not part.joins:
-            yield join_parts(joined)
-            joined = []
-    if joined:
-        yield join_parts(joined)
+    parts = window_parts(plan, finished, extends)
+    for first in parts:
+        yield join_parts(_joined(first, parts), sink)
+
+
+def _joined(part: WindowPart | None, others: Iterator[WindowPart]) -> Iterator[WindowPart]:
+    """A window, and those that go on in its stretch."""
+    while part is not None:
+        yield part
+        part = next(others, None) if part.joins else None
 
 
 def stretch_shares(plan: FilmPlan, count: int, extends: bool = False) -> list[list[WindowShare]]:
@@ -244,16 +249,6 @@ def stretch_shares(plan: FilmPlan, count: int, extends: bool = False) -> list[li
         if not share.joins:
             found.append([])
     return [shares for shares in found if shares]
-
-
-def join_parts(parts: Sequence[WindowPart]) -> Stretch:
-    """The stretch of windows of which each further one continues the latents before it."""
-    first, *others = parts
-    latents = first.latents
-    if others:
-        own = [part.latents[:, :, part.given :] for part in others]
-        latents = torch.cat([latents, *own], dim=2)
-    return Stretch(latents, first.given, first.skip, sum(part.frames for part in parts))
 
 
 class Sink(Protocol):
@@ -275,6 +270,26 @@ class MemorySink:
 
     def join(self) -> Tensor:
         return torch.cat(self.pieces, dim=2)
+
+
+def join_parts(parts: Iterable[WindowPart], sink: Callable[[], Sink] | None = None) -> Stretch:
+    """The stretch of windows of which each further one continues the latents before it.
+
+    sink: makes what several are gathered in, `MemorySink` by default. With one on the disk at most
+    three of them are in memory at once, if they come one by one.
+    """
+    coming = iter(parts)
+    part = next(coming)
+    given, skip, frames, latents = part.given, part.skip, part.frames, part.latents
+    whole: Sink | None = None
+    for part in coming:
+        if whole is None:
+            whole = (sink or MemorySink)()
+            whole.add(latents)
+            latents = latents[:, :, :0].clone()  # lets the first go
+        whole.add(part.latents[:, :, part.given :])
+        frames += part.frames
+    return Stretch(latents if whole is None else whole.join(), given, skip, frames)
 
 
 def describe_film(

@@ -13,7 +13,6 @@ from ..rollout.parts import (
     Decode,
     WindowPart,
     WindowShare,
-    decode_stretches,
     join_parts,
     share_of,
     stretch_shares,
@@ -23,6 +22,7 @@ from ..video.unfinished import UNFINISHED
 from ..video.writer import FilmWriter
 from .digests import digest
 from .files import remove
+from .windows import DiskSink, decode_from_disk
 
 VIDEOS = "video"  # in a film's folder
 
@@ -95,12 +95,13 @@ class Recorder:
             return
         path = _path(self.segments, self.names, shares)
         if not path.exists():
-            parts = [
+            parts = (
                 WindowPart(**vars(share), latents=film.finished[share.window.index])
                 for share in shares
-            ]
+            )
+            stretch = join_parts(parts, lambda: DiskSink(self.segments.folder))
             with self._open(path) as writer:
-                for piece in decode_stretches([join_parts(parts)], self.to_frames):
+                for piece in decode_from_disk([stretch], self.to_frames):
                     writer.write(piece[0].movedim(0, -1))
         self.paths.insert(0 if film.plan.backwards else len(self.paths), path)
         write_playlist(self.segments.folder, self.paths)

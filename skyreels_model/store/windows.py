@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import mmap
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..files.mapped import page_out
+from ..files.mapped import READ, page_out
+from ..rollout.parts import Decode, Stretch, decode_stretches
 
 
 class StoredWindows:
@@ -45,6 +46,15 @@ class StoredWindows:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[index] for index in range(self.count))
+
+
+def decode_from_disk(stretches: Iterable[Stretch], decode: Decode) -> Iterator[Tensor]:
+    """As `decode_stretches`, of what a `DiskSink` has joined: it leaves memory as it was read."""
+    for stretch in stretches:
+        for number, piece in enumerate(decode_stretches([stretch], decode), 1):
+            yield piece
+            if number % READ == 0:
+                page_out(stretch.latents)
 
 
 class DiskSink:

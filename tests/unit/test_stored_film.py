@@ -22,7 +22,7 @@ from skyreels_model.store import files
 from skyreels_model.store.keys import window_keys
 from skyreels_model.store.manifest import MANIFEST, read_manifest, write_manifest
 from skyreels_model.store.store import FilmStore, make_film
-from skyreels_model.store.windows import DiskSink, StoredWindows
+from skyreels_model.store.windows import DiskSink, StoredWindows, decode_from_disk
 from skyreels_model.vae.network import VideoVAE
 
 PLAN = FilmPlan(num_frames=42, width=16, height=16, window=17, overlap=9, steps=2, prefix_noise=0)
@@ -97,6 +97,33 @@ def test_what_a_folder_says_is_decoded_to_the_same_frames(films, vae):
         return torch.cat(list(pieces), dim=2)
 
     assert torch.equal(frames(stored.finished()), frames(film.finished))
+
+
+def test_a_stretch_of_many_windows_is_joined_on_the_disk_to_the_same_bits(tmp_path):
+    """Of a film of one sequence, which is one stretch, three windows at most are in memory."""
+    plan = dataclasses.replace(PLAN, num_frames=81, history="latents")
+    seen, most = [], []
+
+    def finished():
+        for window in plan.windows():
+            latents = torch.randn(1, 16, window.length, 2, 2, generator=torch.manual_seed(1))
+            seen.append(weakref.ref(latents))
+            most.append(sum(one() is not None for one in seen))
+            yield latents
+            del latents
+
+    (wanted,) = film_stretches(plan, list(finished()))
+    seen.clear(), most.clear()
+    (found,) = film_stretches(plan, finished(), sink=lambda: DiskSink(tmp_path))
+    assert len(most) == plan.num_windows > 5 and max(most) <= 3
+    assert torch.equal(found.latents, wanted.latents)
+    assert (found.given, found.skip, found.frames) == (wanted.given, wanted.skip, wanted.frames)
+    frames = [
+        list(decode(one, lambda latents: latents[:, :3].split(1, dim=2)))
+        for decode, one in ((decode_stretches, [wanted]), (decode_from_disk, [found]))
+    ]
+    assert all(map(torch.equal, *frames))
+    assert not any(tmp_path.iterdir())
 
 
 def test_finished_windows_are_not_kept_in_memory(films):

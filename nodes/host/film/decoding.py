@@ -6,12 +6,14 @@ How windows join is `rollout.parts`' part.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
 import comfy.sd
 import comfy.utils
+import folder_paths
 import torch
 from torch import Tensor
 
@@ -32,13 +34,14 @@ from ....skyreels_model.rollout.parts import (
     share_of,
 )
 from ....skyreels_model.store.manifest import StoredFilm
+from ....skyreels_model.store.windows import DiskSink, decode_from_disk
 from ....skyreels_model.vae.tiles import Tiling
 from ....skyreels_model.video.reader import FileFilm
 from ....skyreels_model.video.sound import FileSound
 from ..sockets.latent import check_latent, film_parts, make_latent
 from ..sockets.memory import explain_lack, require_ram
 from ..sockets.vae import OTHER_VAE, HostVAE, check_wan_vae
-from ..sockets.vae_streams import decode_latents, make_tiling
+from ..sockets.vae_streams import Convert, decode_latents, make_tiling
 from .given import FilmImages
 
 STORED_KEY = "skyreels_v2_stored"  # of a LATENT
@@ -156,22 +159,25 @@ def open_stored_film(vae: comfy.sd.VAE, film: StoredFilm, tile_size: int = 0) ->
     process_out = comfy.latent_formats.Wan21().process_out
 
     def pieces() -> Iterator[Tensor]:
-        decode = decode_with_bar(vae, tiling, latents)
-        stretches = film_stretches(plan, film.finished(), film.extends)
-        raw = (replace(stretch, latents=process_out(stretch.latents)) for stretch in stretches)
-        yield from map(_as_images, decode_stretches(raw, decode))
+        decode = decode_with_bar(vae, tiling, latents, process_out)
+        # Not in the film's folder, which may be an archive that is only read.
+        folder = Path(folder_paths.get_temp_directory())
+        stretches = film_stretches(plan, film.finished(), film.extends, lambda: DiskSink(folder))
+        yield from map(_as_images, decode_from_disk(stretches, decode))
 
     count = sum(share.frames for share in shares)
     stored = None if tile_size else film
     return FilmFrames(count, plan.width, plan.height, plan.fps, pieces, stored)
 
 
-def decode_with_bar(vae: comfy.sd.VAE, tiling: Tiling | None, count: int) -> Decode:
+def decode_with_bar(
+    vae: comfy.sd.VAE, tiling: Tiling | None, count: int, convert: Convert | None = None
+) -> Decode:
     """`decode_pieces` with a progress bar of so many latents."""
     bar = comfy.utils.ProgressBar(count)
 
     def decode(latents: Tensor) -> Iterator[Tensor]:
-        for piece in decode_pieces(vae, latents, tiling):
+        for piece in decode_pieces(vae, latents, tiling, convert):
             bar.update(-(-piece.shape[2] // TEMPORAL_STRIDE))
             yield piece
 
@@ -217,16 +223,22 @@ def _reserve_frames(count: int, like: Tensor) -> Tensor:
 
 
 def decode_pieces(
-    vae: comfy.sd.VAE, latents: Tensor, tiling: Tiling | None = None
+    vae: comfy.sd.VAE,
+    latents: Tensor,
+    tiling: Tiling | None = None,
+    convert: Convert | None = None,
 ) -> Iterator[Tensor]:
-    """Frames (1, 3, n, H, W) in 0..1 of raw latents (1, C, F, h, w), piece by piece.
+    """Frames (1, 3, n, H, W) in 0..1 of latents (1, C, F, h, w), piece by piece.
 
     With our VAE as a stream in constant memory; with any other in one piece. In tiles where asked
-    to, with ours also where the device has no room for more.
+    to, with ours also where the device has no room for more. convert: makes raw latents of them,
+    position by position, where they are not.
     """
+    convert = convert or (lambda latents: latents)
     if isinstance(vae, HostVAE):
-        yield from map(_as_video, decode_latents(vae, latents, tiling))
+        yield from map(_as_video, decode_latents(vae, latents, tiling, convert))
         return
+    latents = convert(latents)
     with explain_lack("VAE decode", OTHER_VAE):
         if tiling is None:
             frames = vae.decode(latents)

@@ -236,7 +236,7 @@ def frame_decoder(vae: comfy.sd.VAE | None, latent_format: Any) -> Decode:
     """Normalised latents (1, C, F, h, w) -> frames (1, 3, n, H, W) in 0..1, by any VAE."""
 
     def decode(latents: Tensor) -> Iterator[Tensor]:
-        return decode_pieces(vae, latent_format.process_out(latents.cpu()))
+        return decode_pieces(vae, latents.cpu(), convert=latent_format.process_out)
 
     return decode
 

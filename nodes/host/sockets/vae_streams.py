@@ -38,6 +38,7 @@ WITHOUT_ROOM = (
     f"(width, height), or close what else uses the memory"
 )
 LOG = logging.getLogger("skyreels_v2")
+Convert = Callable[[Tensor], Tensor]
 Stream = DecodeStream | EncodeStream | TiledStream
 
 
@@ -199,16 +200,21 @@ def _say_split(tiling: Tiling) -> None:
 
 
 class Decoding(Passage):
-    """Raw latents (1, C, F, h, w) -> frames (n, H, W, 3) in 0..1, float32."""
+    """Latents (1, C, F, h, w) -> frames (n, H, W, 3) in 0..1, float32.
+
+    convert: makes raw latents of them, position by position.
+    """
 
     decode = True
 
-    def __init__(self, vae: StreamedVAE, latents: Tensor, asked: Tiling | None) -> None:
+    def __init__(
+        self, vae: StreamedVAE, latents: Tensor, asked: Tiling | None, convert: Convert
+    ) -> None:
         super().__init__(vae, (latents.shape[3], latents.shape[4]), asked)
-        self.latents = latents
+        self.latents, self.convert = latents, convert
 
     def parts(self, block: int) -> Iterator[Tensor]:
-        return iter(self.latents.split(block, dim=2))
+        return map(self.convert, self.latents.split(block, dim=2))
 
     def finish(self, coded: Tensor) -> Tensor:
         coded = coded.to(self.vae.output_device, torch.float32, copy=True)
@@ -241,14 +247,17 @@ class Encoding(Passage):
 
 
 def decode_latents(
-    vae: StreamedVAE, latents: Tensor, asked: Tiling | None = None
+    vae: StreamedVAE,
+    latents: Tensor,
+    asked: Tiling | None = None,
+    convert: Convert = lambda latents: latents,
 ) -> Iterator[Tensor]:
-    """Frames (n, H, W, 3) in 0..1, float32, of raw latents (1, C, F, h, w) in order.
+    """Frames (n, H, W, 3) in 0..1, float32, of latents (1, C, F, h, w) in order.
 
-    asked: the tiles, where not automatic.
+    asked: the tiles, where not automatic. convert: makes raw latents of them, a few at a time.
     """
     vae.first_stage_model.decode_stream().check(latents)
-    return Decoding(vae, latents, asked).run()
+    return Decoding(vae, latents, asked, convert).run()
 
 
 def encode_frames(
