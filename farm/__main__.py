@@ -8,6 +8,7 @@ went away. Started again with the same folder it goes on.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from . import cluster
 from .driver import Farm, Gone, summarize
 from .films import Queue, read_films
+
+GONE = 3  # the code when the cluster went away
 
 
 def say(line: str) -> None:
@@ -41,21 +44,25 @@ def main() -> int:
         with cluster.connect(given.address) as ray:
             count = cluster.count_workers(ray, given.workers, given.gpus)
             command = shlex.split(given.comfyui)
-            workers = [
-                cluster.RayWorker(ray, f"worker {n}", command, given.gpus)
-                for n in range(1, count + 1)
-            ]
+            workers: list[cluster.RayWorker] = []
             try:
+                for number in range(1, count + 1):
+                    name = f"worker {number}"
+                    workers.append(cluster.RayWorker(ray, name, command, given.gpus))
                 made = Farm(queue, workers, given.folder, say).run()
+            except Gone as error:
+                say(f"the cluster is gone: {error}. Start again with the same folder to go on")
+                if not cluster.answers(ray):
+                    # Ray would wait for its head to clean up, and then end with a code of its own.
+                    sys.stdout.flush()
+                    os._exit(GONE)
+                return GONE
             finally:
                 for worker in workers:
                     worker.stop()
     except (ValueError, ImportError, ConnectionError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    except Gone as error:
-        say(f"the cluster is gone: {error}. Start again with the same folder to go on")
-        return 3
     say(summarize(queue))
     return 0 if made else 1
 

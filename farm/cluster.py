@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from .driver import Gone, Lost
 from .station import Look, Refused, Stamp, Station
 
 CALL_SECONDS = 600.0  # that a worker may take to answer, its start included
+ANSWER_SECONDS = 5.0  # that its head may take
 INSTALL = "pip install ray"
 
 
@@ -45,6 +47,16 @@ def connect(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def answers(ray: Any) -> bool:
+    """Whether the cluster's head is there; Ray itself waits a minute, then ends this process."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 class RayWorker:
@@ -102,8 +114,8 @@ class RayWorker:
         except errors.RaySystemError as error:
             raise Gone(str(error)) from None
         except (errors.RayError, TimeoutError) as error:
-            if not self.ray.is_initialized():
-                raise Gone(str(error)) from None
+            if not (self.ray.is_initialized() and answers(self.ray)):
+                raise Gone("its head does not answer") from None
             raise Lost(str(error).splitlines()[0]) from None
         except ConnectionError as error:
             raise Gone(str(error)) from None

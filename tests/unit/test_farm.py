@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,37 @@ def test_workers_are_as_many_as_the_gpus_make(there, asked, gpus, workers):
 def test_workers_that_do_not_fit_the_cluster_are_refused(there, asked, gpus, told):
     with pytest.raises(ValueError, match=told):
         cluster.count_workers(Cluster(there), asked, gpus)
+
+
+class Lonely:
+    """Ray, whose workers are all unavailable, with a head at an address."""
+
+    class exceptions:  # noqa: N801 (Ray's own name)
+        RayError, RaySystemError, RayTaskError = (type(n, (Exception,), {}) for n in "abc")
+
+    def __init__(self, head):
+        self.head = head
+
+    def remote(self, **_options):
+        def raise_error(*_given):
+            raise self.exceptions.RayError("unavailable\nmore")
+
+        return lambda _station: types.SimpleNamespace(remote=raise_error)
+
+    def get_runtime_context(self):
+        return types.SimpleNamespace(gcs_address=self.head)
+
+    def is_initialized(self):
+        return True
+
+
+def test_a_worker_that_is_lost_is_told_from_a_cluster_without_its_head():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        head = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(Lost, match="^unavailable$"):
+            cluster.RayWorker(Lonely(head), "a", ["comfyui"], 0)
+    with pytest.raises(Gone, match="head does not answer"):
+        cluster.RayWorker(Lonely(head), "a", ["comfyui"], 0)
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
