@@ -65,7 +65,7 @@ def make(toy: ToySet, kind: str, folder: Path | None) -> torch.Tensor:
             keys = window_keys(plan, given, film.solver, lambda window: {})
             with FilmStore(folder, every=0).open(keys) as session:
                 run(session)
-    return torch.cat(film.finished, dim=2)
+    return torch.cat(list(film.finished), dim=2)
 
 
 def kill_after(seconds: float, folder: Path | None, work: Callable[[], Any]) -> bool:
