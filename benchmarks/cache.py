@@ -74,7 +74,7 @@ def ways(plan: FilmPlan, embed: Callable[[Tensor], Tensor]) -> list[Way]:
             found.append((name, f"{threshold}", plan, policy, SEED))
     for threshold in (0.1, 0.2):
         found.append(("EasyCache's rule", f"{threshold}", plan, EasyRule(threshold), SEED))
-    for threshold in (0.08, 0.15, 0.25):
+    for threshold in (0.08, 0.15, 0.25, 0.5):
         policy = Forecast(CacheSettings(threshold))
         found.append(("SkyReels-V2 TeaCache", f"{threshold}", plan, policy, SEED))
     if plan.ar_step:

@@ -103,8 +103,8 @@ def _expert_inputs() -> list[io.Input]:
             max=BOUNDS["end"][1],
             step=0.05,
             advanced=True,
-            tooltip="Share of each window's model calls that is always computed at its "
-            "end: 0.1 is the last tenth. Each frame's last step always is.",
+            tooltip="Share of a frame's steps that is always computed at the end of each "
+            "window: 0.1 is the last tenth. Each frame's last step always is.",
         ),
         io.Combo.Input(
             "calibration",

@@ -158,7 +158,7 @@ class Forecast:
         moves = call.levels.moves
         return (
             state.passed + 1 >= LONGEST
-            or self.settings.always(call.row, call.rows)
+            or self.settings.always(call.row, call.rows, call.steps)
             or abs(call.guidance - state.guidance) > GUIDANCE_CHANGE * max(abs(state.guidance), 1)
             or bool((state.known[moves] == 0).any())
             or bool((call.levels.after[moves] == 0).any())

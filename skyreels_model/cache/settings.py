@@ -18,9 +18,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
 class CacheSettings:
     """When a model call may be forecast.
 
-    threshold: the error that a forecast may have, as a share of the velocity; 0 is off. start, end:
-    the shares of a window's model calls, at its beginning and its end, that are always made, of
-    which the last one is always. curves: what is known of the model before a window begins.
+    threshold: the error that forecasts in a row may have, as a share of the velocity; 0 is off.
+    start: the share of a window's model calls, at its beginning, that is always made. end: the
+    share of a frame's steps that always is at the window's end, and its last call in any case.
+    curves: what is known of the model before a window begins.
     Raises ValueError on numbers outside of `BOUNDS`.
     """
 
@@ -33,6 +34,6 @@ class CacheSettings:
         for name, bounds in BOUNDS.items():
             require_number(name, getattr(self, name), *bounds)
 
-    def always(self, row: int, rows: int) -> bool:
-        """Whether the model call number `row` of so many is always made."""
-        return row < self.start * rows or row >= min(rows - 1, (1 - self.end) * rows)
+    def always(self, row: int, rows: int, steps: int) -> bool:
+        """Whether the model call number `row` of so many is always made; steps: of a frame."""
+        return row < self.start * rows or row >= rows - max(1, self.end * steps)

@@ -20,7 +20,8 @@ class Call:
 
     x: (B, C, F, h, w). t: (B, F). levels: what is known of its noise levels without the device.
     begin: the first latent that x shows, counted from its window's or sequence's first. row, rows:
-    its number in the window, and how many there are. guidance: its guidance scale.
+    its number in the window, and how many there are. steps: of a frame. guidance: its guidance
+    scale.
     """
 
     x: Tensor
@@ -29,6 +30,7 @@ class Call:
     begin: int
     row: int
     rows: int
+    steps: int
     guidance: float = 1.0
 
 
@@ -66,7 +68,8 @@ class CachedVelocity:
         """(B, C, F, h, w) at timesteps (B, F) -> (B, C, F, h, w)."""
         film = self.film
         assert film.levels is not None
-        call = Call(x, t, film.levels, film.begin, film.row, film.rows, self.guidance())
+        place = film.begin, film.row, film.rows, film.plan.steps
+        call = Call(x, t, film.levels, *place, self.guidance())
         forecast = self.policy.forecast(film.cache, call)
         if forecast is not None:
             film.skipped += 1

@@ -121,7 +121,7 @@ def test_a_curve_that_falls_to_1_and_prompts_one_by_one(model, texts, seen, monk
 
 
 def test_with_the_forecasts_of_the_cache(model, texts, seen):
-    settings = module("skyreels_model.cache.settings").CacheSettings(0.3)
+    settings = module("skyreels_model.cache.settings").CacheSettings(1.0)
     cached = module("nodes.host.film.cache").add_cache(model, settings)
     options = {"finished_frames": "kept", "steps": 12, "ar_step": 3}
     film(cached, texts, **options)

@@ -55,7 +55,7 @@ def levels(sigmas, after=None, moves=None, fresh=None):
 
 def call(row, one, x=None, begin=0, guidance=1.0):
     x = torch.zeros(1, 1, len(one.sigmas), 1, 1) if x is None else x
-    return Call(x, (one.sigmas * 1000).long()[None], one, begin, row, 100, guidance)
+    return Call(x, (one.sigmas * 1000).long()[None], one, begin, row, 100, 100, guidance)
 
 
 def answer(*values):
@@ -255,8 +255,11 @@ def test_a_frames_last_step_is_always_computed(last):
 
 def test_shares_at_the_beginning_and_the_end_are_always_computed():
     settings = CacheSettings(1.0, start=0.25, end=0.25)
-    assert [settings.always(row, 8) for row in range(8)] == [True] * 2 + [False] * 4 + [True] * 2
-    assert [CacheSettings(1.0, end=0.0).always(row, 3) for row in range(3)] == [False, False, True]
+    assert [settings.always(row, 8, 8) for row in range(8)] == [True] * 2 + [False] * 4 + [True] * 2
+    assert [CacheSettings(1.0, end=0.0).always(row, 3, 3) for row in range(3)] == [False] * 2 + [1]
+    # Frames begin one after the other: what ends is the last one's steps, not the film's.
+    late = [settings.always(row, 40, 8) for row in range(40)]
+    assert late == [True] * 10 + [False] * 28 + [True] * 2
     _, calls, _ = film(SMALL, Forecast(CacheSettings(1.0, start=0.25, end=0.25)))
     first = [row for window, row in calls if window == 0]
     assert first[:3] == [0, 1, 2] and first[-3:] == [9, 10, 11] and len(first) < 12
