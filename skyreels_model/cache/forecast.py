@@ -148,7 +148,7 @@ class Forecast:
         state.view(call)
         errors, moves = state.errors + _expect(state, call), call.levels.moves
         error = float(errors[moves].square().mean().sqrt())
-        if error > self.settings.threshold or self._must_ask(state, call):
+        if not error <= self.settings.threshold or self._must_ask(state, call):
             return None
         state.passed, state.errors = state.passed + 1, errors
         return state.forecast(call)
