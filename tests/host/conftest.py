@@ -1,7 +1,7 @@
 """A real ComfyUI for the tests: in this process, and as a server in a process of its own."""
 
-import importlib.util
 import gc
+import importlib.util
 import os
 import sys
 from collections import Counter
