@@ -23,9 +23,17 @@ function watch(node) {
   after(node, "onConnectionsChange", () => setTimeout(refreshAll));
 }
 
+/** The options of a widget that has some. */
+function listed(widget) {
+  return Array.isArray(widget.options?.values) ? widget.options.values : [];
+}
+
 function addPlan(node) {
   const view = new PlanView({
-    has: (name) => Boolean(node.widgets?.some((widget) => widget.name === name)),
+    takes: (name, value) => {
+      const widget = node.widgets?.find((one) => one.name === name);
+      return Boolean(widget && (typeof value === "number" || listed(widget).includes(value)));
+    },
     set: (name, value) => setWidget(node, name, value, app.canvas),
   });
   let film = null; // what was read last

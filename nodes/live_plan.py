@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from comfy_api.latest import io
-
 from ..skyreels_model.budget import describe_model
 from ..skyreels_model.plan.bounds import BOUNDS, SHORTEST
 from ..skyreels_model.plan.choose import Choice, choose_plan
@@ -17,14 +15,15 @@ from ..skyreels_model.plan.outline import outline_plan
 from ..skyreels_model.plan.shots import Shot
 from ..skyreels_model.plan.storyboard import TimedPrompt, parse_storyboard, shot_lengths
 from ..skyreels_model.plan.summary import describe_plan, describe_shortly
-from ..skyreels_model.rules import read_refusal, require_flag, require_number
-from .host.checked import check
+from ..skyreels_model.rules import read_refusal, refuse, require_flag, require_number
+from .host.checked import check, describe_value
 from .host.film.given import parse_key_seconds, require_agreement
 from .host.routes import Nonsense
 from .host.sockets.memory import card
 from .schedule import SkyReelsV2Schedule, describe_need
 
 MAX_SHOTS = 2000
+MAX_UNKNOWN = 3
 # A clip whose length the page does not know counts as long enough.
 LONG_ENOUGH = 10**9
 
@@ -35,12 +34,14 @@ def answer_plan(content: Any) -> dict[str, Any]:
     schedule: its inputs. storyboard: None, `{"text", "seconds", "ease"}`, or `{"shots": [{
     "seconds", "cut", "ease"}, …]}`. frames: None where no sampler is connected, else
     `{"connected": [inputs], "key_seconds", "loop"}`. model: a file's name. Where the plan is not
-    legal it is `{"refused": {"message", "input", "nearest"}}`. Raises Nonsense for anything else.
+    legal, or a graph of another version has values of another kind, it is `{"refused": {"message",
+    "input", "nearest"}}`. Raises Nonsense for anything else.
     """
     wish = _object("the body", content, {"schedule", "storyboard", "frames", "model"})
     try:
-        numbers = _schedule(wish.get("schedule"))
+        numbers, unknown = _schedule(wish.get("schedule"))
         choice = choose_plan(**numbers)
+        choice = replace(choice, warnings=(*choice.warnings, *unknown))
         plan = _with_shots(choice.plan, wish.get("storyboard"))
         plan = _with_frames(plan, wish.get("frames"))
         return _answer(plan, choice, str(wish.get("model") or ""))
@@ -72,20 +73,29 @@ def _object(name: str, value: Any, keys: set[str]) -> Mapping[str, Any]:
     return value
 
 
-def _schedule(given: Any) -> dict[str, Any]:
-    """The node's inputs, each as its schema declares it; what is not given has its default."""
+def _schedule(given: Any) -> tuple[dict[str, Any], list[str]]:
+    """The node's inputs, each as its schema declares it, and what is to be said of others.
+
+    What is not given has its default.
+    """
     declared = {one.id: one for one in SkyReelsV2Schedule.define_schema().inputs}
     del declared["sigmas"]  # a tensor, which only a run makes
-    values = _object("schedule", given, set(declared))
+    if not isinstance(given, dict):
+        raise Nonsense(f"schedule is {type(given).__name__}; it must be an object")
+    values = {name: value for name, value in given.items() if name in declared}
     for name, value in values.items():
         try:
             check(declared[name], value)
         except ValueError as error:
-            if read_refusal(error)[0] or isinstance(declared[name], io.Combo.Input):
-                raise  # a page shows it: an option may be of a newer version
-            raise Nonsense(str(error)) from error
+            if read_refusal(error)[0]:
+                raise
+            raise refuse(str(error), name, declared[name].default) from error
+    unknown = [
+        f"{name[:40]} is no input of SkyReels-V2 Schedule in this version; drawn without it"
+        for name in [name for name in given if name not in declared][:MAX_UNKNOWN]
+    ]
     defaults = {name: one.default for name, one in declared.items() if name != "fps_float"}
-    return {**defaults, **values}
+    return {**defaults, **values}, unknown
 
 
 def _with_shots(plan: FilmPlan, storyboard: Any) -> FilmPlan:
@@ -123,7 +133,7 @@ def _timed(given: Mapping[str, Any]) -> list[TimedPrompt]:
 def _text(given: Mapping[str, Any]) -> str:
     text = given["text"]
     if not isinstance(text, str):
-        raise Nonsense(f"text is {type(text).__name__}; it must be text")
+        raise refuse(f"text is {describe_value(text)}; it must be text", "text")
     return text
 
 
@@ -158,9 +168,11 @@ def _with_frames(plan: FilmPlan, frames: Any) -> FilmPlan:
     given = _object("frames", frames, {"connected", "key_seconds", "loop"})
     connected, seconds = given.get("connected", []), given.get("key_seconds", "")
     loop = given.get("loop", False)
-    names = isinstance(connected, list) and all(isinstance(name, str) for name in connected)
-    if not names or not isinstance(seconds, str) or not isinstance(loop, bool):
-        raise Nonsense("frames has a list of names, a text and a truth value")
+    if not isinstance(connected, list) or not all(isinstance(name, str) for name in connected):
+        raise Nonsense("frames has a list of names that are connected")
+    if not isinstance(seconds, str):
+        raise refuse(f"key_seconds is {describe_value(seconds)}; it must be text", "key_seconds")
+    require_flag("loop", loop)
     if not connected and not loop:
         return plan.fit(Given())
     require_agreement(dict.fromkeys(connected, True), loop)

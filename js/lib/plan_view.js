@@ -6,7 +6,7 @@ import { addStyles } from "./styles.js";
 import { TimelineView } from "./timeline.js";
 
 export class PlanView {
-  /** widgets: has(input), and set(input, value) for the nearest legal value. */
+  /** widgets: takes(input, value), and set(input, value) for the nearest legal value. */
   constructor(widgets) {
     addStyles();
     this.widgets = widgets;
@@ -42,7 +42,7 @@ export class PlanView {
 
   refusal({ message, input, nearest }) {
     const box = html("div", { class: "srv2-refused" }, message ?? "The plan cannot be drawn.", " ");
-    if (typeof nearest === "number" && this.widgets.has(input)) {
+    if (this.widgets.takes(input, nearest)) {
       const button = html("button", { type: "button" }, `Set ${input} to ${nearest}`);
       button.addEventListener("click", () => this.widgets.set(input, nearest));
       box.append(button);

@@ -59,6 +59,13 @@ def test_an_illegal_number_comes_with_the_nearest(ask, changes, name, nearest):
     [
         # Of a newer version of the pack.
         ({"schedule": SCHEDULE | {"preset": "newer"}}, "preset is 'newer'; it must be one of"),
+        ({"schedule": SCHEDULE | {"frames": "many"}}, "frames is 'many'; it must be a whole"),
+        ({"schedule": SCHEDULE | {"frames": float("nan")}}, "frames is nan"),
+        ({"schedule": SCHEDULE | {"sliding": None}}, "sliding is nothing (None); it must be true"),
+        ({"storyboard": {"text": 5, "seconds": 4}}, "text is 5; it must be text"),
+        ({"storyboard": {"text": "0s: a", "seconds": "4"}}, "seconds is '4'"),
+        ({"frames": {"connected": [], "key_seconds": 5}}, "key_seconds is 5; it must be text"),
+        ({"frames": {"connected": [], "loop": "yes"}}, "loop is 'yes'; it must be True or"),
         ({"storyboard": {"text": "no mark", "seconds": 4}}, "text begins with 'no mark'"),
         ({"storyboard": {"shots": [{"seconds": 0}]}}, "seconds is 0"),
         ({"frames": {"connected": ["start_image", "video"]}}, "start_image and video"),
@@ -71,6 +78,19 @@ def test_what_the_film_cannot_be_made_of_is_said(ask, part, message):
     assert status == 200 and message in answer["refused"]["message"]
 
 
+def test_a_value_of_another_kind_comes_with_the_default(ask):
+    for name, value, default in (("preset", "newer", "custom"), ("steps", "a", 30)):
+        _, answer = ask({"schedule": SCHEDULE | {name: value}})
+        assert (answer["refused"]["input"], answer["refused"]["nearest"]) == (name, default)
+
+
+def test_an_input_of_a_newer_version_is_left_out_and_said(ask):
+    status, answer = ask({"schedule": SCHEDULE | {"of_a_newer_one": 5}})
+    assert status == 200 and answer["plan"]["frames"] == 41
+    (warning,) = answer["warnings"]
+    assert warning.startswith("of_a_newer_one is no input of SkyReels-V2 Schedule in this version")
+
+
 @pytest.mark.parametrize(
     ("question", "message"),
     [
@@ -79,8 +99,6 @@ def test_what_the_film_cannot_be_made_of_is_said(ask, part, message):
         (b"\xff\xfe", "not JSON"),
         ([], "the body is list"),
         ({"plan": {}}, "the body has 'plan'"),
-        ({"schedule": {"frames": "many"}}, "frames is 'many'"),
-        ({"schedule": {"frames": float("nan")}}, "frames is nan"),
         ({"schedule": SCHEDULE, "storyboard": {"shots": [{"seconds": 1}] * 2001}}, "2000"),
         ({"schedule": SCHEDULE, "frames": {"connected": "all"}}, "frames has a list"),
     ],

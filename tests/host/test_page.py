@@ -307,9 +307,12 @@ def test_a_graph_of_a_newer_version_opens(page):
     page.run("await app.loadGraphData(file, true, true, 'newer')", file=file)
     # The page gives the last of our inputs the last of the file's values.
     await_plan(page, "finished_frames is 5; it must be one of")
-    turn(page, "refresh_every", 5)
-    turn(page, "finished_frames", "computed")
+    page.run("document.querySelector('.srv2-refused button').click()")
+    assert read(page, "finished_frames") == "computed"
+    await_plan(page, "refresh_every is 'of a newer one'; it must be a whole number")
+    page.run("document.querySelector('.srv2-refused button').click()")
     await_plan(page, "257 frames")
+    assert read(page, "refresh_every") == 5
 
 
 def test_a_server_that_does_not_answer_is_named_on_the_node(page):

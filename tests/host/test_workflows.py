@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from devtools import inprocess
 from skyreels_model.plan.film_plan import FilmPlan
@@ -243,8 +244,10 @@ class TestTemplate:
         pictures = {"frames", "image_to_video"}
         assert cfg == {1.0 if path.stem == "few_steps" else 5.0 if path.stem in pictures else 6.0}
 
-    def test_has_a_picture(self, path):
-        assert path.with_suffix(".jpg").is_file()
+    def test_has_a_picture_that_moves(self, path):
+        file = path.with_suffix(".jpg")
+        with Image.open(file) as picture:
+            assert picture.n_frames > 10 and file.stat().st_size < 100_000
 
     def test_prompt_for_scripts_is_the_same(self, host, path):
         prompt = load(path.parent / "api" / path.name)
