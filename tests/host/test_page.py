@@ -127,6 +127,7 @@ def await_title(page, text, across, down):
     """Wait until a part of the timeline, so far across (0 to 1) and so many pixels down, has it."""
     page.wait(
         "((line) => {"
+        "  if (!line) return false;"
         "  const { left, top, width, height } = line.getBoundingClientRect();"
         "  const spot = { clientX: left + across * width, clientY: top + (down / 62) * height };"
         "  line.dispatchEvent(new PointerEvent('pointermove', spot));"
