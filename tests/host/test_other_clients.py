@@ -1,6 +1,7 @@
 """Templates through clients that others have written: ComfyUI's own, and independent packages.
 
-Skipped where a client is not installed: `pip install comfy-cli comfy-api-simplified`.
+Skipped where a client is not installed: `pip install comfy-cli comfy-api-simplified` and
+`pip install "comfy-script[runtime]"`.
 """
 
 import asyncio
@@ -8,6 +9,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -63,4 +66,34 @@ def test_comfy_api_simplified(server, workflow, tmp_path):
     (file,) = saved["images"]
     film = tmp_path / "film.mp4"
     film.write_bytes(api.get_image(file["filename"], file["subfolder"], file["type"]))
+    assert len(measure.read_film(film)) == FRAMES
+
+
+# Each node is a function there, with the node's inputs in their order.
+SCRIPT = """
+from comfy_script.runtime import *
+load("{url}")
+from comfy_script.runtime.nodes import *
+with Workflow(wait=True):
+    model, _ = SkyReelsV2ModelLoader("toy/SkyReels-V2-DF-Toy-32P/model.safetensors", "default")
+    clip, _ = SkyReelsV2TextEncoderLoader("toy/umt5_xxl_fp16.safetensors")
+    vae, _ = SkyReelsV2VAELoader("toy/Wan2.1_VAE.pth")
+    positive, negative = SkyReelsV2PromptEncode(clip, "a red circle on black", "")
+    schedule = SkyReelsV2Schedule(32, 32, {frames}, 17, 9, 2, 5.0, 0, 1, 20, 24)
+    latent = SkyReelsV2Sampler(model, positive, negative, schedule[0], 7, 6.0, "unipc", vae)[0]
+    SaveVideo(CreateVideo(SkyReelsV2Decode(latent, vae), schedule[4]), "{name}", "mp4", "h264")
+"""
+
+
+def test_comfy_script(server, tmp_path):
+    if find_spec("comfy_script") is None:
+        pytest.skip("comfy-script is not installed")
+    names = {"url": server.url, "frames": FRAMES, "name": tmp_path.name}
+    script = tmp_path / "film.py"  # which it reads again, to keep it with the film
+    script.write_text(SCRIPT.format(**names))
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (film,) = Path(server.output_folder).glob(f"{tmp_path.name}*.mp4")
     assert len(measure.read_film(film)) == FRAMES
