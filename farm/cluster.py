@@ -51,6 +51,8 @@ def connect(address: str) -> Iterator[Any]:
 
 def answers(ray: Any) -> bool:
     """Whether the cluster's head is there; Ray itself waits a minute, then ends this process."""
+    if not ray.is_initialized():  # it would start a cluster of its own to be asked
+        return False
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
@@ -114,7 +116,7 @@ class RayWorker:
         except errors.RaySystemError as error:
             raise Gone(str(error)) from None
         except (errors.RayError, TimeoutError) as error:
-            if not (self.ray.is_initialized() and answers(self.ray)):
+            if not answers(self.ray):
                 raise Gone("its head does not answer") from None
             raise Lost(str(error).splitlines()[0]) from None
         except ConnectionError as error:

@@ -239,6 +239,14 @@ def test_a_worker_that_is_lost_is_told_from_a_cluster_without_its_head():
         cluster.RayWorker(Lonely(head), "a", ["comfyui"], 0)
 
 
+def test_a_cluster_that_was_left_is_not_asked_for():
+    """Ray would start one of its own to answer that."""
+    lonely = Lonely("127.0.0.1:1")
+    lonely.is_initialized = lambda: False
+    lonely.get_runtime_context = lambda: pytest.fail("Ray was asked")
+    assert not cluster.answers(lonely)
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match="Ray is not installed.*pip install ray"):
