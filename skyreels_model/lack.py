@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 # How back ends say that memory does not suffice where they have no class of error for it: PyTorch's
-# allocator for the CPU on Linux and on Windows; MPS, XPU and older CUDA; cuBLAS and cuDNN.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+# allocator for the CPU on Linux and on Windows; CUDA itself, MPS and XPU; cuBLAS and cuDNN.
+OF_THE_MACHINE = ("can't allocate memory", "not enough memory")
+OF_A_DEVICE = ("out of memory", "alloc_failed")
 TOLD = "there is not enough memory"
 
 
@@ -17,8 +18,12 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, a device's or the machine's."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    return isinstance(error, RuntimeError) and _says(error, OF_THE_MACHINE + OF_A_DEVICE)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    return any(word in text for word in words)
 
 
 @contextlib.contextmanager
@@ -27,13 +32,15 @@ def explain_lack(
 ) -> Iterator[None]:
     """Where memory does not suffice inside, say for what, and what to change; once.
 
-    The kind of error stays, by which ComfyUI knows that its models have to leave a GPU.
+    Where it was a device's, so is the new error, whatever its class was: by that ComfyUI knows that
+    its models have to leave a GPU.
     """
     try:
         yield
     except Exception as error:
         if not lacks(error) or TOLD in str(error):
             raise
-        kind = type(error) if isinstance(error, torch.OutOfMemoryError) else MemoryError
+        of_machine = isinstance(error, MemoryError) or _says(error, OF_THE_MACHINE)
+        kind = MemoryError if of_machine else torch.OutOfMemoryError
         told = str(error) or type(error).__name__
         raise kind(f"{what}: {TOLD}; {advice}. Reported: {told}") from error

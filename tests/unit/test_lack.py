@@ -36,6 +36,9 @@ def test_errors_of_missing_memory(error, lacks):
         (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
         (MemoryError(), MemoryError),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError),
+        (RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError),
+        (RuntimeError("MPS backend out of memory"), torch.OutOfMemoryError),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), torch.OutOfMemoryError),
     ],
     ids=str,
 )
