@@ -139,7 +139,8 @@ def _text(given: Mapping[str, Any]) -> str:
 
 def answer_storyboard(content: Any) -> dict[str, Any]:
     """The rows of a storyboard's editor for `{"text", "seconds"}`: `{"shots": [{"prompt",
-    "seconds", "cut", "ease", "seed"}, …]}`; seed as text, because a page rounds long numbers.
+    "seconds", "cut", "ease", "seed", "lora"}, …]}`; seed as text, because a page rounds long
+    numbers.
 
     A text that is none is `{"refused": {"message"}}`. Raises Nonsense for anything else.
     """

@@ -16,10 +16,10 @@ MOST_SEED = 2**64 - 1
 _WORDS = r"((?:\s+(?:cut|ease\s+\d+|seed\s+\d+|lora\s+-?\d+(?:\.\d+)?))*)"
 # Marks stand after the end of a line, or after a slash; both begin with a class of characters, so
 # that a long text is walked over quickly. What was meant as a mark: another unit or none, a comma,
-# a minus, a slash without a space before.
+# a sign, a slash without a space before.
 _NEARLY = re.compile(
     r"[\n/](?:(?<!\d/)\s*-?[\d.,]*\d\s*s(?:ec(?:ond)?s?)?|(?<!\S/)\s*-?[\d.,]*\d)"
-    r"(?:\s+(?:cut|(?:ease|seed|lora)(?:\s+-?[\d.]+)?))*\s*:(?!\d)",
+    r"(?:\s+(?:cut|(?:ease|seed|lora)(?:[\s=]+[-+]?[\d.,]+%?)?))*\s*:(?!\d)",
     re.IGNORECASE,
 )
 _MARK = re.compile(rf"[\n/](?<!\S/)\s*(\d+(?:\.\d+)?)\s*s{_WORDS}\s*:", re.IGNORECASE)
@@ -53,7 +53,7 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     require_number("seconds", seconds, *BOUNDS["seconds"])
     if len(text) > MAX_LENGTH:
         raise refusal("length of text", len(text), f"at most {MAX_LENGTH} characters", MAX_LENGTH)
-    text = "\n" + _squeeze_spaces(text)
+    text = _lead_in(_squeeze_spaces(text))
     marks = list(_MARK.finditer(text))
     if not marks or marks[0].start():
         raise ValueError(
@@ -110,8 +110,13 @@ def _write_number(number: float, places: int) -> str:
 
 def is_storyboard(text: str) -> bool:
     """Whether a text begins as a storyboard does: with the mark of second 0."""
-    mark = _MARK.match("\n" + text)
+    mark = _MARK.match(_lead_in(text))
     return mark is not None and float(mark[1]) == 0
+
+
+def _lead_in(text: str) -> str:
+    """A text whose first mark stands after the end of a line, whether or not a slash led it."""
+    return "\n" + text.lstrip().removeprefix("/")
 
 
 def _read_words(number: int, words: str) -> tuple[bool, int | None, int | None, float | None]:

@@ -5,6 +5,7 @@ import pytest
 from skyreels_model.plan.storyboard import (
     EXAMPLE,
     TimedPrompt,
+    is_storyboard,
     parse_storyboard,
     shot_lengths,
     write_storyboard,
@@ -62,6 +63,13 @@ def test_marks_are_at_the_beginning_of_a_line_or_behind_a_slash(text, prompts):
     assert [shot.prompt for shot in parse_storyboard(text, 10)] == prompts
 
 
+@pytest.mark.parametrize("lead", ["/ ", " / ", "\n/", "\n \n"])
+def test_a_slash_may_lead_the_first_mark_too(lead):
+    text = f"{lead}0s: one\n/ 4s: two"
+    assert is_storyboard(text)
+    assert parse_storyboard(text, 6) == parse_storyboard("0s: one\n4s: two", 6)
+
+
 def test_times_may_be_fractions_and_the_last_shot_ends_with_the_film():
     shots = parse_storyboard("0s: one / 0.5s: two / 2.25s cut: three", 2.5)
     assert [shot.seconds for shot in shots] == [0.5, 1.75, 0.25]
@@ -83,6 +91,10 @@ def test_times_may_be_fractions_and_the_last_shot_ends_with_the_film():
         ("0s: one\n4s lora -21: two", ("lora of shot 2 is -21", "nearest: -20")),
         ("0s: one\n4s lora " + "9" * 400 + ": two", ("lora of shot 2 is inf", "nearest: 20")),
         ("0s: one\n4s lora .5: two", ("text has '4s lora .5:'", "such as")),
+        ("0s: one\n4s lora 0,5: two", ("text has '4s lora 0,5:'", "such as")),
+        ("0s: one\n4s lora +1: two", ("text has '4s lora +1:'", "such as")),
+        ("0s: one\n4s lora 50%: two", ("text has '4s lora 50%:'", "such as")),
+        ("0s: one / 4s cut lora=1: two", ("text has '/ 4s cut lora=1:'", "such as")),
         ("0s: one\n4s lora 1 lora 2: two", ("each word once",)),
         ("0s: one\n4s cut cut: two", ("shot 2 says 'cut cut'", "each word once")),
         (
