@@ -56,7 +56,8 @@ def checked(execute: Execute) -> Execute:
     @functools.wraps(execute)
     def run(cls: type[io.ComfyNode], *given: Any, **values: Any) -> io.NodeOutput:
         values |= dict(zip(names, given, strict=False))  # a program may give them by position
-        for declared in cls.define_schema().inputs:
+        schema = cls.define_schema()
+        for declared in schema.inputs:
             if declared.id not in values:
                 continue
             if values[declared.id] is None and declared.optional:
@@ -65,7 +66,7 @@ def checked(execute: Execute) -> Execute:
             else:
                 check(declared, values[declared.id])
         # Where the parts of a node's work have not said more.
-        with explain_lack(cls.define_schema().display_name, WITHOUT_ROOM):
+        with explain_lack(schema.display_name, WITHOUT_ROOM):
             return execute(cls, **values)
 
     return run

@@ -38,6 +38,13 @@ def test_a_mark_may_have_the_strength_of_a_lora():
     assert parse_storyboard("0s: one", 6)[0].lora is None
 
 
+@pytest.mark.parametrize("words", [" lora" * 1000, " cut" * 1000])
+def test_a_message_shows_the_beginning_of_a_long_mark(words):
+    with pytest.raises(ValueError, match="text") as raised:
+        parse_storyboard(f"0s: one\n4s{words}: two", 6)
+    assert len(str(raised.value)) < 400
+
+
 def test_slashes_between_are_the_same_and_the_messages_example_is_legal():
     lines = "0s: a street at dawn\n6s: rain sets in\n9s cut: inside a café"
     assert parse_storyboard(EXAMPLE.strip("'"), 12) == parse_storyboard(lines, 12)

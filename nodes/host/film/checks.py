@@ -295,8 +295,9 @@ def check_shots(
     chosen = {id(shot.model or model) for shot in shots}
     if plan.sliding and len(chosen) > 1:
         raise ValueError(
-            f"sliding is on and the storyboard's shots have {len(chosen)} models; one view shows "
-            f"several shots at once, by one model: turn sliding off, or give all shots the same"
+            f"sliding is on and the storyboard's shots have {len(chosen)} models (a LoRA at another "
+            f"strength counts as one); one view shows several shots at once, by one model: turn "
+            f"sliding off, or give all shots the same"
         )
 
 

@@ -162,7 +162,7 @@ class FilmMaker:
         if len(asked) > 1 or (asked and len({*map(id, self.models())}) > 1):
             raise ValueError(
                 "mode of SkyReels-V2 TeaCache is calibrate, and the storyboard's shots have "
-                "several models: calibrate one at a time"
+                "several models (a LoRA at another strength counts as one): calibrate one at a time"
             )
         return list(asked.values())
 
