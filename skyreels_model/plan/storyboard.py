@@ -64,9 +64,9 @@ def parse_storyboard(text: str, seconds: float) -> list[TimedPrompt]:
     for nearly in _NEARLY.finditer(text):
         if nearly.end() not in ends_of_marks:
             raise ValueError(
-                f"text has {nearly[0].strip()[:40]!r}; a mark is a second (with a point where it has a "
-                f"fraction), an s, and a colon, at the beginning of a line or after a slash with "
-                f"a space before it, such as {EXAMPLE}"
+                f"text has {nearly[0].strip()[:40]!r}; a mark is a second (with a point where it "
+                f"has a fraction), an s, and a colon, at the beginning of a line or after a slash "
+                f"with a space before it, such as {EXAMPLE}"
             )
     starts = [float(mark[1]) for mark in marks]
     if starts[0] != 0:
@@ -123,7 +123,9 @@ def _read_words(number: int, words: str) -> tuple[bool, int | None, int | None, 
     """Whether a shot's mark says cut, and its ease, seed and lora, of words without others."""
     said = words.lower().split()
     if any(said.count(word) > 1 for word in ("cut", "ease", "seed", "lora")):
-        raise ValueError(f"text's mark of shot {number} says {words.strip()[:40]!r}; each word once")
+        raise ValueError(
+            f"text's mark of shot {number} says {words.strip()[:40]!r}; each word once"
+        )
 
     def find(word: str, most: float) -> int | None:
         if word not in said:

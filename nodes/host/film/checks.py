@@ -295,9 +295,9 @@ def check_shots(
     chosen = {id(shot.model or model) for shot in shots}
     if plan.sliding and len(chosen) > 1:
         raise ValueError(
-            f"sliding is on and the storyboard's shots have {len(chosen)} models (a LoRA at another "
-            f"strength counts as one); one view shows several shots at once, by one model: turn "
-            f"sliding off, or give all shots the same"
+            f"sliding is on and the storyboard's shots have {len(chosen)} models (a LoRA at "
+            f"another strength counts as one); one view shows several shots at once, by one "
+            f"model: turn sliding off, or give all shots the same"
         )
 
 
