@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..files.mapped import READ, page_out
+from ..grid import TEMPORAL_STRIDE
 from ..rollout.parts import Decode, Stretch, decode_stretches
 
 
@@ -51,10 +52,13 @@ class StoredWindows:
 def decode_from_disk(stretches: Iterable[Stretch], decode: Decode) -> Iterator[Tensor]:
     """As `decode_stretches`, of what a `DiskSink` has joined: it leaves memory as it was read."""
     for stretch in stretches:
-        for number, piece in enumerate(decode_stretches([stretch], decode), 1):
+        frames = 0  # of which a piece has any number
+        for piece in decode_stretches([stretch], decode):
             yield piece
-            if number % READ == 0:
+            frames += piece.shape[2]
+            if frames >= READ * TEMPORAL_STRIDE:
                 page_out(stretch.latents)
+                frames = 0
 
 
 class DiskSink:

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from skyreels_model.files.mapped import page_out
+from skyreels_model.files.mapped import READ, page_out
 from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.plan.shots import Shot
 from skyreels_model.rollout import Film, SeededNoise
@@ -17,7 +17,7 @@ from skyreels_model.rollout.conditions import Conditions
 from skyreels_model.rollout.frames import decode_latents
 from skyreels_model.rollout.history import new_history
 from skyreels_model.rollout.loop import denoise
-from skyreels_model.rollout.parts import decode_stretches, describe_film, film_stretches
+from skyreels_model.rollout.parts import Stretch, decode_stretches, describe_film, film_stretches
 from skyreels_model.store import files
 from skyreels_model.store.keys import window_keys
 from skyreels_model.store.manifest import MANIFEST, read_manifest, write_manifest
@@ -124,6 +124,21 @@ def test_a_stretch_of_many_windows_is_joined_on_the_disk_to_the_same_bits(tmp_pa
     ]
     assert all(map(torch.equal, *frames))
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("latents_a_piece", [1, 8])
+def test_what_was_read_leaves_memory_whatever_a_piece_is(monkeypatch, latents_a_piece):
+    left = []
+    monkeypatch.setattr("skyreels_model.store.windows.page_out", left.append)
+    latents, frames = torch.zeros(1, 16, 2 * READ, 1, 1), 4 * latents_a_piece
+
+    def decode(given):
+        for _ in given.split(latents_a_piece, dim=2):
+            yield torch.zeros(1, 3, frames, 1, 1)
+
+    for _ in decode_from_disk([Stretch(latents, 0, 0, 8 * READ)], decode):
+        pass
+    assert len(left) == 2 and all(one is latents for one in left)
 
 
 def test_finished_windows_are_not_kept_in_memory(films):
