@@ -47,7 +47,7 @@ class FusedBlocks:
         self.kernels, self.weights = kernels, weights or Weights()
 
     def __call__(self, _index: int, block: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
-        if is_untouched(block) and fits(x, inputs):
+        if is_untouched(block) and fits(block, x, inputs):
             return self.run(block, x, inputs)
         out: Tensor = block(x, inputs)
         return out
@@ -108,7 +108,7 @@ class FusedBlocks:
         return self.weights.is_product(layer) and is_unhooked(layer)
 
 
-def fits(x: Tensor, given: BlockInputs) -> bool:
+def fits(block: Any, x: Tensor, given: BlockInputs) -> bool:
     """Whether the kernels can do what a block is asked to."""
     if not given.overwrite or given.after_context is not None or given.dtype not in NARROW:
         return False
@@ -123,7 +123,8 @@ def fits(x: Tensor, given: BlockInputs) -> bool:
         x.shape[2],
     )
     framed = framed and x.shape[1] % modulation.shape[1] == 0
-    turns = rope.ndim == 6 and rope.shape[:3] == (1, x.shape[1], 1)
+    pairs = x.shape[2] // block.self_attn.heads // 2
+    turns = rope.shape == (1, x.shape[1], 1, pairs, 2, 2)
     return framed and turns and x.is_contiguous() and rope.is_contiguous()
 
 
