@@ -146,6 +146,8 @@ def fits(kind: str, value: Any) -> bool:
     """Whether a value is of the host's kind of socket, or of ours."""
     if kind == "MODEL":
         return isinstance(value, comfy.model_patcher.ModelPatcher)
+    if kind == "VAE" and fits("CLIP", value):
+        return False  # a CLIP encodes and decodes, too
     if kind in METHODS:
         return all(hasattr(value, name) for name in METHODS[kind])
     if kind == ENGINE:

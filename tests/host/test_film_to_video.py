@@ -170,6 +170,11 @@ def test_a_cancelled_film_leaves_no_file(save, film, output):
     [
         ({"prefix": "../film"}, "filename_prefix is '../film'; it must be a name"),
         ({"prefix": "video/"}, "filename_prefix is 'video/'; it must be a name"),
+        (
+            {"prefix": "video/" + "é" * 101},
+            "filename_prefix has a name of 202 bytes, ééé.*; it must be 200 at",
+        ),
+        ({"prefix": "x" * 201 + "/film"}, "filename_prefix has a name of 201 bytes"),
         ({"fps": 241.0}, "fps is 241; it must be 0 to 240; nearest: 240"),
         ({"audio": {}}, "audio has no waveform"),
         ({"audio": {"waveform": torch.full((1, 1, 5), torch.nan), "sample_rate": 8000}}, "audio"),

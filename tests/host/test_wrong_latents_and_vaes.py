@@ -173,3 +173,13 @@ def test_strengths_of_the_color_anchor(run_prompt, strength):
         assert "strength" in str(refused)
     else:
         assert not result.success and "strength" in result.describe()
+
+
+def test_a_clip_is_no_vae(look):
+    """It encodes and decodes, too."""
+    import nodes
+
+    (clip,) = look({"2": graphs.film()["2"]}, clip=["2", 0])
+    decode = nodes.NODE_CLASS_MAPPINGS["SkyReelsV2Decode"]
+    with pytest.raises(ValueError, match="vae is of type .*; it must be a VAE"):
+        decode.execute(samples={"samples": LATENTS}, vae=clip)

@@ -33,6 +33,7 @@ from .store import find_segments
 FPS = 24  # what the models were trained at
 BOUNDS = {"fps": (0.0, 240.0)}
 MB = 10**6
+LONGEST_NAME = 200  # bytes; file systems take 255, and a number and an ending follow
 LONGEST_RATE = 10**6  # samples of sound a second
 
 
@@ -142,6 +143,13 @@ def choose_name(prefix: str, width: int, height: int) -> tuple[Path, str]:
     if not os.path.basename(prefix).strip(". ") or not inside or "\0" in prefix:
         rule = "a name, with or without folders of ComfyUI's output folder before it"
         raise refusal("filename_prefix", prefix, rule, "video/SkyReels-V2")
+    for part in prefix.replace("\\", "/").split("/"):
+        length = len(part.encode("utf-8", "surrogatepass"))
+        if length > LONGEST_NAME:
+            raise ValueError(
+                f"filename_prefix has a name of {length} bytes, {part[:20]}…; it must be "
+                f"{LONGEST_NAME} at most, the file's and each folder's"
+            )
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output, width, height)
     return Path(folder), f"{name}_{counter:05}_"
 
