@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -68,21 +69,32 @@ class DiskSink:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self.folder = folder
+        with self._explain():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.shape: tuple[int, ...] = ()
         self.count = 0
 
     def add(self, latents: Tensor) -> None:
         frames = latents[0].movedim(1, 0)  # (n, C, h, w)
         self.shape, self.count = tuple(frames.shape[1:]), self.count + len(frames)
-        self.file.write(frames.float().contiguous().numpy().data)
+        with self._explain():
+            self.file.write(frames.float().contiguous().numpy().data)
 
     def join(self) -> Tensor:
         """(1, C, F, h, w); who writes to it gets pages of its own."""
-        self.file.flush()
-        with self.file:
+        with self._explain(), self.file:
+            self.file.flush()
             whole = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_COPY)
         numbers = torch.frombuffer(whole, dtype=torch.float32)
         page_out(numbers)
         return numbers.reshape(self.count, *self.shape).movedim(0, 1)[None]
+
+    @contextlib.contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = f"the film's latents could not be joined on the disk: {error.strerror or error}"
+            raise OSError(error.errno, why, str(self.folder)) from error

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import os
 import sys
+import tempfile
 import weakref
 
 import pytest
@@ -194,3 +195,12 @@ def test_latents_on_disk_take_no_memory_until_they_are_read(tmp_path):
     page_out(samples)
     assert float(samples[:, :, :2].sum()) == 3 * 16 * 64 * 64
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+def test_a_disk_without_room_for_the_joined_film_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: open("/dev/full", "w+b"))
+    sink = DiskSink(tmp_path)
+    with pytest.raises(OSError, match=f"could not be joined on the disk: No space.*{tmp_path}"):
+        sink.add(torch.zeros(1, 16, 2, 8, 8))
+        sink.join()
