@@ -35,6 +35,8 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+# What judges the model in training, in files of Self-Forcing and its kin.
+CRITIC = "critic"
 # What the system says when it would have to set aside more memory than it has.
 _NO_MEMORY = os.strerror(errno.ENOMEM)
 _OTHER = (
@@ -210,9 +212,13 @@ def _find_sets(
 
 
 def _choose(file: pathlib.Path, names: list[str]) -> str:
-    """The set to take of those in a file: the only one, `state_dict`, or the averaged (EMA) one."""
-    if len(names) == 1:
-        return names[0]
+    """The set to take of those in a file: the only one, `state_dict`, or the averaged (EMA) one.
+
+    Never the critic of a distillation, which has the names of the model that is distilled.
+    """
+    models = [name for name in names if name.rpartition(".")[2] != CRITIC]
+    if len(models or names) == 1:
+        return (models or names)[0]
     averaged = [name for name in names if re.search(r"(^|[._])ema($|[._])", name)]
     for found in (["state_dict"] if "state_dict" in names else [], averaged):
         if len(found) == 1:

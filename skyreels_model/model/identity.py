@@ -42,9 +42,14 @@ def variant(
     if image:
         return "I2V"
     name = published_name(path).upper()
-    if _says_causal(metadata or {}) or re.search(r"(SELF|CAUSAL|ROLLING)[-_ ]?FORCING", name):
+    if _says_causal(metadata or {}) or _is_distillation(name):
         return CAUSAL
     return "T2V" if "T2V" in name and not config.fps_embedding else "DF"
+
+
+def _is_distillation(name: str) -> bool:
+    """Whether a name is one that distillations of Wan 2.1 to blocks of frames are published by."""
+    return bool(re.search(r"(SELF|CAUSAL|ROLLING)[-_ ]?FORCING|LONGLIVE", name.upper()))
 
 
 def _says_causal(metadata: Mapping[str, str]) -> bool:
@@ -65,8 +70,10 @@ def profile(path: str | pathlib.Path) -> str:
 def family(path: str | pathlib.Path) -> str:
     """SkyReels-V2, or Wan 2.1 or 2.2 where the name says so: the tensors are the same."""
     name = published_name(path).lower()
+    if "skyreels" in name:
+        return "SkyReels-V2"
     wan = re.search(r"wan[._-]?2[._]?([12])", name)
-    return f"Wan 2.{wan[1]}" if wan and "skyreels" not in name else "SkyReels-V2"
+    return f"Wan 2.{wan[1]}" if wan else "Wan 2.1" if _is_distillation(name) else "SkyReels-V2"
 
 
 def parameters(weights: Weights) -> int:
