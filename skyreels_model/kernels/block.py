@@ -146,5 +146,6 @@ def is_untouched(block: Any) -> bool:
 
 
 def is_unhooked(layer: nn.Module) -> bool:
-    """Whether nothing was put around a layer's forward or in its place."""
-    return not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+    """Whether nothing was put around a layer's forward or in its place, as a compiled one is."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return not (hooks or "forward" in vars(layer) or layer._compiled_call_impl is not None)

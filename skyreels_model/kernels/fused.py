@@ -81,8 +81,8 @@ class Kernels:
             (x, y, gate, affine.shift, affine.scale),
             (None if y is None else x, out),
             tokens=batch * length // frames,
-            gate_step=0 if gate is None else gate.stride(1),
-            step=0 if affine.scale.ndim == 1 else affine.scale.stride(1),
+            gate_step=frame_step(gate),
+            step=frame_step(affine.scale),
             eps=eps,
             DIM=dim,
             OFFSET=affine.offset,
@@ -96,6 +96,17 @@ class Kernels:
         numbers = {"tokens": length, "eps": eps, "DIM": dim, "HEAD": 2 * rope.shape[3]}
         self.start("turn", batch * length, (x, weight, rope), (x,), **numbers)
         return x
+
+
+def frame_step(numbers: Tensor | None) -> int:
+    """How far apart in memory the rows (B, T, D) of one frame and the next are; 0 of one row (D,).
+
+    The frames of all samples follow each other at that distance.
+    """
+    if numbers is None or numbers.ndim == 1:
+        return 0
+    # The stride of a side of one says nothing.
+    return numbers.stride(1 if numbers.shape[1] > 1 else 0)
 
 
 def cublas_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..attention.attend import Attend
 from .groups import Group, Mesh
-from .kernels import Kernel, choose_kernel
+from .ring_attention import AttendPart, choose_attention
 from .shards import Shards
 
 NARROW = (torch.float16, torch.bfloat16)
@@ -35,7 +35,7 @@ def share_attention(attend: Attend, mesh: Mesh, shards: Shards, causal_frames: i
     group, ring = mesh.heads, mesh.ring
     if ring.size > 1:
         attend = attend_in_ring(
-            ring, shards, group.size, causal_frames, functools.partial(find_kernel, mesh)
+            ring, shards, group.size, causal_frames, functools.partial(find_attention, mesh)
         )
     filled = shards.filled(ring.rank * group.size, group.size)
     if mesh.degrees.sequence == 1:
@@ -75,19 +75,19 @@ def attend_in_ring(
     shards: Shards,
     parts: int,
     causal_frames: int = 0,
-    kernel: Callable[[torch.dtype], Kernel] | None = None,
+    attend_part: Callable[[torch.dtype], AttendPart] | None = None,
 ) -> Attend:
     """Attention of this rank's queries to keys and values that go round the group.
 
-    parts: of each frame that one rank has. kernel: whose computes a part, for a number format; by
-    default PyTorch's.
+    parts: of each frame that one rank has. attend_part: whose computes a part, for a number
+    format; by default PyTorch's.
     """
     frames = shards.frames
 
     def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         batch, _, dim = q.shape
         held = torch.stack([k, v])  # (2, B, frames * filled, D)
-        total = Sums(q, heads, kernel(q.dtype) if kernel else attend_with_sums)
+        total = Sums(q, heads, attend_part(q.dtype) if attend_part else attend_with_sums)
         for step in range(group.size):
             left = (group.rank - step - 1) % group.size
             coming: Callable[[], Tensor] | None = None
@@ -103,14 +103,14 @@ def attend_in_ring(
     return attend
 
 
-def find_kernel(mesh: Mesh, dtype: torch.dtype) -> Kernel:
-    """The kernel of a mesh's ring for a number format, chosen at the first call of a run."""
-    known = mesh.kernels
+def find_attention(mesh: Mesh, dtype: torch.dtype) -> AttendPart:
+    """How parts of a mesh's ring are computed, chosen once a run for each number format."""
+    known = mesh.ring_attention
     if dtype not in known:
         on_card = mesh.device.type == "cuda" and dtype in NARROW
         ours = attend_with_sums
-        known[dtype] = choose_kernel(ours, mesh.device, dtype) if on_card else ours
-    found: Kernel = known[dtype]
+        known[dtype] = choose_attention(ours, mesh.device, dtype) if on_card else ours
+    found: AttendPart = known[dtype]
     return found
 
 
@@ -131,8 +131,8 @@ def see(frames: int, causal_frames: int, queries: int, keys: int) -> list[tuple[
 class Sums:
     """Attention of q (B, L, heads * d) to keys that come in parts, float32 until it is finished."""
 
-    def __init__(self, q: Tensor, heads: int, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, q: Tensor, heads: int, attend_part: AttendPart) -> None:
+        self.attend_part = attend_part
         self.q = split_heads(q, heads)  # (B, heads, L, d)
         self.out = torch.zeros_like(self.q, dtype=torch.float32)
         self.log = torch.full_like(self.out[..., 0], -math.inf)  # (B, heads, L)
@@ -141,7 +141,7 @@ class Sums:
         """Let these queries see keys and values (B, n, heads * d), which are not empty."""
         heads = self.q.shape[1]
         k, v = split_heads(k, heads), split_heads(v, heads)
-        out, log = self.kernel(self.q[:, :, queries], k, v)
+        out, log = self.attend_part(self.q[:, :, queries], k, v)
         before = self.log[:, :, queries]
         after = torch.logaddexp(before, log)
         kept, added = ((part - after).exp()[..., None] for part in (before, log))

@@ -104,7 +104,7 @@ class Mesh:
         self.degrees, self.rank = degrees, rank
         self.prompt, self.turn, self.head = degrees.place(rank)
         self.device = device = torch.device(device)
-        self.kernels: dict[torch.dtype, Any] = {}  # chosen for the ring, by number format
+        self.ring_attention: dict[torch.dtype, Any] = {}  # chosen for the ring, by number format
 
         def make(name: str, place: int, size: int) -> Group:
             if size == 1:

@@ -11,9 +11,11 @@ def chosen(host):
     """`nodes/host/sockets/kernels.py`, with nothing tried yet."""
     end = ".nodes.host.sockets.kernels"
     module = next(m for n, m in sys.modules.items() if "/" in n and n.endswith(end))
-    module.kernels_of.cache_clear()
+    for once in (module.kernels_of, module.say_no_room):
+        once.cache_clear()
     yield module
-    module.kernels_of.cache_clear()
+    for once in (module.kernels_of, module.say_no_room):
+        once.cache_clear()
 
 
 @pytest.fixture
@@ -33,22 +35,67 @@ def runner(chosen, device="cuda", dtype=torch.bfloat16):
     return chosen.block_runner(torch.device(device), dtype, config)
 
 
-def test_they_are_asked_for_by_the_hosts_own_switch(chosen, start_host, monkeypatch):
+@pytest.fixture
+def card(chosen, monkeypatch):
+    """`card(maker, capability)`: as if that were the host's; at first an NVIDIA card with 8.0."""
+
+    def take(maker="nvidia", capability=(8, 0)):
+        monkeypatch.setattr(chosen.comfy.model_management, "is_nvidia", lambda: maker == "nvidia")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+
+    take()
+    return take
+
+
+@pytest.fixture
+def made(chosen, monkeypatch):
+    """Kernels that pass."""
     made = chosen.Kernels(lambda *_given, **_numbers: None)
     monkeypatch.setattr(chosen, "find_kernels", lambda *_of: made)
-    assert runner(chosen) is chosen.run_directly
-    start_host(enable_triton_backend=True)
+    return made
+
+
+def test_they_run_on_cards_that_are_new_enough(chosen, card, made, start_host):
     found = runner(chosen)
     assert found.kernels is made and isinstance(found.weights, chosen.HostWeights)
+    assert runner(chosen, device="cuda:1").kernels is made
     assert runner(chosen, device="cpu") is chosen.run_directly
     assert runner(chosen, dtype=torch.float32) is chosen.run_directly
-    start_host(disable_triton_backend=True)
+    for other in (("nvidia", (7, 5)), ("amd", (9, 4))):
+        card(*other)
+        assert runner(chosen) is chosen.run_directly
+        start_host(enable_triton_backend=True)
+        assert runner(chosen).kernels is made
+        start_host(enable_triton_backend=False)
+
+
+@pytest.mark.parametrize("switch", ["0", " Off ", "host's"])
+def test_they_are_switched_off(chosen, card, made, start_host, monkeypatch, switch):
+    assert runner(chosen).kernels is made
+    if switch == "host's":
+        start_host(disable_triton_backend=True)
+    else:
+        monkeypatch.setenv(chosen.SWITCH, switch)
+    assert runner(chosen) is chosen.run_directly
+    start_host(enable_triton_backend=True)
     assert runner(chosen) is chosen.run_directly
 
 
-def test_where_they_cannot_run_the_log_says_so_once(chosen, start_host, caplog, monkeypatch):
+def test_without_memory_to_test_them_they_are_tried_again(chosen, card, made, monkeypatch, caplog):
+    def lack(*_of):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    find = chosen.find_kernels
+    monkeypatch.setattr(chosen, "find_kernels", lack)
+    with caplog.at_level("INFO"):
+        assert [runner(chosen) for _ in range(2)] == [chosen.run_directly] * 2
+    assert sum("until there is memory" in line for line in caplog.messages) == 1
+    monkeypatch.setattr(chosen, "find_kernels", find)
+    assert runner(chosen).kernels is made
+
+
+def test_where_they_cannot_run_the_log_says_so_once(chosen, card, caplog, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)  # also where it is installed
-    start_host(enable_triton_backend=True)
     with caplog.at_level("INFO"):
         assert [runner(chosen) for _ in range(2)] == [chosen.run_directly] * 2
     assert sum("PyTorch's operators alone" in line for line in caplog.messages) == 1

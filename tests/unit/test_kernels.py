@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import sys
+import types
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from devtools.live_bytes import forward_peak, gpu_kernels
 from devtools.rounding import rounding_errors
 from skyreels_model.config import ModelConfig
 from skyreels_model.kernels import FusedBlocks, Kernels, choose, find_kernels, plain
-from skyreels_model.kernels.fused import cublas_gelu
+from skyreels_model.kernels.fused import cublas_gelu, frame_step
 from skyreels_model.model import SkyReelsModel
 from skyreels_model.model.layers import BlockInputs
 from skyreels_model.model.memory import forward_bytes
@@ -65,6 +67,13 @@ def never(*_args, **_kwargs):
     raise AssertionError("a kernel ran")
 
 
+def fail(error):
+    def call(*_args, **_kwargs):
+        raise error
+
+    return call
+
+
 def relative(found, right):
     return float((found - right).norm() / right.norm())
 
@@ -99,6 +108,11 @@ def hook(layer):
     layer.register_forward_hook(lambda *_call: None)
 
 
+def compile_layer(layer):
+    with mock.patch("torch.compile", lambda call, **_options: call):  # importing it takes seconds
+        layer.compile()
+
+
 def replace_forward(layer):
     layer.forward = type(layer).forward.__get__(layer)
 
@@ -109,6 +123,8 @@ CHANGES = {
     "another forward of attention": lambda b: replace_forward(b.self_attn),
     "a hook of a norm": lambda b: hook(b.self_attn.norm_q),
     "a hook of the queries": lambda b: hook(b.self_attn.q),
+    "a compiled block": compile_layer,
+    "a compiled feed-forward": lambda b: compile_layer(b.ffn),
     "another norm": lambda b: setattr(b, "norm3", nn.Identity()),
     "another GELU": lambda b: hook(b.ffn[1]),
     "another feed-forward": lambda b: setattr(b, "ffn", nn.Sequential(b.ffn)),
@@ -117,10 +133,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @torch.no_grad()
-def test_a_changed_block_runs_by_its_own_forward(block, given, stream, change):
+def test_a_changed_block_runs_by_its_own_forward(block, given, stream, change, monkeypatch):
     change(block)
     called = []
-    block.forward = lambda x, inputs: called.append(inputs) or x
+    monkeypatch.setattr(type(block), "__call__", lambda _b, x, inputs: called.append(inputs) or x)
     assert FusedBlocks(Kernels(never))(0, block, stream, given) is stream
     assert called == [given]
 
@@ -172,7 +188,7 @@ def test_layers_that_are_more_than_a_product_are_called(block, given, stream):
 
 def test_the_test_of_kernels_passes_right_ones():
     assert choose.find_fault(plain.PLAIN, CPU, torch.bfloat16, 96, 16) == ""
-    assert choose.find_product_fault(plain.product_gelu, CPU, torch.bfloat16, 96) == ""
+    assert choose.product_is_right(plain.product_gelu, CPU, torch.bfloat16, 96)
 
 
 def change_numbers(change):
@@ -180,6 +196,18 @@ def change_numbers(change):
 
     def start(name, rows, reads, writes, **numbers):
         plain.start(name, rows, reads, writes, **numbers | change(rows))
+
+    return start
+
+
+def change_steps(change):
+    """Kernels that find the next frame's modulation where it is not."""
+
+    def start(name, rows, reads, writes, **numbers):
+        if numbers.get("step"):
+            frames = rows // numbers["tokens"]
+            numbers["step"] = change(numbers["step"], frames)
+        plain.start(name, rows, reads, writes, **numbers)
 
     return start
 
@@ -200,7 +228,9 @@ FAULTS = {
     "the last token not done": spoil(lambda out: out[-1, -1].zero_()),
     "numbers that are none": spoil(lambda out: out[0, 0].fill_(float("nan"))),
     "coarser numbers": spoil(lambda out: out.copy_(out.to(torch.float8_e4m3fn))),
-    "an error": never,
+    "one sample's modulation for both": change_steps(
+        lambda step, frames: 1 if frames == 2 else step
+    ),
 }
 
 
@@ -211,25 +241,51 @@ def test_the_test_of_kernels_finds_wrong_ones(start):
 
 def test_the_test_of_a_product_finds_wrong_ones():
     for wrong in (never, lambda *given: nn.functional.linear(*given)):
-        assert choose.find_product_fault(wrong, CPU, torch.bfloat16, 96)
+        assert not choose.product_is_right(wrong, CPU, torch.bfloat16, 96)
+
+
+def test_a_time_for_all_frames_is_found_whatever_its_stride():
+    """PyTorch gives a side of one any stride, and calls the tensor contiguous."""
+    numbers = draw(2, 1, 6, 8).as_strided((2, 1, 6, 8), (48, 1, 8, 1))
+    assert numbers.is_contiguous()
+    assert {frame_step(row) for row in numbers.unbind(2)} == {48}
+    assert frame_step(draw(2, 3, 8)) == 8 and frame_step(draw(8)) == frame_step(None) == 0
 
 
 @pytest.mark.parametrize(
     ("module", "said"),
-    [(None, "there is no Triton"), ("wrong", "not right"), ("right", "passed their test")],
+    [
+        (None, "there is no Triton"),
+        ("broken", "Triton cannot work here (RuntimeError: Failed to find C compiler.)"),
+        ("wrong", "not right"),
+        ("right", "passed their test"),
+    ],
 )
 def test_what_is_used_is_said(module, said, monkeypatch, caplog):
     def load(_name, _package):
         if module is None:
             raise ImportError("No module named 'triton'")
-        start = plain.start if module == "right" else never
-        return type("Source", (), {"start": staticmethod(start)})
+        return types.SimpleNamespace(start=starts[module])
 
+    starts = {"right": plain.start, "wrong": FAULTS["a wrong epsilon"]}
+    starts["broken"] = fail(RuntimeError("Failed to find\nC compiler."))
     monkeypatch.setattr(choose.importlib, "import_module", load)
     with caplog.at_level(logging.INFO):
         kernels = find_kernels(CPU, torch.bfloat16, 96, 16)
     assert (kernels is not None) == (module == "right")
     assert said in caplog.text
+
+
+@pytest.mark.parametrize("where", ["kernel", "product"])
+def test_memory_that_does_not_suffice_says_nothing_about_them(where, monkeypatch):
+    """Neither that they are wrong, nor for good."""
+    lack = fail(RuntimeError("Triton Error [CUDA]: out of memory"))
+    start, product = (lack, None) if where == "kernel" else (plain.start, lack)
+    monkeypatch.setattr(choose, "cublas_gelu", product)
+    source = types.SimpleNamespace(start=start)
+    monkeypatch.setattr(choose.importlib, "import_module", lambda *_of: source)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        find_kernels(CPU, torch.bfloat16, 96, 16)
 
 
 def test_importing_them_asks_for_no_triton():

@@ -14,7 +14,7 @@ from golden_data import models
 
 from skyreels_model.attention import block_causal, sdpa
 from skyreels_model.cache.published import Rule, TeaCache
-from skyreels_model.parallel import attention, kernels
+from skyreels_model.parallel import attention, ring_attention
 from skyreels_model.parallel.degrees import Degrees, choose_degrees
 from skyreels_model.parallel.forward import SharedBlocks, share_forward
 from skyreels_model.parallel.groups import Mesh
@@ -187,7 +187,7 @@ def xfuser(monkeypatch):
 def chosen(caplog):
     with caplog.at_level("INFO"):
         ours = attention.attend_with_sums
-        kernel = kernels.choose_kernel(ours, torch.device("cpu"), torch.float32)
+        kernel = ring_attention.choose_attention(ours, torch.device("cpu"), torch.float32)
     return kernel, caplog.messages[-1]
 
 

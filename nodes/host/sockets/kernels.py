@@ -1,16 +1,19 @@
-"""Our Triton kernels in the host: used where it was started with --enable-triton-backend.
+"""Our Triton kernels in the host: used where a card is new enough and they pass their test on it.
 
-That is its own switch for such kernels, off by default: no card has run ours yet.
+PyTorch's own compiler relies on Triton, so PyTorch for NVIDIA on Linux brings it. One switch turns
+the kernels off: `SKYREELS_V2_TRITON=0` in the environment, or the host's own switch for Triton.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import comfy.cli_args
+import comfy.model_management
 import comfy.ops
 import torch
 from torch import Tensor, nn
@@ -18,8 +21,12 @@ from torch import Tensor, nn
 from ....skyreels_model.kernels import NARROW, FusedBlocks, Kernels, Weights, find_kernels
 from ....skyreels_model.model.config import ModelConfig
 from ....skyreels_model.model.network import RunBlock, run_directly
+from ..notice import LOG
+from .memory import lacks_memory
 
 PRODUCT = comfy.ops.disable_weight_init.Linear
+SWITCH, OFF = "SKYREELS_V2_TRITON", ("0", "off", "false", "no")
+NEW_ENOUGH = (8, 0)  # what they were compiled for, and where bf16 is the card's own
 
 
 class HostWeights(Weights):
@@ -44,19 +51,45 @@ class HostWeights(Weights):
 def block_runner(device: torch.device, dtype: torch.dtype, config: ModelConfig) -> RunBlock:
     """How the blocks of a model run on a device: by our kernels where they may, or plainly."""
     usable = device.type == "cuda" and dtype in NARROW and not torch.compiler.is_compiling()
-    if not usable or not asked_for():
+    if not usable or not are_wanted(device):
         return run_directly
-    kernels = kernels_of(device, dtype, config.dim, config.head_dim)
+    try:
+        kernels = kernels_of(device, dtype, config.dim, config.head_dim)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        say_no_room()
+        return run_directly  # this time: the next forward tries again
     return run_directly if kernels is None else FusedBlocks(kernels, HostWeights())
 
 
-def asked_for() -> bool:
-    """Whether the host was started for Triton's kernels."""
+def are_wanted(device: torch.device) -> bool:
+    """Whether the kernels are to be tried there.
+
+    On NVIDIA cards that are new enough, unless they are switched off; on any other where the host
+    was started for Triton's kernels.
+    """
     given = comfy.cli_args.args
-    return given.enable_triton_backend and not getattr(given, "disable_triton_backend", False)
+    if os.environ.get(SWITCH, "").strip().lower() in OFF:
+        return False
+    if getattr(given, "disable_triton_backend", False):
+        return False
+    if given.enable_triton_backend:
+        return True
+    nvidia = comfy.model_management.is_nvidia()
+    return nvidia and torch.cuda.get_device_capability(device) >= NEW_ENOUGH
 
 
 @functools.cache
 def kernels_of(device: torch.device, dtype: torch.dtype, dim: int, head_dim: int) -> Kernels | None:
-    """The kernels that passed their test there, tried once; None where they did not."""
+    """The kernels that passed their test there, tried once; None where they did not.
+
+    Raises the error of memory that does not suffice for the test, and then tries again.
+    """
     return find_kernels(device, dtype, dim, head_dim)
+
+
+@functools.cache
+def say_no_room() -> None:
+    """Said once, however long there is none."""
+    LOG.info("Blocks run by PyTorch's operators until there is memory to test our kernels")

@@ -1,7 +1,7 @@
-"""Whose kernel computes a part of a ring: PyTorch's, or xfuser's where that is found to be right.
+"""Whose attention computes a part of a ring: PyTorch's, or xfuser's where it passes a test.
 
 xfuser (xDiT) brings FlashAttention's kernels for NVIDIA cards. Its ring has been seen to be wrong
-on one system without an error, so a kernel of others is held to ours before it is taken.
+on one system without an error, so what others bring is held to ours before it is taken.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from torch import Tensor
 
 LOG = logging.getLogger("skyreels_v2")
 # q, k, v (B, heads, L, d) -> attention, the same, and the logarithm of its sums (B, heads, L).
-Kernel = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+AttendPart = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 INSTALL = "pip install xfuser flash-attn"
 # (queries, keys, width of a head): odd counts, one key, and the width of the published models.
 CASES = ((70, 70, 128), (33, 129, 128), (5, 1, 128))
-TIMES = 2.0  # how much further from float64 than our own kernel it may be
+TIMES = 2.0  # how much further from float64 than our own it may be
 LEAST = 1e-6  # of rounding, where our own is exact
 
 
-def choose_kernel(ours: Kernel, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """xfuser's kernel where it is installed and passes, else ours; said once in the log."""
+def choose_attention(ours: AttendPart, device: torch.device, dtype: torch.dtype) -> AttendPart:
+    """xfuser's where it is installed and passes, else ours; said once in the log."""
     try:
-        kernel = load_xfuser()
+        theirs = load_xfuser()
     except Exception as error:  # its import asks for cards, and fails in kinds of its own
         LOG.info("The ring uses PyTorch's kernels: xfuser is not there (%s; %s)", error, INSTALL)
         return ours
-    wrong = find_fault(kernel, ours, device, dtype)
+    wrong = find_fault(theirs, ours, device, dtype)
     if wrong:
         LOG.warning("The ring uses PyTorch's kernels: xfuser's is not right here (%s)", wrong)
         return ours
     LOG.info("The ring uses xfuser's kernel, which passed its test")
-    return kernel
+    return theirs
 
 
-def load_xfuser() -> Kernel:
-    """Its kernel in our form. Raises what its import raises."""
+def load_xfuser() -> AttendPart:
+    """Its attention in our form. Raises what its import raises."""
     importlib.import_module("xfuser")
     kernels: Any = importlib.import_module("yunchang.kernels")  # where xfuser takes them from
     attend = kernels.select_flash_attn_impl(kernels.AttnType.FA, stage="fwd-only")
@@ -55,8 +55,10 @@ def load_xfuser() -> Kernel:
     return call
 
 
-def find_fault(kernel: Kernel, ours: Kernel, device: torch.device, dtype: torch.dtype) -> str:
-    """What is wrong with a kernel, measured by float64 numbers; empty where nothing is."""
+def find_fault(
+    theirs: AttendPart, ours: AttendPart, device: torch.device, dtype: torch.dtype
+) -> str:
+    """What is wrong with others' attention, measured by float64 numbers; empty where nothing is."""
     generator = torch.Generator().manual_seed(0)
     for queries, keys, width in CASES:
         given = [
@@ -67,7 +69,7 @@ def find_fault(kernel: Kernel, ours: Kernel, device: torch.device, dtype: torch.
         scores = q @ k.transpose(2, 3) * width**-0.5
         exact = scores.softmax(dim=3) @ v, scores.logsumexp(dim=3)
         try:
-            found = kernel(*given)
+            found = theirs(*given)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         for what, right, own, made in zip(
