@@ -22,6 +22,7 @@ from torch import Tensor
 from ..lack import lacks_memory
 from ..rules import refusal
 from .network import FRAME_CHANNELS, DecodeStream, EncodeStream, VideoVAE
+from .shelf import Pin, Shelf, leave_unpinned
 
 Spans = list[tuple[int, int]]
 SMALLEST = 8  # latents
@@ -150,6 +151,7 @@ class Tile:
     columns: tuple[int, int]
     shares: Tensor  # (rows, columns) of the result
     cache: list[Tensor] = field(default_factory=list)
+    shelf: Shelf | None = None  # where the cache lies, if the steps are made elsewhere
 
     def cut(self, x: Tensor, scale: int) -> Tensor:
         """The tile's part of x (..., H, W), which has `scale` positions for each latent."""
@@ -185,9 +187,10 @@ class TiledStream:
     """What both directions share: a picture of height x width latents in tiles.
 
     device: where a tile's steps are made; None is the input's device. Input, results and caches
-    stay on the input's. A tile for which the device's memory does not suffice is split, and so are
-    all others when it is their turn; `on_split` is told how, and the same step goes on. Where tiles
-    are the smallest already, the error is raised. `lacks_memory` knows such an error.
+    stay on the input's; `pin` lets a device copy from and to a cache there by itself (`shelf`). A
+    tile for which the device's memory does not suffice is split, and so are all others when it is
+    their turn; `on_split` is told how, and the same step goes on. Where tiles are the smallest
+    already, the error is raised. `lacks_memory` knows such an error.
     """
 
     def __init__(
@@ -198,8 +201,9 @@ class TiledStream:
         device: torch.device | None = None,
         on_split: Callable[[Tiling], None] = lambda tiling: None,
         lacks_memory: Callable[[Exception], bool] = lacks_memory,
+        pin: Pin = leave_unpinned,
     ) -> None:
-        self.vae, self.tiling, self.size = vae, tiling, size
+        self.vae, self.tiling, self.size, self.pin = vae, tiling, size, pin
         self.device, self.on_split, self.lacks_memory = device, on_split, lacks_memory
         self.tiles = make_tiles(tiling, *size, self.scales()[1])
 
@@ -254,18 +258,27 @@ class TiledStream:
             self.tiling = self.tiling.halve()
             self.on_split(self.tiling)
             return False
-        tile.cache = cache
+        self._keep(tile, cache, x.device)
         tile.cut(result, after).addcmul_(part, tile.shares.to(part))
         return True
 
+    def _keep(self, tile: Tile, cache: list[Tensor], home: torch.device) -> None:
+        """Put a tile's cache where the input is."""
+        if cache[0].device == home:
+            tile.cache = cache
+            return
+        if tile.shelf is None:
+            tile.shelf = Shelf(cache, home, self.pin)
+        tile.cache = tile.shelf.store(cache)
+
     def _code(self, cache: list[Tensor], x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A tile's part of x -> its part of the result, and its cache after it, where x is."""
+        """A tile's part of x -> its part of the result where x is, and its cache after it."""
         device = self.device or x.device
         stream = self.stream([past.to(device) for past in cache])
         parts = [
             stream.push(step.to(device)).to(x.device, torch.float32) for step in stream.steps(x)
         ]
-        return torch.cat(parts, dim=2), [past.to(x.device) for past in stream.cache]
+        return torch.cat(parts, dim=2), stream.cache
 
 
 class TiledDecodeStream(TiledStream):

@@ -5,6 +5,7 @@ as memory allows, or pass through. What comes out is held to the classic patcher
 """
 
 import contextlib
+import sys
 
 import graphs
 import pytest
@@ -243,3 +244,47 @@ def test_films_whose_models_share_the_card(card, look, run_prompt, monkeypatch):
     assert not card.vram.in_use()
     assert torch.equal(look(prompt, frames=["7", 0])[0], wanted)
     assert not card.vram.in_use() and 0 < card.vram.most_used <= 500_000
+
+
+@pytest.mark.parametrize("room", [4 << 30, 0], ids=["pinned", "no room"])
+def test_caches_of_tiles_are_pinned_while_they_last(card, look, monkeypatch, room):
+    """Each is one block; where memory does not suffice, those of smaller tiles are."""
+    import comfy.model_management as management
+
+    monkeypatch.setattr(management, "MAX_PINNED_MEMORY", room)
+    kind = type(look({"3": graphs.film()["3"]}, vae=["3", 0])[0])
+    sockets = sys.modules[kind.__module__]
+    streams = sys.modules[sockets.decode_latents.__module__]
+    monkeypatch.setattr(streams, "BLOCK", 2)
+    torch.manual_seed(0)
+    vae = kind(sockets.VideoVAE(dim=2, num_res_blocks=0), torch.float32, True)
+    model, size = vae.first_stage_model, (8, 16)
+    latents = torch.randn(1, 16, 3 * streams.BLOCK, *size)
+    tiling = streams.Tiling(streams.Side.of(8), streams.Side.of(12))
+    passage = streams.Decoding(vae, latents, tiling, lambda latents: latents)
+    opened, lacking = [], []
+    open_ = passage._open
+    monkeypatch.setattr(passage, "_open", lambda tiling: opened.append(open_(tiling)) or opened[0])
+
+    def lack(_module, given):
+        if lacking and given[0].shape[4] > lacking[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = model.decoder.register_forward_pre_hook(lack)
+    before, found, parts = dict(card.runtime.registered), [], passage.run()
+    for wide in (2, 2, 4):
+        found.append(next(parts))
+        caches = [tile.cache for tile in opened[0].tiles]
+        assert len(caches) == wide and not any(past.is_cuda for past in sum(caches, []))
+        pinned = dict(card.runtime.registered.items() - before.items())
+        assert len(pinned) == (wide if room else 0)
+        assert not room or sum(pinned.values()) >= sum(past.nbytes for past in sum(caches, []))
+        lacking = [8] if len(found) == 2 else []
+    del caches
+    parts.close()
+    handle.remove()
+    opened.clear()
+    assert card.runtime.registered == before
+    there = streams.TiledDecodeStream(model, tiling, size)  # caches stay on the card
+    for part, block in zip(found[:2], latents.to(CARD).split(streams.BLOCK, dim=2), strict=False):
+        assert torch.equal(part, vae.process_output(there.push(block).cpu())[0].movedim(0, -1))

@@ -2,11 +2,12 @@
 
 The frames of a film never lie on the device, and its pixels become numbers of the VAE chunk by
 chunk; so the memory does not grow with the film. With tiles, their caches lie in the machine's
-memory.
+memory, pinned where the host has room for that.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -175,7 +176,7 @@ class Passage:
         if tiling is None:
             return model.decode_stream() if self.decode else model.encode_stream()
         tiled = TiledDecodeStream if self.decode else TiledEncodeStream
-        return tiled(model, tiling, self.size, self.vae.device, _say_split, lacks_memory)
+        return tiled(model, tiling, self.size, self.vae.device, _say_split, lacks_memory, pin)
 
     def _push_all(self, stream: Stream, block: int) -> Iterator[Tensor]:
         # A tiled stream takes its input, and keeps its caches, in the machine's memory.
@@ -192,6 +193,14 @@ class Passage:
     def __str__(self) -> str:
         height, width = (side * SPATIAL_STRIDE for side in self.size)
         return f"VAE {'decode' if self.decode else 'encode'} of {width} x {height} px"
+
+
+def pin(block: Tensor) -> Callable[[], object] | None:
+    """Pin a block of RAM, if what the host allows itself has room for it; returns the way back."""
+    management = comfy.model_management
+    if management.pin_memory(block):
+        return functools.partial(management.unpin_memory, block)
+    return None
 
 
 def _say_split(tiling: Tiling) -> None:
