@@ -19,6 +19,7 @@ from torch import Tensor
 from ..lack import explain_lack
 from ..store.files import sync_folder
 from .codecs import VideoSettings
+from .fragments import OPTIONS, join_fragments
 from .pixels import BT709, LIMITED, make_frames
 from .priority import keep_priority
 from .sound import AnySound, SoundTrack
@@ -79,10 +80,8 @@ class FilmWriter:
         import av
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The workflow's names are kept, and a player can begin before it has read all.
-        flags = {"movflags": "use_metadata_tags+faststart"}
         kind = self.settings.kind.file
-        self.container = av.open(str(self.unfinished), "w", format=kind, options=flags)
+        self.container = av.open(str(self.unfinished), "w", format=kind, options=OPTIONS)
         self.container.metadata.update(self.metadata)
 
     def _begin(self) -> None:
@@ -129,6 +128,7 @@ class FilmWriter:
                 self._mux(self.track.encode(self.frames / self.rate, last=True))
             container, self.container = self.container, None
             container.close()
+            join_fragments(self.unfinished)
             sync(self.unfinished)
             os.replace(self.unfinished, self.path)
             sync_folder(self.path.parent)
