@@ -7,6 +7,7 @@ is its number, in units of a frame, so that none is lost or doubled.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -30,6 +31,7 @@ WITHOUT_ROOM = (
     "height), or close what else uses the memory"
 )
 NTSC = Fraction(1000, 1001)
+LOG = logging.getLogger("skyreels_v2")
 
 
 def exact_rate(fps: float) -> Fraction:
@@ -128,10 +130,17 @@ class FilmWriter:
                 self._mux(self.track.encode(self.frames / self.rate, last=True))
             container, self.container = self.container, None
             container.close()
-            join_fragments(self.unfinished)
+            self._join()
             sync(self.unfinished)
             os.replace(self.unfinished, self.path)
             sync_folder(self.path.parent)
+
+    def _join(self) -> None:
+        """Give the file one index. It is whole without one, too, if less widely read."""
+        try:
+            join_fragments(self.unfinished)
+        except ValueError as error:
+            LOG.warning("%s stays in fragments, for FFmpeg wrote %s", self.path.name, error)
 
     def abandon(self) -> None:
         """Leave nothing of the file."""

@@ -59,6 +59,10 @@ def test_a_file_is_the_one_that_ffmpeg_would_have_made(tmp_path, monkeypatch, co
     assert ours[0][2] == "a film" and ours[2][0][0] == 20 and len(ours[4]) > 1000
 
 
+def refuse(path):
+    raise ValueError("what no one knows")
+
+
 def kinds(path):
     with path.open("rb") as file:
         return [kind for kind, *_ in boxes.read_boxes(file)]
@@ -95,6 +99,15 @@ def test_what_is_no_file_in_fragments_is_left_as_it_is(tmp_path, size):
     with pytest.raises(ValueError, match="without fragments|bytes, where"):
         join_fragments(path)
     assert path.read_bytes() == content
+
+
+def test_a_film_that_cannot_be_joined_stays_in_fragments(tmp_path, monkeypatch, caplog):
+    whole = write(tmp_path / "whole")
+    monkeypatch.setattr(writer, "join_fragments", refuse)
+    left = write(tmp_path / "left")
+    assert "left stays in fragments, for FFmpeg wrote what no one knows" in caplog.text
+    assert kinds(left)[:4] == [b"ftyp", b"moov", b"moof", b"mdat"]
+    assert told(left)[3:] == told(whole)[3:]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's count of what is in use")
