@@ -78,6 +78,28 @@ class LiveBytes(TorchDispatchMode):
         self._known[address] = weakref.ref(storage, gone)
 
 
+class WithLayouts(LiveBytes):
+    """As `LiveBytes`, and each convolution has its input, weights and result once more inside.
+
+    So much cuDNN's kernels for matrix units need where tensors lie channel by channel, and these
+    position by position: the workspace of a convolution that takes no more than it has to.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func._schema.name == "aten::convolution":
+            inside = sum(tensor.nbytes for tensor in (*args[:2], out))
+            if self.now + inside > self.peak:
+                self.peak, self.last = self.now + inside, str(func)
+        return out
+
+
 def allocated_peak(run: Callable[[], Any]) -> int:
     """Peak bytes that PyTorch's CPU allocator hands out while `run` really computes.
 

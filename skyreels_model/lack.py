@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 # How back ends say that memory does not suffice where they have no class of error for it: PyTorch's
-# allocator for the CPU on Linux and on Windows; CUDA itself, MPS and XPU; cuBLAS and cuDNN.
+# allocator for the CPU on Linux and on Windows; CUDA itself, MPS and XPU; cuBLAS and cuDNN; and
+# PyTorch's convolutions, where no way to compute one found memory for its workspace.
 OF_THE_MACHINE = ("can't allocate memory", "not enough memory")
-OF_A_DEVICE = ("out of memory", "alloc_failed")
+OF_A_DEVICE = ("out of memory", "alloc_failed", "unable to find an engine")
 TOLD = "there is not enough memory"
 
 

@@ -88,8 +88,10 @@ def forward_bytes(
     """Peak bytes of a forward without gradients, beyond the weights and beyond its inputs.
 
     frames, height, width are of the latents; itemsize is of what is computed in; text_rows as
-    given to the model. Counts timesteps per frame and an I2V model's image. Not counted: tensors
-    that other nodes keep, workspaces of the libraries, and what an allocator keeps in reserve.
+    given to the model. Counts timesteps per frame and an I2V model's image. cuDNN's workspace for
+    the one convolution, of the patches, is below the peak (`vae.memory` says how much it is). Not
+    counted: tensors that other nodes keep, the workspace of products (cuBLAS's, by default up to
+    32 MB) and that of cuDNN's attention (not published), and what an allocator keeps in reserve.
     """
     dim, image = config.dim, CLIP_TOKENS if config.model_type == "i2v" else 0
     grid = [-(-n // p) for n, p in zip((frames, height, width), config.patch_size, strict=True)]

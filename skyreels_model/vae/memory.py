@@ -4,6 +4,13 @@ Every tensor of a step is some number of channels x frames x positions, so that 
 constant of the configuration times height x width x bytes a number. At the published one that is,
 for each pixel, 2365 numbers of cache and 972 of work in decoding, 1404 and 876 in encoding. Only
 live tensors count; what a back end takes inside of an operation comes on top (`StepMemory.needed`).
+
+On a card that is cuDNN's workspace for a convolution. Tensors lie channel by channel here, and its
+kernels for matrix units want them position by position: input, weights and result once more, which
+makes the peak larger by the parts `DECODE_INSIDE` and `ENCODE_INSIDE`. Kernels that would take more
+are an offer, not a need: PyTorch asks for each one's workspace in turn and passes over those whose
+allocation fails (`try_configs` in its `Conv_v8.cpp`). Where none is left its error does not tell of
+memory, but of engines (`lack`).
 """
 
 from __future__ import annotations
@@ -17,20 +24,22 @@ from .layers import PIECE, Downsample, ResidualBlock, Upsample
 from .network import FRAME_CHANNELS, VideoVAE
 
 PAST = 2  # frames that a causal convolution looks back
-# What a convolution may take beside its live tensors, as a part of these: its input and its
-# output in another layout.
-SCRATCH = 0.6
+# What convolutions may take inside, as a part of the work: counted on the meta device at the
+# published configuration.
+DECODE_INSIDE, ENCODE_INSIDE = 0.6, 0.66
 
 
 @dataclass(frozen=True)
 class StepMemory:
     """Bytes of one step: `cache` stays between steps, `work` is needed on top during one.
 
-    Both are of a stream's second and later steps; the first, of one frame, needs less.
+    inside: what operations may take beside their live tensors. All are of a stream's second and
+    later steps; the first, of one frame, needs less.
     """
 
     cache: int
     work: int
+    inside: int
 
     @property
     def total(self) -> int:
@@ -39,7 +48,7 @@ class StepMemory:
     @property
     def needed(self) -> int:
         """What the host is told, and people: with what a back end may take on top."""
-        return self.cache + int(self.work * (1 + SCRATCH))
+        return self.total + self.inside
 
 
 @dataclass
@@ -123,6 +132,11 @@ class _Walk:
         x = self.size(conv.in_channels)
         self.causal(conv.in_channels, conv.out_channels, beside=x)
 
+    def finish(self, itemsize: int, inside: float) -> StepMemory:
+        """Its numbers as bytes; `inside` is a part of the work."""
+        work = self.work * itemsize
+        return StepMemory(self.cache * itemsize, work, int(work * inside))
+
 
 def decode_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> StepMemory:
     """One latent to its frames of height x width px, at itemsize bytes a number."""
@@ -137,7 +151,7 @@ def decode_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> Step
     walk.frames = min(PIECE, frames)
     walk.blocks(decoder.upsamples[decoder.joint :])
     walk.head(decoder.head["2"])
-    return StepMemory(walk.cache * itemsize, walk.work * itemsize)
+    return walk.finish(itemsize, DECODE_INSIDE)
 
 
 def encode_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> StepMemory:
@@ -156,7 +170,7 @@ def encode_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> Step
     walk.blocks(encoder.downsamples[encoder.joint :])
     walk.middle(encoder.middle)
     walk.head(encoder.head["2"])
-    return StepMemory(walk.cache * itemsize, walk.work * itemsize)
+    return walk.finish(itemsize, ENCODE_INSIDE)
 
 
 def _channels_before(blocks: Any) -> int:

@@ -8,7 +8,13 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from devtools import live_bytes
-from devtools.live_bytes import LiveBytes, allocated_peak, forward_peak, gpu_kernels
+from devtools.live_bytes import (
+    LiveBytes,
+    WithLayouts,
+    allocated_peak,
+    forward_peak,
+    gpu_kernels,
+)
 from skyreels_model.attention import sdpa
 from skyreels_model.cache.published import Rule, State, TeaCache
 from skyreels_model.config import ModelConfig
@@ -41,6 +47,14 @@ def test_the_estimate_is_the_peak(name):
         needed = forward_peak(published(name), batch, size, dtype)
         estimate = forward_bytes(published(name), batch, *size, dtype.itemsize)
         assert abs(estimate / needed - 1) < 0.02, (batch, size, dtype, estimate, needed)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_its_one_convolution_takes_inside_is_below_the_peak(dtype, monkeypatch):
+    """That of the patches: input, weights and tokens once more are less than what blocks hold."""
+    usual = forward_peak(published("I2V-14B-540P"), 1, P540, dtype)
+    monkeypatch.setattr(live_bytes, "LiveBytes", WithLayouts)
+    assert forward_peak(published("I2V-14B-540P"), 1, P540, dtype) == usual
 
 
 @pytest.mark.slow
