@@ -2,6 +2,7 @@
 
 import { html } from "./elements.js";
 import { addStyles } from "./styles.js";
+import { t } from "./words.js";
 
 export class FilmView {
   constructor() {
@@ -14,7 +15,7 @@ export class FilmView {
     this.video.muted = true;
     this.video.addEventListener("ended", () => this.playVideo(this.at + 1));
     const line = html("div", { class: "srv2-shots" }, this.button, this.line);
-    const name = { role: "group", "aria-label": "The film so far" };
+    const name = { role: "group", "aria-label": t("The film so far") };
     this.element = html("div", { class: "srv2", ...name }, this.canvas, this.video, line);
     this.clear({});
     this.play(true);
@@ -61,7 +62,7 @@ export class FilmView {
   play(on) {
     this.playing = on;
     this.button.textContent = on ? "❚❚" : "▶";
-    this.button.setAttribute("aria-label", on ? "Pause the film so far" : "Play the film so far");
+    this.button.setAttribute("aria-label", on ? t("Pause the film so far") : t("Play the film so far"));
     if (!on) this.video.pause();
     else if (this.videos.length) this.video.play().catch(() => {});
   }
@@ -93,6 +94,9 @@ export class FilmView {
     this.canvas.hidden = videos;
     this.video.hidden = !videos;
     const windows = Math.max(this.done.size, this.videos.length);
-    this.line.textContent = `Film so far: ${windows} of ${this.windows} windows`;
+    this.line.textContent = t("Film so far: {done} of {all} windows", {
+      done: windows,
+      all: this.windows,
+    });
   }
 }

@@ -1,5 +1,7 @@
 // What a graph says about a film, read around a Schedule node. Nothing here changes the graph.
 
+import { t } from "./words.js";
+
 /** Values of a node's widgets by name; those that do not serialise are not inputs. */
 export function widgetValues(node) {
   const inputs = (node.widgets ?? []).filter((widget) => widget.serialize !== false);
@@ -114,16 +116,16 @@ export function readFilm(schedule) {
   for (const name of Object.keys(widgetValues(schedule))) {
     const value = valueOf(schedule, name);
     if (value !== undefined) values[name] = value;
-    else notes.push(`${name} comes from another node when the film is made.`);
+    else notes.push(t("{name} comes from another node when the film is made.", { name }));
   }
   const fps = isLinked(schedule, "fps_float") ? valueOf(schedule, "fps_float") : undefined;
   if (fps !== undefined) values.fps_float = fps;
-  else if (isLinked(schedule, "fps_float")) notes.push("fps comes from another node.");
-  if (isLinked(schedule, "sigmas")) notes.push("Drawn without the connected sigmas.");
+  else if (isLinked(schedule, "fps_float")) notes.push(t("fps comes from another node."));
+  if (isLinked(schedule, "sigmas")) notes.push(t("Drawn without the connected sigmas."));
   const [sampler] = targetsOf(schedule, "SKYREELS_V2_SCHEDULE", "SkyReelsV2Sampler");
   if (!sampler) return { question: { schedule: values }, notes, sampler: null };
   const storyboard = readStoryboard(sampler);
-  if (!storyboard && isLinked(sampler, "storyboard")) notes.push("Drawn without the storyboard.");
+  if (!storyboard && isLinked(sampler, "storyboard")) notes.push(t("Drawn without the storyboard."));
   const [frames, model] = [readFrames(sampler), readModel(sampler)];
   return { question: { schedule: values, storyboard, frames, model }, notes, sampler };
 }

@@ -1,6 +1,7 @@
 // The timestep matrix as a picture: down the model calls, to the right the film's latent frames.
 
 import { html } from "./elements.js";
+import { t } from "./words.js";
 
 const CLEAN = [33, 41, 92], NOISE = [252, 219, 89], GIVEN = [64, 158, 97], EMPTY = [28, 28, 33];
 const LEVELS = 62, MOVED = 64;
@@ -60,10 +61,10 @@ export function drawLegend() {
   return html(
     "div",
     { class: "srv2-legend", "aria-hidden": "true" },
-    html("span", {}, "↓ model calls  → frames"),
-    entry(rgb(NOISE), "being denoised"),
-    entry(rgb(NOISE.map((channel) => channel * WAITING)), "waiting"),
-    entry(rgb(CLEAN), "finished"),
-    entry(rgb(GIVEN), "given"),
+    html("span", {}, t("↓ model calls  → frames")),
+    entry(rgb(NOISE), t("being denoised")),
+    entry(rgb(NOISE.map((channel) => channel * WAITING)), t("waiting")),
+    entry(rgb(CLEAN), t("finished")),
+    entry(rgb(GIVEN), t("given")),
   );
 }

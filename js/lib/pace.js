@@ -1,6 +1,7 @@
 // How long a model call takes, measured while films are made on this page.
 
 import { clock } from "./timeline.js";
+import { t } from "./words.js";
 
 const NEW_SHARE = 0.2; // of a measurement in the running mean
 
@@ -31,6 +32,9 @@ export class Pace {
   describe(question, calls) {
     const seconds = this.means.get(keyOf(question));
     if (!seconds) return "";
-    return `About ${clock(seconds * calls)}, at ${clock(seconds)} a model call as last measured.`;
+    return t("About {whole}, at {one} a model call as last measured.", {
+      whole: clock(seconds * calls),
+      one: clock(seconds),
+    });
   }
 }

@@ -4,6 +4,7 @@ import { html } from "./elements.js";
 import { drawLegend, MatrixView } from "./matrix.js";
 import { addStyles } from "./styles.js";
 import { TimelineView } from "./timeline.js";
+import { t, tell } from "./words.js";
 
 export class PlanView {
   /** widgets: takes(input, value), and set(input, value) for the nearest legal value. */
@@ -14,10 +15,10 @@ export class PlanView {
     [this.timeline, this.matrix] = [new TimelineView(), new MatrixView()];
     this.drawing = html("div", { style: "display:contents" });
     this.numbers = html("pre");
-    this.more = html("details", {}, html("summary", {}, "All numbers"), this.numbers);
-    const name = { role: "group", "aria-label": "Plan of the film" };
+    this.more = html("details", {}, html("summary", {}, t("All numbers")), this.numbers);
+    const name = { role: "group", "aria-label": t("Plan of the film") };
     this.element = html("div", { class: "srv2", ...name }, this.words, this.drawing, this.more);
-    this.words.append(html("div", { class: "srv2-note" }, "The plan is being drawn…"));
+    this.words.append(html("div", { class: "srv2-note" }, t("The plan is being drawn…")));
   }
 
   /** answer: of the route; notes: what the page itself has to say. */
@@ -27,9 +28,10 @@ export class PlanView {
       this.words.replaceChildren(this.refusal(answer.refused ?? { message: answer.error }));
       return;
     }
-    const lines = [answer.memory, ...answer.warnings, ...notes].filter(Boolean);
+    const told = [answer.memory, ...answer.warnings].map(tell);
+    const lines = [...told, ...notes].filter(Boolean);
     this.words.replaceChildren(
-      html("div", { class: "srv2-title" }, answer.title),
+      html("div", { class: "srv2-title" }, tell(answer.title)),
       ...lines.map((line) => html("div", { class: "srv2-note" }, line)),
     );
     if (!this.drawing.firstChild) {
@@ -37,13 +39,15 @@ export class PlanView {
     }
     this.timeline.draw(answer.plan);
     this.matrix.draw(answer.plan.matrix);
-    this.numbers.textContent = answer.summary;
+    this.numbers.textContent = tell(answer.summary);
   }
 
   refusal({ message, input, nearest }) {
-    const box = html("div", { class: "srv2-refused" }, message ?? "The plan cannot be drawn.", " ");
+    const why = message ? tell(message) : t("The plan cannot be drawn.");
+    const box = html("div", { class: "srv2-refused" }, why, " ");
     if (this.widgets.takes(input, nearest)) {
-      const button = html("button", { type: "button" }, `Set ${input} to ${nearest}`);
+      const words = t("Set {input} to {nearest}", { input, nearest });
+      const button = html("button", { type: "button" }, words);
       button.addEventListener("click", () => this.widgets.set(input, nearest));
       box.append(button);
     }

@@ -5,6 +5,7 @@ import { html } from "./elements.js";
 import { addStyles } from "./styles.js";
 import { findTake, renumberTakes, sayTake } from "./takes.js";
 import { clock } from "./timeline.js";
+import { t, tell } from "./words.js";
 
 const NEW_SHOT = { prompt: "", seconds: 4, cut: false, ease: null, seed: "", lora: null };
 const FADE = 12; // frames of a new cross-fade
@@ -44,9 +45,9 @@ export class StoryboardView {
     this.ruler = html("div", { class: "srv2-shots", "aria-hidden": "true" });
     this.rows = html("ol", { class: "srv2-rows" });
     const append = () => this.insert(this.shots.length, NEW_SHOT);
-    const add = button("+ Add a shot", "Add a shot", append);
+    const add = button(t("+ Add a shot"), t("Add a shot"), append);
     const parts = [this.message, this.ruler, this.rows, add];
-    const name = { role: "group", "aria-label": "Shots of the film" };
+    const name = { role: "group", "aria-label": t("Shots of the film") };
     this.element = html("div", { class: "srv2", ...name }, ...parts);
   }
 
@@ -62,7 +63,7 @@ export class StoryboardView {
   /** answer: of the route to what the rows say. They stand as they are. */
   confirm(answer) {
     const refused = answer.refused?.message ?? answer.error;
-    const boxes = refused ? [html("div", { class: "srv2-refused" }, refused)] : [];
+    const boxes = refused ? [html("div", { class: "srv2-refused" }, tell(refused))] : [];
     this.message.replaceChildren(...boxes);
     this.element.classList.remove("srv2-stale");
     this.drawRuler();
@@ -83,7 +84,8 @@ export class StoryboardView {
   drawRuler() {
     let begin = 0;
     const boxes = this.shots.map((shot, index) => {
-      const title = `Shot ${index + 1}: ${clock(begin)} to ${clock(begin + shot.seconds)}`;
+      const times = { from: clock(begin), to: clock(begin + shot.seconds) };
+      const title = t("Shot {shot}", { shot: index + 1 }) + t(": {from} to {to}", times);
       begin += shot.seconds;
       const edge = shot.cut && index ? "border-left:2px solid #e0604c;" : "";
       const style = `flex:${shot.seconds} 1 0;background:${COLOURS[index % 2]};${edge}`;
@@ -99,16 +101,19 @@ export class StoryboardView {
       this.tell();
     };
     const number = index + 1;
-    const label = { "aria-label": `Prompt of shot ${number}`, placeholder: "prompt" };
-    const prompt = html("textarea", { rows: 2, ...label });
+    const label = t("Prompt of shot {shot}", { shot: number });
+    const names = { "aria-label": label, placeholder: t("prompt") };
+    const prompt = html("textarea", { rows: 2, ...names });
     prompt.value = shot.prompt;
     prompt.addEventListener("input", () => set("prompt", prompt.value));
     const fields = html("div", { class: "srv2-fields" }, ...this.fields(shot, index, set));
     const again = this.takesShown === null ? [] : [this.again(number)];
+    const doubled = t("Duplicate shot {shot}", { shot: number });
+    const removed = t("Remove shot {shot}", { shot: number });
     const buttons = [
       ...again,
-      button("×2", `Duplicate shot ${number}`, () => this.insert(number, shot)),
-      button("✕", `Remove shot ${number}`, () => this.remove(index), this.shots.length < 2),
+      button("×2", doubled, () => this.insert(number, shot)),
+      button("✕", removed, () => this.remove(index), this.shots.length < 2),
     ];
     const item = html(
       "li",
@@ -126,17 +131,18 @@ export class StoryboardView {
     const number = index + 1;
     const found = [this.seconds(shot, number, set), this.beginning(shot, number, set)];
     if (shot.ease !== null && !shot.cut) {
-      const label = `Frames of shot ${number}'s cross-fade`;
+      const label = t("Frames of shot {shot}'s cross-fade", { shot: number });
       const ease = html("input", { type: "number", min: 0, max: 1000, "aria-label": label });
       ease.value = String(shot.ease);
       ease.addEventListener("change", () => {
         set("ease", Math.min(Math.max(Math.round(Number(ease.value)) || 0, 0), 1000));
         ease.value = String(shot.ease);
       });
-      found.push(labelled("frames", ease));
+      found.push(labelled(t("frames"), ease));
     }
-    const label = { placeholder: "sampler's", "aria-label": `Seed of shot ${number}` };
-    const seed = html("input", { inputmode: "numeric", ...label });
+    const label = t("Seed of shot {shot}", { shot: number });
+    const names = { placeholder: t("sampler's"), "aria-label": label };
+    const seed = html("input", { inputmode: "numeric", ...names });
     seed.value = shot.seed;
     seed.addEventListener("change", () => {
       seed.value = seed.value.replace(/\D/g, "").slice(0, 20);
@@ -144,12 +150,12 @@ export class StoryboardView {
     });
     const lora = this.loraShown || shot.lora !== null ? [this.lora(shot, number, set)] : [];
     const takes = this.takesShown === null ? [] : this.take(number);
-    return [...found, labelled("seed", seed), ...lora, ...takes];
+    return [...found, labelled(t("seed"), seed), ...lora, ...takes];
   }
 
   /** How strongly the node's LoRA acts in a shot. */
   lora(shot, number, set) {
-    const label = `Strength of the LoRA in shot ${number}`;
+    const label = t("Strength of the LoRA in shot {shot}", { shot: number });
     const range = { min: -20, max: 20, step: 0.05 };
     const field = html("input", { type: "number", ...range, placeholder: 1, "aria-label": label });
     field.value = shot.lora ?? "";
@@ -164,11 +170,13 @@ export class StoryboardView {
   /** Which take of a shot is in the film, and whether only the shot itself is made again. */
   take(number) {
     const said = findTake(this.takesShown, number);
-    const label = `Take of shot ${number}: a number of the sampler's report, or empty`;
+    const label = t("Take of shot {shot}: a number of the sampler's report, or empty", {
+      shot: number,
+    });
     const field = html("input", { inputmode: "numeric", class: "srv2-take", "aria-label": label });
-    field.placeholder = said?.what === "seed" ? "new" : "first";
+    field.placeholder = said?.what === "seed" ? t("new") : t("first");
     field.value = said?.what === "take" ? said.value : "";
-    const keep = `Only shot ${number}: keep what follows`;
+    const keep = t("Only shot {shot}: keep what follows", { shot: number });
     const only = html("input", { type: "checkbox", title: keep, "aria-label": keep });
     only.checked = Boolean(said?.only);
     field.addEventListener("change", () => {
@@ -181,12 +189,12 @@ export class StoryboardView {
       if (before) this.sayTake(number, { ...before, only: only.checked });
       this.only[number] = only.checked;
     });
-    return [labelled("take", field), labelled("only", only)];
+    return [labelled(t("take"), field), labelled(t("only"), only)];
   }
 
   /** Make a shot again with another seed, and queue the film. */
   again(number) {
-    const label = `Make shot ${number} again, with another seed`;
+    const label = t("Make shot {shot} again, with another seed", { shot: number });
     return button("↻", label, () => {
       const only = this.only[number] ?? findTake(this.takesShown, number)?.only ?? false;
       this.sayTake(number, { only, what: "seed", value: Math.floor(Math.random() * SEEDS) });
@@ -208,19 +216,19 @@ export class StoryboardView {
   }
 
   seconds(shot, number, set) {
-    const label = `Seconds of shot ${number}`;
+    const label = t("Seconds of shot {shot}", { shot: number });
     const field = html("input", { type: "number", min: 0.1, step: 0.1, "aria-label": label });
     field.value = String(round(shot.seconds));
     field.addEventListener("change", () => {
       if (Number(field.value) > 0) set("seconds", Number(field.value));
       field.value = String(round(shot.seconds));
     });
-    return labelled("s", field);
+    return labelled(t("s"), field);
   }
 
   beginning(shot, number, set) {
-    const field = html("select", { "aria-label": `How shot ${number} begins` });
-    const ways = { continue: "continues", cut: "cut", ease: "cross-fade" };
+    const field = html("select", { "aria-label": t("How shot {shot} begins", { shot: number }) });
+    const ways = { continue: t("continues"), cut: t("cut"), ease: t("cross-fade") };
     for (const [value, text] of Object.entries(ways)) {
       field.append(html("option", { value }, text));
     }
@@ -236,7 +244,8 @@ export class StoryboardView {
 
   /** To drag a row by; the arrow keys move it, too. */
   handle(index) {
-    const grip = button("⠿", `Move shot ${index + 1}: drag, or arrow up and down`, () => {});
+    const label = t("Move shot {shot}: drag, or arrow up and down", { shot: index + 1 });
+    const grip = button("⠿", label, () => {});
     grip.draggable = true;
     grip.classList.add("srv2-grip");
     grip.addEventListener("dragstart", (event) => {

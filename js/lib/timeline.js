@@ -1,6 +1,7 @@
 // A film's time from left to right: seconds, shots, windows with what they share, given frames.
 
 import { svg } from "./elements.js";
+import { t } from "./words.js";
 
 const NEW = "#4a7fb5", SHARED = "#2c4258", GIVEN = "#40a062", CUT = "#e0604c";
 const SHOTS = ["#5d5470", "#474058"];
@@ -11,12 +12,15 @@ const PIN = 8; // px, a dot's width
 
 /** A text such as 4.5 s or 1:20 min. */
 export function clock(seconds) {
-  if (seconds < 60) return `${Number(seconds.toPrecision(seconds < 1 ? 2 : 4))} s`;
+  if (seconds < 60) {
+    return t("{seconds} s", { seconds: Number(seconds.toPrecision(seconds < 1 ? 2 : 4)) });
+  }
   const whole = Math.round(seconds);
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
   const rest = whole % 60;
   const two = (number) => String(number).padStart(2, "0");
-  return hours ? `${hours}:${two(minutes)}:${two(rest)} h` : `${minutes}:${two(rest)} min`;
+  const time = hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+  return hours ? t("{time} h", { time }) : t("{time} min", { time });
 }
 
 /** The film's time as an element, drawn over and over. All marks of a colour are one path, since a
@@ -96,10 +100,11 @@ function shots(plan) {
   const found = [], cuts = [];
   plan.shots.forEach(([start, stop, cut, ease], index) => {
     const title = () => {
-      const how = index === 0 ? "" : cut ? ", after a cut" : ", continues";
-      const fade = ease ? `, fades in over ${ease} frames` : "";
-      const span = `${clock(start / plan.fps)} to ${clock(stop / plan.fps)}`;
-      return `Shot ${index + 1}${how}${fade}: ${span}`;
+      const how = index === 0 ? "" : cut ? t(", after a cut") : t(", continues");
+      const fade = ease ? t(", fades in over {ease} frames", { ease }) : "";
+      const times = { from: clock(start / plan.fps), to: clock(stop / plan.fps) };
+      const shot = t("Shot {shot}", { shot: index + 1 });
+      return `${shot}${how}${fade}${t(": {from} to {to}", times)}`;
     };
     found.push({ from: start, to: stop, top: 17, height: 10, fill: SHOTS[index % 2], title });
     if (cut && index) {
@@ -113,11 +118,14 @@ function windows(plan) {
   const time = (frame) => clock(frame / plan.fps);
   return plan.spans.flatMap(([shown, begin, stop, end], index) => {
     const title = () => {
-      const name = `Window ${index * plan.every + 1} of ${plan.windows}`;
-      const shares = begin > shown ? `, shares ${begin - shown} with the one before` : "";
-      const leads = end > stop ? ", leads into what follows" : "";
-      const text = `${time(begin)} to ${time(stop)}, ${stop - begin} new frames`;
-      return `${plan.sliding ? "Sequence" : name}: ${text}${shares}${leads}`;
+      const numbers = { window: index * plan.every + 1, all: plan.windows };
+      const name = plan.sliding ? t("Sequence") : t("Window {window} of {all}", numbers);
+      const span = t(": {from} to {to}", { from: time(begin), to: time(stop) });
+      const made = t(", {frames} new frames", { frames: stop - begin });
+      const shared = { frames: begin - shown };
+      const shares = begin > shown ? t(", shares {frames} with the one before", shared) : "";
+      const leads = end > stop ? t(", leads into what follows") : "";
+      return `${name}${span}${made}${shares}${leads}`;
     };
     const place = { top: 30 + 11 * (index % 2), height: 9, title };
     return [
@@ -135,9 +143,10 @@ function given(plan) {
     return { from, to, fill: GIVEN, ...place, title: () => text };
   };
   const pin = (frame, text) => mark(frame, frame, "dot", text);
-  const found = keys.map((frame) => pin(frame, `Key image at ${clock(frame / plan.fps)}`));
-  if (start > 1) found.push(mark(0, start, null, `Given: the first ${start} frames`));
-  if (start === 1) found.push(pin(0, "Start image"));
-  if (end) found.push(pin(plan.frames, "End image"));
+  const key = (frame) => t("Key image at {time}", { time: clock(frame / plan.fps) });
+  const found = keys.map((frame) => pin(frame, key(frame)));
+  if (start > 1) found.push(mark(0, start, null, t("Given: the first {start} frames", { start })));
+  if (start === 1) found.push(pin(0, t("Start image")));
+  if (end) found.push(pin(plan.frames, t("End image")));
   return found;
 }

@@ -1,6 +1,7 @@
 // Hearing of changes to single nodes of ours, and asking the pack's routes.
 
 import { api } from "../../../scripts/api.js";
+import { t } from "./words.js";
 
 /** Call `then` after a function of this one object. */
 export function after(object, name, then) {
@@ -29,7 +30,7 @@ export async function ask(route, body) {
   const headers = { "Content-Type": "application/json" };
   const response = await api.fetchApi(`/skyreels_v2/${route}`, { method: "POST", headers, body });
   const known = response.headers.get("Content-Type")?.includes("json");
-  return known ? response.json() : { error: `The server answered ${response.status}.` };
+  return known ? response.json() : { error: t("The server answered {status}.", response) };
 }
 
 /** Questions one after the other, of which the newest wins. read() gives the question's body and
@@ -57,7 +58,7 @@ export class Asking {
       }
     } catch (error) {
       this.asked = null;
-      this.show({ error: `The server cannot be asked: ${error.message}` });
+      this.show({ error: t("The server cannot be asked: {message}", error) });
     } finally {
       this.busy = false;
     }

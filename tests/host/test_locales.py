@@ -15,6 +15,15 @@ KANA, HAN = "[\u3040-\u30ff]", "[\u4e00-\u9fff]"
 SCRIPTS = {"ja": (KANA, None), "zh": (HAN, KANA)}
 # The folders of nodes that the page has a name for, beside the pack's own.
 KNOWN_FOLDERS = {"SkyReels-V2", "loaders", "conditioning", "sampling", "latent"}
+# Options that are names in every language, and inputs whose options are files.
+NAMES = {
+    "bf16", "fp16", "fp32", "fp8", "fp8_e4m3fn", "fp8_e5m2", "sage", "sage3", "flash", "xformers",
+    "unipc", "euler", "dpmpp_2m", "h264", "hevc", "av1", "vp9",
+}  # fmt: skip
+FILES = {
+    "model_name", "text_encoder_name", "vae_name", "image_encoder_name", "lora_name",
+    "language_model_name", "calibration",
+}  # fmt: skip
 # The page compiles these texts, and only shows tooltips.
 COMPILED, SYNTAX = ("display_name", "description", "name"), set("{}@|")
 
@@ -124,6 +133,13 @@ def test_every_setting_is_translated(language):
     assert all(re.search(SCRIPTS[language][0], one["tooltip"]) for one in settings.values())
 
 
+def test_groups_of_settings_have_names(language):
+    script = (FOLDER.parent / "js" / "settings.js").read_text(encoding="utf-8")
+    (group,) = re.findall(r'category: \["SkyReels-V2", "([^"]+)"', script)
+    named = read(f"{language}/main.json")["settingsCategories"]
+    assert set(named) == {group} and re.search(HAN, named[group])
+
+
 def test_folders_of_nodes_have_names(nodes, language):
     folders = {folder for info in nodes.values() for folder in info["category"].split("/")}
     named = read(f"{language}/main.json")["nodeCategories"]
@@ -145,7 +161,7 @@ def test_it_has_the_numbers_of_the_english(source, translated):
 
 
 def test_it_names_options_as_the_widget_shows_them(nodes, source, translated):
-    """Options are saved in workflows, so the page does not translate them."""
+    """Options are saved in workflows: the page shows them after their labels (js/lib/words.js)."""
 
     def named(path, text):
         if path[1] != "inputs" or path[-1] != "tooltip":
@@ -156,6 +172,23 @@ def test_it_names_options_as_the_widget_shows_them(nodes, source, translated):
 
     assert any(named(path, text) for path, text in source.items())
     assert not missing(source, translated, named)
+
+
+def test_options_have_labels(nodes, language):
+    words = json.loads((FOLDER.parent / "js" / "words" / f"{language}.json").read_text("utf-8"))
+    labels = words["options"]
+    for name, info in nodes.items():
+        for input_name, (kind, spec) in declared_inputs(info).items():
+            found = labels.get(name, {}).get(input_name, {})
+            options = spec.get("options", []) if kind == "COMBO" else []
+            assert set(found) <= set(options), (name, input_name)
+            unlabelled = set(options) - set(found) - NAMES
+            # The host may have more kinds of attention, by names of their own.
+            if input_name not in FILES | {"attention"}:
+                assert not unlabelled, (name, input_name)
+    assert {(name, one) for name in labels for one in labels[name]} <= {
+        (name, one) for name, info in nodes.items() for one in declared_inputs(info)
+    }
 
 
 def test_it_names_nodes_as_the_page_does(source, translated):
