@@ -51,13 +51,13 @@ def stream_decode(vae: VideoVAE) -> Code:
     return decode
 
 
-def load_reference(path: str) -> nn.Module:
+def load_reference(path: str, dim: int = 96) -> nn.Module:
     spec = importlib.util.spec_from_file_location("reference_vae", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     temporal = [False, True, True]
-    return module.WanVAE_(dim=96, z_dim=16, dim_mult=[1, 2, 4, 4], temperal_downsample=temporal)
+    return module.WanVAE_(dim=dim, z_dim=16, dim_mult=[1, 2, 4, 4], temperal_downsample=temporal)
 
 
 def build(which: str, kind: str, device: str, dtype: torch.dtype) -> tuple[nn.Module, Code]:

@@ -18,14 +18,15 @@ from . import comfyui
 from .run import Run
 from .timing import Peak, error, gigabytes, seconds
 
-LATENTS = 9
+LATENTS, DIM = 9, 96
 Code = Callable[[Tensor], Tensor]
 Build = Callable[[str], Code]
 
 
 def measure(run: Run) -> None:
     torch.manual_seed(0)
-    model = VideoVAE(device=run.device, dtype=torch.float32).requires_grad_(False)
+    dim = 8 if run.rehearse else DIM
+    model = VideoVAE(dim, device=run.device, dtype=torch.float32).requires_grad_(False)
     frames, height, width = (2, 2, 2) if run.rehearse else (LATENTS, *run.size[1:])
     shapes = {
         "decode": (1, 16, frames, height, width),
@@ -35,8 +36,8 @@ def measure(run: Run) -> None:
     ways: dict[str, Build] = {
         "ours": functools.partial(_ours, _low(state, run)),
         "ours, channels last": functools.partial(_channels_last, _low(state, run)),
-        "ComfyUI's own": functools.partial(_core, run, state),
-        "reference, bf16 autocast": functools.partial(_reference, run, state),
+        "ComfyUI's own": functools.partial(_core, run, dim, state),
+        "reference, bf16 autocast": functools.partial(_reference, run, dim, state),
     }
     for kind, shape in shapes.items():
         x = torch.rand(shape, device=run.device) * 2 - 1
@@ -74,7 +75,8 @@ def _load(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 def _ours(state: dict[str, Tensor], kind: str) -> Code:
     dtype = next(iter(state.values())).dtype
-    model: Any = _load(VideoVAE(device="meta", dtype=dtype), state)
+    dim = len(state["encoder.conv1.bias"])
+    model: Any = _load(VideoVAE(dim, device="meta", dtype=dtype), state)
     code = vae_benchmark.stream_decode(model) if kind == "decode" else model.encode
     return lambda x: code(x.to(dtype))
 
@@ -86,24 +88,24 @@ def _channels_last(state: dict[str, Tensor], kind: str) -> Code:
     return lambda x: code(x.contiguous(memory_format=form))
 
 
-def _core(run: Run, state: dict[str, Tensor], kind: str) -> Code:
+def _core(run: Run, dim: int, state: dict[str, Tensor], kind: str) -> Code:
     comfyui.boot_for(run.packed, run.rehearse)
     import comfy.ldm.wan.vae
 
     with torch.device("meta"):
         model: Any = comfy.ldm.wan.vae.WanVAE(
-            dim=96, z_dim=16, dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True]
+            dim=dim, z_dim=16, dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True]
         )
     _load(model, _low(state, run))
     return lambda x: getattr(model, kind)(x.to(run.dtype))
 
 
-def _reference(run: Run, state: dict[str, Tensor], kind: str) -> Code:
+def _reference(run: Run, dim: int, state: dict[str, Tensor], kind: str) -> Code:
     if run.reference is None:
         raise ValueError("no source tree of the reference was packed")
     path = pathlib.Path(run.reference) / "skyreels_v2_infer" / "modules" / "vae.py"
     with torch.device("meta"):
-        model: Any = vae_benchmark.load_reference(str(path))
+        model: Any = vae_benchmark.load_reference(str(path), dim)
     _load(model, state)
     on_card = run.device.type == "cuda"
 

@@ -44,16 +44,17 @@ def make_films(place: str, out: pathlib.Path, packed: pathlib.Path, rehearse: bo
             found["errors"].append(f"{type(error).__name__}: {error}"[:200])
         (out / "films.json").write_text(json.dumps(found), encoding="utf-8")
 
-    attempt(lambda: found.update(toy=_toy_film(out)))
+    attempt(lambda: found.update(toy=_toy_film(out, rehearse)))
     if on_card or rehearse:
         attempt(lambda: found["large"].extend(_large_films(out, rehearse)))
 
 
-def _toy_film(out: pathlib.Path) -> float:
+def _toy_film(out: pathlib.Path, rehearse: bool) -> float:
     """Two windows that go on through pixels; returns its seconds, its latents into `out`."""
     import torch
 
-    prompt = graphs.film(frames=25, ar_step=1)
+    short = {"frames": 9, "window": 5, "overlap": 1, "steps": 2}
+    prompt = graphs.film(ar_step=1, **(short if rehearse else {"frames": 25}))
     prompt["1"]["inputs"]["weight_dtype"] = "fp32"
     latents, taken, _ = _run(prompt)
     torch.save(latents, out / "toy.pt")
@@ -107,8 +108,9 @@ def _large_prompt(out: pathlib.Path, rehearse: bool) -> dict[str, Any]:
         text = torch.randn(1, 512, config.text_dim, generator=generator)
         probe.GIVEN[name] = [[text, {}]]
     size = {"width": 64, "height": 64} if rehearse else {"width": 448, "height": 256}
-    frames = 9 if rehearse else 33
-    prompt = graphs.film(frames=frames, window=frames, overlap=5, **size)
+    frames = 5 if rehearse else 33
+    steps = 1 if rehearse else 3
+    prompt = graphs.film(frames=frames, window=frames, overlap=1, steps=steps, **size)
     loader, sampler = prompt["1"]["inputs"], prompt["6"]["inputs"]
     loader.update(model_name=LARGE_FILE, weight_dtype="bf16")
     del sampler["vae"]

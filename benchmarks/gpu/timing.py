@@ -19,9 +19,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def clean(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
-    gc.collect()
+    """Give back what nothing refers to any more; a processor has room for it."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
