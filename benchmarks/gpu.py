@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="sections by name or number")
     parser.add_argument("--rehearse", action="store_true", help="on the processor, at tiny sizes")
     parser.add_argument("--size", choices=sections.SIZES, default="540P", help="of the latents")
-    parser.add_argument("--seconds", type=float, default=525.0, help="for all of it (525)")
+    parser.add_argument("--seconds", type=float, default=sections.TOTAL, help="for all of it")
     parser.add_argument("--packed", type=pathlib.Path, default=paths.PACKED)
     given = os.environ.get("SKYREELS_V2_REFERENCE")
     parser.add_argument(

@@ -6,9 +6,11 @@ import contextlib
 import functools
 import importlib.metadata
 import platform
+import time
 
 import torch
 
+from . import fused, networks
 from .run import Run
 from .timing import short_seconds
 
@@ -61,6 +63,15 @@ def measure(run: Run) -> None:
         value=product(run.device, size, torch.float32) / 1e12,
         unit="TFLOP/s",
     )
+    run.attempt("our kernels, their test", functools.partial(try_kernels, run))
+
+
+def try_kernels(run: Run) -> None:
+    """Whether our kernels pass their test here, and in what time: mostly that of compiling them."""
+    begin = time.perf_counter()
+    found = fused.kernels_of(run, networks.config_of("14B", run.rehearse))
+    said = fused.describe(found)
+    run.row(what="our kernels, their test", value=time.perf_counter() - begin, unit="s", note=said)
 
 
 def describe(run: Run) -> None:

@@ -1,6 +1,6 @@
 """Norms and rotations at the size of a 14B stream: what we run, and what could be run instead.
 
-Our own kernels come first: what they show decides whether they run by default.
+Our own kernels come first.
 
 Bytes are the fewest that the result needs: each input read once, the output written once.
 """

@@ -40,13 +40,15 @@ def kernels_of(run: Run, config: ModelConfig) -> Kernels:
     return found
 
 
+def describe(kernels: Kernels) -> str:
+    return "passed" if kernels.product_gelu else "passed, but for the product with its GELU"
+
+
 def measure(run: Run, compare: Compare) -> None:
     config = networks.config_of("14B", run.rehearse)
     kernels = run.attempt("kernels", functools.partial(kernels_of, run, config))
     if kernels is None:
         return
-    said = "passed" if kernels.product_gelu else "passed, but for the product with its GELU"
-    run.row(what="kernels, their test", note=said)
     grid = (run.size[0], run.size[1] // 2, run.size[2] // 2)
     x = torch.randn(1, math.prod(grid), config.dim, device=run.device)
     y = torch.randn_like(x).bfloat16()

@@ -99,11 +99,12 @@ def every_implementation_is_measured(rows, table):
     kernels = {"sum, norm and modulation, kernel", "norm and rotation, kernel"}
     kernels |= {"product with its GELU", "a block, PyTorch's", "a block, kernels"}
     ways = {
+        "card": {"copy, read and written", "our kernels, their test"},
         "attention": {"PyTorch, its own order", "PyTorch, flash", "ComfyUI, pytorch"},
         "precision": {"ours", "ours, in ComfyUI", "ComfyUI's own"},
         "1.3B": {"ours, plain", "ours, auto", "ours, auto, batch 2", "ComfyUI's own"} | films,
         "14B": {"ours, plain", "ours, auto", "ours, auto, batch 2", "ComfyUI's own"} | films,
-        "kernels": {"all products", "all kernels"},
+        "profile": {"all products", "all kernels"},
         "elementwise": {"rotation, comfy_kitchen", "adaptive norm, comfy_kitchen"} | kernels,
         "vae": {"decode, ours", "encode, ours", "decode, ComfyUI's own", "encode, ComfyUI's own"},
         "compile": {"ours", "ours, compiled", "ours, in ComfyUI, compiled"},
