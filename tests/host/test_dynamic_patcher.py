@@ -136,6 +136,7 @@ def test_weights_come_layer_by_layer(card, fresh, run, dynamic, name):
             assert all("_pins" in vars(m) for m in used if hasattr(m, "_v_weight"))
         inprocess.unload_models()
         assert not card.vram.used() and not card.runtime.registered
+        assert not any(parameter.is_cuda for parameter in patcher.model.parameters())
 
 
 @pytest.mark.parametrize("name", ["transformer in bf16", "transformer in fp8", "GGUF"])

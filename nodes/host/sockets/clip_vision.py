@@ -9,6 +9,7 @@ import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import comfy.patcher_extension
 import torch
 from torch import Tensor
 
@@ -31,6 +32,16 @@ WITHOUT_ROOM = (
 COMPUTE = torch.float32  # as the host's own, whatever the weights are stored in
 
 
+def take_raw_parameters_along(patcher: comfy.model_patcher.ModelPatcher, *_how: object) -> None:
+    """Let numbers that are no layer's own leave the device with the rest.
+
+    Those of a module that has layers, such as the positions, the host's dynamic patcher brings
+    there, and leaves there.
+    """
+    for parameter in patcher.model.visual.parameters(recurse=False):
+        parameter.data = parameter.data.to(patcher.offload_device)
+
+
 class HostCLIPVision:
     """What the host expects on a CLIP_VISION socket, around `CLIPVision`."""
 
@@ -43,6 +54,8 @@ class HostCLIPVision:
             load_device=self.load_device,
             offload_device=management.text_encoder_offload_device(),
         )
+        detached = comfy.patcher_extension.CallbacksMP.ON_DETACH
+        self.patcher.add_callback(detached, take_raw_parameters_along)
 
     def get_sd(self) -> dict[str, Tensor]:
         return self.model.state_dict()
