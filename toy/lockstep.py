@@ -1,13 +1,13 @@
 """Several small films at once: their model calls wait for one another and are made as one batch.
 
-A model of the toy set's size spends most of a call on starting its operators, so that eight films
+Networks of the toy set's size spend most of a call on starting its operators, so that eight films
 together take half the time of eight films in turn.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from skyreels_model.vae import VideoVAE
 from toy.toyset import ToySet
 
 Toys = dict[str, ToySet]
+Answer = Tensor | tuple[Tensor, ...]
 Made = TypeVar("Made")
 
 
@@ -28,7 +30,9 @@ def make_together(toys: Toys, makes: Sequence[Callable[[Toys], Made]]) -> list[M
     """
     meeting = Meeting(len(makes))
     shared = {
-        kind: replace(toy, transformer=Shared(toy.transformer, meeting))
+        kind: replace(
+            toy, transformer=Shared(toy.transformer, meeting), vae=SharedVAE(toy.vae, meeting)
+        )
         for kind, toy in toys.items()
     }
     with ThreadPoolExecutor(max(1, len(makes))) as pool:
@@ -40,16 +44,16 @@ def make_together(toys: Toys, makes: Sequence[Callable[[Toys], Made]]) -> list[M
 class Call:
     """A call of a model that waits for the others, and its answer or what went wrong."""
 
-    model: Callable[..., Tensor]
+    model: Callable[..., Answer]
     given: dict[str, Tensor | None]
-    answer: Tensor | None = None
+    answer: Answer | None = None
     failure: BaseException | None = None
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What calls have in common that can be one batch."""
         shapes = (None if t is None else t.shape[1:] for t in self.given.values())
-        return (id(self.model), *zip(self.given, shapes, strict=True))
+        return (self.model, *zip(self.given, shapes, strict=True))
 
 
 @dataclass
@@ -59,9 +63,51 @@ class Shared:
     model: Callable[..., Tensor]
     meeting: Meeting
 
-    def __call__(self, x: Tensor, timestep: Tensor, context: Tensor, **more: Any) -> Tensor:
+    def __call__(self, x: Tensor, timestep: Tensor, context: Tensor, **more: Any) -> Any:
         given = {"x": x, "timestep": timestep, "context": context, **more}
         return self.meeting.ask(Call(self.model, given))
+
+
+@dataclass
+class SharedVAE:
+    """A VAE whose films are coded when all who are present wait."""
+
+    vae: VideoVAE
+    meeting: Meeting
+
+    def encode(self, x: Tensor) -> Any:
+        return self.meeting.ask(Call(self.vae.encode, {"x": x}))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decode_stream().push(z)
+
+    def decode_stream(self) -> SharedStream:
+        return SharedStream(DecodeStep(self.vae), self.meeting)
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """A push of a stream with its cache beside it, so that pushes of several streams are one."""
+
+    vae: VideoVAE
+
+    def __call__(self, x: Tensor, **cache: Tensor) -> tuple[Tensor, ...]:
+        stream = self.vae.decode_stream(cache.values())
+        return (stream.push(x), *stream.cache)
+
+
+@dataclass
+class SharedStream:
+    """A decoding stream whose pushes are made when all who are present wait."""
+
+    step: DecodeStep
+    meeting: Meeting
+    cache: dict[str, Tensor] = field(default_factory=dict)
+
+    def push(self, latents: Tensor) -> Tensor:
+        frames, *past = self.meeting.ask(Call(self.step, {"x": latents, **self.cache}))
+        self.cache = {f"past {slot}": tensor for slot, tensor in enumerate(past)}
+        return frames
 
 
 @dataclass
@@ -80,7 +126,7 @@ class Meeting:
                 self.present -= 1
                 self._answer()
 
-    def ask(self, call: Call) -> Tensor:
+    def ask(self, call: Call) -> Any:
         """The answer to one's call, when all have asked. The caller holds the lock."""
         self.waiting.append(call)
         self._answer()
@@ -117,6 +163,10 @@ def _call_together(calls: list[Call]) -> None:
     }
     sizes = [len(call.given["x"]) for call in calls]  # type: ignore[arg-type]
     with torch.inference_mode():
-        answers = calls[0].model(**given).split(sizes)
-    for call, answer in zip(calls, answers, strict=True):
-        call.answer = answer
+        answer = calls[0].model(**given)
+    if isinstance(answer, Tensor):
+        parts: Iterable[Answer] = answer.split(sizes)
+    else:
+        parts = zip(*(one.split(sizes) for one in answer), strict=True)
+    for call, part in zip(calls, parts, strict=True):
+        call.answer = part

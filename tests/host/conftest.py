@@ -1,5 +1,6 @@
 """A real ComfyUI for the tests: in this process, and as a server in a process of its own."""
 
+import functools
 import gc
 import importlib.util
 import os
@@ -87,6 +88,25 @@ def look(host):
         return [seen.pop(name) for name in links]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def kept_loaders(host):
+    """Toy models, once loaded, are given again: as a running ComfyUI keeps them between films."""
+    import nodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("Model", "TextEncoder", "VAE", "ImageEncoder"):
+            loader = nodes.NODE_CLASS_MAPPINGS[f"SkyReelsV2{name}Loader"]
+            load = loader.execute
+            kept = functools.cache(load)
+
+            def execute(_cls, load=load, kept=kept, **inputs):
+                shipped = any(str(given).startswith("toy/") for given in inputs.values())
+                return (kept if shipped else load)(**inputs)
+
+            patch.setattr(loader, "execute", classmethod(execute))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from skyreels_model.grid import latent_length
 SIDE, READ = 16, (32, 32)
 small_film = functools.partial(graphs.film, width=SIDE, height=SIDE)
 SIZES = [(SIDE, SIDE), (32, 24), (20, 50)]
+pytestmark = pytest.mark.usefixtures("kept_loaders")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from skyreels_model.vae import VideoVAE
 from toy.lockstep import make_together
 
 
@@ -26,6 +27,7 @@ class Model:
 @dataclass
 class Toy:
     transformer: Any
+    vae: Any = None
 
 
 def film(seed, calls, scale=None, width=3):
@@ -50,6 +52,31 @@ def test_films_made_together_are_those_made_alone():
         assert torch.equal(found, expected)
     # Two calls as one batch as long as both films go on; the others are of kinds of their own.
     assert sorted(model.batches) == [2] * 13 + [4] * 2
+
+
+def test_videos_coded_together_are_those_coded_alone():
+    """Of two lengths, one in two pushes; how many go through the VAE at once."""
+    torch.manual_seed(0)
+    vae, batches = VideoVAE(dim=4), []
+    vae.conv2.register_forward_pre_hook(lambda _layer, given: batches.append(len(given[0])))
+    latents = [torch.randn(1, 16, length, 2, 2) for length in (3, 3, 2)]
+
+    def make(z):
+        def run(toys):
+            stream = toys["DF"].vae.decode_stream()
+            frames = torch.cat([stream.push(part) for part in z.split(2, dim=2)], dim=2)
+            return frames, toys["DF"].vae.encode(frames), toys["DF"].vae.decode(z)
+
+        return run
+
+    with torch.inference_mode():
+        alone = [make(z)({"DF": Toy(None, vae)}) for z in latents]
+        batches.clear()
+        together = make_together({"DF": Toy(None, vae)}, [make(z) for z in latents])
+    for found, expected in zip(together, alone, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert max(batches) == 3 and sum(batches) == 2 * (3 + 3 + 2)
 
 
 def test_what_fails_is_raised_and_nobody_waits_for_ever():
