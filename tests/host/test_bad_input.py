@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from devtools.prompt import InvalidPrompt
 from toy.toyset import TEXT_ENCODER, VAE, transformer_path
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 LOADERS = {
     "diffusion_models": "1",
     "text_encoders": "2",

@@ -13,6 +13,8 @@ from tiny_words.server import DONE, Server, piece
 
 from skyreels_model.words.http_lines import Limits
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 node = graphs.node
 ANSWER = json.dumps({"subjects": [], "lighting": "dim", "environment": "a {room} at 100 %s"})
 UMT5 = node("SkyReelsV2TextEncoderLoader", text_encoder_name=graphs.TOY["text"])

@@ -6,6 +6,8 @@ import graphs
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 STEPS = 10
 
 

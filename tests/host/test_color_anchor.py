@@ -7,6 +7,8 @@ import torch
 from skyreels_model.drift import statistics
 from skyreels_model.vae import normalize_latents
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 
 def graph(strength, **changes):
     prompt = graphs.film(frames=33, **changes)

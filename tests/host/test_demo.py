@@ -8,6 +8,8 @@ import pytest
 from devtools import inprocess
 from toy import measure
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "workflows" / "api" / "storyboard.json"
 

@@ -16,6 +16,8 @@ from toy.evaluate import ROUND
 from toy.instruments import find_figures
 from toy.world import HELD_OUT, render
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 NAMES = ("background", "colour", "shape", "direction")
 TURNED = {"left": "up", "right": "down", "up": "left", "down": "right"}
 SETTINGS = {

@@ -6,6 +6,8 @@ import torch
 
 from skyreels_model.grid import latent_length
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 
 def graph(width=32, height=32, frames=1):
     """`frames` of noise "14", encoded by our node "50" and by core's "51", and decoded "52"."""

@@ -11,6 +11,8 @@ from skyreels_model import budget as fit
 from skyreels_model.plan.film_plan import FilmPlan
 from toy.toyset import ToySet
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 
 def test_long_film_has_the_asked_number_of_frames_and_knows_its_seams(look):
     prompt = graphs.film(frames=41)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 FILM = {"width": 16, "height": 16, "window": 17, "overlap": 9, "steps": 2}
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 FILM = {"frames": 25, "window": 17, "overlap": 9, "steps": 2, "fps": 12}
 VIDEO = {"filename_prefix": "video/film", "codec": "ffv1", "quality": 80, "bit_depth": "8"}
 

@@ -8,6 +8,8 @@ import graphs
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 
 @pytest.fixture
 def refusal(run_prompt):

@@ -14,6 +14,8 @@ from skyreels_model.config import ModelConfig
 from skyreels_model.image_encoder import CLIPVision, CLIPVisionConfig
 from toy import random_weights
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 MODEL = "i2v.safetensors"
 ORIGINAL, HF = "clip_original.pth", "clip_hf.safetensors"
 NARROW, WRONG = "clip_narrow.pth", "clip_wrong.safetensors"

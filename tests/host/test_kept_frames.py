@@ -10,6 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 KEPT = ("kept", "kept_fp8", "kept_in_ram", "kept_in_ram_fp8")
 SIZES = {
     "num_frames": 33, "window": 33, "width": 32, "height": 32, "overlap": 9, "steps": 6,

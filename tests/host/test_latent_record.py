@@ -7,6 +7,8 @@ import graphs
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 FRAMES = 33
 
 

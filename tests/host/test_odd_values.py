@@ -7,6 +7,8 @@ import torch
 
 from devtools.prompt import InvalidPrompt
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 
 @pytest.fixture
 def node(look):

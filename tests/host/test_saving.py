@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from toy.toyset import transformer_path
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 
 def relative(a, b):
     return float((a - b).norm() / b.norm())

@@ -4,6 +4,8 @@ import graphs
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 ORDINARY = ["unipc", "euler", "unipc_as_shipped", "dpmpp_2m"]
 # Where films are compared by how far they are apart, of the size that the model was trained for.
 TRAINED = {"width": 32, "height": 32}

@@ -10,6 +10,8 @@ import torch
 
 from devtools import inprocess
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 FILM = {
     "width": 16, "height": 16, "frames": 41, "window": 25, "overlap": 9, "steps": 4, "ar_step": 1,
 }  # fmt: skip

@@ -11,6 +11,8 @@ import torch
 from graphs import TOY, node
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 SMALL = {"frames": 17, "window": 17, "overlap": 9, "steps": 3}
 HOST_NODES = {
     "RescaleCFG": ({"multiplier": 0.7}, {"multiplier": 0.8}),

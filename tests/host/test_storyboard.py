@@ -12,6 +12,8 @@ from devtools.prompt import InvalidPrompt
 from skyreels_model.grid import latent_length
 from toy.toyset import transformer_path
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 OTHER = "a red square moving right on a black background"
 RANDOM = "random.safetensors"
 # The least that the model takes: here it does not matter what a film shows.

@@ -8,6 +8,8 @@ import graphs
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 
 def module(name):
     """A module of the pack, as the host imported it."""

@@ -12,6 +12,8 @@ from devtools import inprocess
 from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.plan.presets import PRESETS
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))

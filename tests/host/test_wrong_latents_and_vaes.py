@@ -12,6 +12,8 @@ from devtools.prompt import InvalidPrompt
 from skyreels_model.files import checkpoint
 from toy.toyset import VAE
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 LATENTS, PIXELS = torch.zeros(1, 16, 2, 2, 2), torch.zeros(5, 16, 16, 3)
 
 
