@@ -66,6 +66,8 @@ class Compiled:
         return compile
 
     def check(self, built):
+        # Places are counted in 64 bits: a film of 720P has more than 2^31 of them.
+        assert not re.findall(r"arith\\.muli .*: i32", built.asm["ttir"])
         # Each access is of 128 bits, and none is of registers that did not suffice.
         ptx = built.asm["ptx"]
         kinds = set(re.findall(r"\\b(?:ld|st)\\.global[.\\w:]*", ptx))

@@ -7,6 +7,7 @@ import torch
 from golden_data import relative_l2, weights
 
 from skyreels_model.vae import VideoVAE
+from skyreels_model.vae.shelf import Shelf
 from skyreels_model.vae.tiles import (
     Side,
     Tile,
@@ -143,3 +144,23 @@ def _placed(tile, size):
     canvas = torch.zeros(size[0] * 8, size[1] * 8)
     tile.cut(canvas, 8).copy_(tile.shares)
     return canvas
+
+
+def test_a_shelf_is_one_block_that_is_pinned_once_and_given_back():
+    cache = [torch.randn(1, 3, 2, 5, 7).bfloat16(), torch.randn(1, 2, 2, 3, 3)]
+    pinned = []
+
+    def pin(block):
+        pinned.append(block.data_ptr())
+        return lambda: pinned.remove(block.data_ptr())
+
+    with torch.inference_mode():
+        shelf = Shelf(cache, torch.device("cpu"), pin)
+    first = shelf.store(cache)
+    second = shelf.store([past + 1 for past in cache])  # in another mode than it was made in
+    assert [past.data_ptr() for past in first] == [past.data_ptr() for past in second]
+    assert all(torch.equal(kept, past + 1) for kept, past in zip(second, cache, strict=True))
+    assert pinned == [first[0].untyped_storage().data_ptr()]
+    assert first[1].untyped_storage().data_ptr() == pinned[0]
+    del shelf
+    assert not pinned
