@@ -104,7 +104,7 @@ def _expert_inputs() -> list[io.Input]:
             step=0.05,
             advanced=True,
             tooltip="Share of a frame's steps that is always computed at the end of each "
-            "window: 0.1 is the last tenth. Each frame's last step always is.",
+            "window: 0.1 is the last tenth. The window's last call always is.",
         ),
         io.Combo.Input(
             "calibration",

@@ -20,35 +20,38 @@ FORMAT = "SkyReels-V2 TeaCache calibration 1"
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Two tables over the noise levels 0 to 1 in steps of 1 / GRID, `UNKNOWN` where nothing is.
+    """Tables over the noise levels 0 to 1 in steps of 1 / GRID, `UNKNOWN` where nothing is.
 
     slopes: how far the velocity goes from an answer, as a share of it, for a distance of 1 in noise
     level. bends: how far it goes from the line through two answers, for a distance of 1 from the
-    last, times the distance from the one before. Both (GRID + 1,), on the CPU, written in place.
+    last, times the distance from the one before. jumps: how far it goes beside that when another
+    frame has finished. Each (GRID + 1,), on the CPU, written in place.
     """
 
     slopes: Tensor
     bends: Tensor
+    jumps: Tensor
 
     @classmethod
     def unknown(cls) -> Curves:
-        return cls(*torch.full((2, GRID + 1), UNKNOWN))
+        return cls(*torch.full((3, GRID + 1), UNKNOWN))
 
     @property
     def empty(self) -> bool:
-        """Whether one of the two has no numbers, so that nothing can be expected."""
+        """Whether there are no slopes or no bends, so that nothing can be expected."""
         return not len(_known(self.slopes)) or not len(_known(self.bends))
 
-    def expect(self, levels: Tensor, last: Tensor, gaps: Tensor, lines: Tensor) -> Tensor:
-        """How far forecasts at these noise levels will miss, as a share of the velocity; all (F,).
+    def at(self, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Slopes, bends and jumps at the known levels nearest to these; infinite without any."""
+        slopes, bends, jumps = (
+            _look_up(table, levels.flatten()).view_as(levels)
+            for table in (self.slopes, self.bends, self.jumps)
+        )
+        return slopes, bends, jumps
 
-        last: where the last answer was. gaps: how far after the one before. lines: what is
-        continued along a line, where the others are held. Infinite while nothing is known.
-        """
-        far = (levels - last).abs()
-        bend, slope = _look_up(self.bends, levels), _look_up(self.slopes, levels)
-        miss = torch.where(lines, bend * far * (far + gaps.abs()), slope * far)
-        return torch.where(far > 0, miss, 0.0)
+    def knows_bends(self, levels: Tensor) -> Tensor:
+        """Whether a bend is known at these very levels."""
+        return self.bends[_places(levels)] != UNKNOWN
 
     def note(
         self,
@@ -59,20 +62,27 @@ class Curves:
         moved: Tensor,
         lines: Tensor,
     ) -> None:
-        """Put down what an answer shows; as in `expect`, misses of what is held and of lines.
+        """Put down what an answer shows; all (F,). A known level gets the mean of both.
 
-        A level that is known already gets the mean of both.
+        last: where the last answer was. gaps: how far after the one before. misses: of the last
+        answer, held, and of the line. moved: of which frames. lines: which have a line.
         """
         far, (held, line) = (levels - last).abs(), misses
         _put(self.slopes, levels[moved], (held / far)[moved])
         lines = lines & moved
         _put(self.bends, levels[lines], (line / (far * (far + gaps.abs())))[lines])
 
+    def note_jump(self, levels: Tensor, last: Tensor, missed: Tensor, moved: Tensor) -> None:
+        """Put down what an answer shows after another frame has finished; all (F,)."""
+        slopes = _look_up(self.slopes, levels).nan_to_num(posinf=0.0)
+        jumps = (missed - slopes * (levels - last).abs()).clamp(min=0)
+        _put(self.jumps, levels[moved], jumps[moved])
+
     def write(self, path: Path, about: dict[str, Any]) -> None:
         """Write them down as JSON, with what a person should know about them."""
         tables = {
             name: {f"{i / GRID:g}": round(float(table[i]), 5) for i in _known(table).tolist()}
-            for name, table in (("slopes", self.slopes), ("bends", self.bends))
+            for name, table in vars(self).items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"format": FORMAT, **about, **tables}, indent=1), "utf-8")
@@ -85,8 +95,9 @@ def read_curves(path: Path) -> Curves:
         if told["format"] != FORMAT:
             raise refusal("its format", told["format"], f"{FORMAT!r}")
         found = Curves.unknown()
-        for name in ("slopes", "bends"):
-            for level, value in told[name].items():
+        for name in vars(found):
+            # Files from before jumps were told apart have none.
+            for level, value in (told.get(name, {}) if name == "jumps" else told[name]).items():
                 _check(name, float(level), float(value))
                 getattr(found, name)[round(float(level) * GRID)] = float(value)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -115,7 +126,7 @@ def _places(levels: Tensor) -> Tensor:
 
 
 def _look_up(table: Tensor, levels: Tensor) -> Tensor:
-    """What is known at the levels nearest to these, (F,); infinite where nothing is."""
+    """What is known at the levels nearest to these, (N,); infinite where nothing is."""
     known = _known(table)
     if not len(known):
         return torch.full_like(levels, math.inf)

@@ -5,13 +5,16 @@ that misses by m at a distance D in noise level, through points g apart, bends b
 That is noted at the frame's noise level (`curves`), so that a frame that comes to a level after
 others, in an asynchronous film, is expected to bend there as they did. What a forecast is expected
 to miss counts by the step that it moves, for what is wrong moves a frame as far. In a row of
-forecasts a frame's misses point the same way and add up. Calls are forecast in a row while the root
-of the mean square of these sums, over the frames at work, stays below the threshold, so that frames
-near their end, which take long steps, decide. Frames that wait are shown to the model as they will
-be when they begin, so that their first step, too, may be forecast.
+forecasts a frame's misses point the same way and add up. After each answer the calls to come are
+looked at (`lookahead`), and those chosen to be made with which the expected errors and the calls
+cost least together: a call costs what an error of the threshold does, in the mean square of these
+sums over all frames. Frames that wait are shown to the model as they will be when they begin, so
+that their first step, too, may be forecast.
 
 When a frame finishes, the answers for its neighbours jump, and a line from before would lead away:
-answers are held until two have been given since.
+answers are held until two have been given since. How far they jump is noted as bends are. So calls
+come where they lie best between two jumps, and no call has to be made for a frame's last step, once
+it is known how the model's answers bend there.
 
 What was tried beside it is in `benchmarks/RESULTS.md`.
 """
@@ -25,14 +28,14 @@ from torch import Tensor
 
 from ..solvers import per_frame
 from .curves import Curves
+from .lookahead import Answers, Course, count_forecasts
 from .settings import CacheSettings
 from .velocity import Call
 
-RULE = 4  # of how many that there have been: films of another are no parts of this one's
-LONGEST = 6  # model calls from one that is made to the next
-USUAL_STEP = 1 / 18  # of noise level: a step of this length counts as it is
+RULE = 5  # of how many that there have been: films of another are no parts of this one's
 # A line is followed less the farther it goes: by 1 / (1 + DAMPING * distance / gap).
 DAMPING = 0.2
+UNDECIDED = -1
 GUIDANCE_CHANGE = 0.1  # of the guidance scale, after which an earlier answer is another model's
 ALL_BUT_FRAMES = (0, 1, 3, 4)
 
@@ -43,10 +46,9 @@ class ForecastState:
 
     velocity: the last answer (B, C, F, h, w). change: it less the one at the noise level before.
     levels, gaps (F,): its noise levels, and what they have risen since the one before (below 0).
-    known (F,): how many levels are known of a frame, 0 to 2. errors (F,): what is expected of the
-    forecasts since the last answer, in total. begin: the first latent in view. slopes, bends: of
-    `Curves`. passed: model calls forecast since the last answer. settled: answers since a frame
-    finished, at most 2.
+    known (F,): how many levels are known of a frame, 0 to 2. begin: the first latent in view.
+    slopes, bends, jumps: of `Curves`. left: calls to forecast before the next is made; UNDECIDED
+    right after an answer. settled: answers since a frame finished, at most 2.
     """
 
     velocity: Tensor
@@ -54,12 +56,12 @@ class ForecastState:
     levels: Tensor
     gaps: Tensor
     known: Tensor
-    errors: Tensor
     begin: int
     guidance: float
     slopes: Tensor
     bends: Tensor
-    passed: int = 0
+    jumps: Tensor
+    left: int = UNDECIDED
     settled: int = 1
 
     @classmethod
@@ -74,16 +76,16 @@ class ForecastState:
             levels=levels,
             gaps=gaps,
             known=known,
-            errors=torch.zeros_like(levels),
             begin=call.begin,
             guidance=call.guidance,
             slopes=curves.slopes.clone(),
             bends=curves.bends.clone(),
+            jumps=curves.jumps.clone(),
         )
 
     @property
     def curves(self) -> Curves:
-        return Curves(self.slopes, self.bends)
+        return Curves(self.slopes, self.bends, self.jumps)
 
     def lines(self, call: Call) -> Tensor:
         """Which frames are continued along a line; the others are held. (F,)"""
@@ -103,9 +105,9 @@ class ForecastState:
             self.velocity, self.change = (
                 _slide(tensor, leaving, count, dim=2) for tensor in (self.velocity, self.change)
             )
-            self.levels, self.gaps, self.known, self.errors = (
+            self.levels, self.gaps, self.known = (
                 _slide(tensor, leaving, count, dim=0)
-                for tensor in (self.levels, self.gaps, self.known, self.errors)
+                for tensor in (self.levels, self.gaps, self.known)
             )
             self.begin = call.begin
         self.known = torch.where(call.levels.fresh, 0, self.known)
@@ -146,23 +148,29 @@ class Forecast:
         if state is None or not self.settings.threshold:
             return None
         state.view(call)
-        errors, moves = state.errors + _expect(state, call), call.levels.moves
-        error = float(errors[moves].square().mean().sqrt())
-        if not error <= self.settings.threshold or self._must_ask(state, call):
+        change = abs(call.guidance - state.guidance)
+        if (
+            bool((state.known[call.levels.moves] == 0).any())
+            or change > GUIDANCE_CHANGE * max(abs(state.guidance), 1)
+            or not self._decide(state, call)
+        ):
             return None
-        state.passed, state.errors = state.passed + 1, errors
+        state.left -= 1
         return state.forecast(call)
 
-    def _must_ask(self, state: ForecastState, call: Call) -> bool:
-        """Whether it is time to ask the model, or a frame is unknown, or takes its last step."""
-        moves = call.levels.moves
-        return (
-            state.passed + 1 >= LONGEST
-            or self.settings.always(call.row, call.rows, call.steps)
-            or abs(call.guidance - state.guidance) > GUIDANCE_CHANGE * max(abs(state.guidance), 1)
-            or bool((state.known[moves] == 0).any())
-            or bool((call.levels.after[moves] == 0).any())
-        )
+    def _decide(self, state: ForecastState, call: Call) -> int:
+        """How many calls, this one first, are forecast before one is made."""
+        if state.left == UNDECIDED:
+            settings, course = self.settings, Course.of(call)
+            steps = (len(call.sigmas) - 1) * float(call.levels.moves.float().mean())
+            always = [
+                settings.always(row, call.rows, steps)
+                for row in range(call.row, call.row + len(course.sigmas))
+            ]
+            answers = Answers(state.levels, state.gaps, state.settled)
+            price = settings.threshold**2
+            state.left = count_forecasts(course, answers, state.curves, always, price)
+        return state.left
 
     def record(self, state: ForecastState | None, call: Call, velocity: Tensor) -> ForecastState:
         if state is None:
@@ -178,7 +186,7 @@ class Forecast:
         state.known = torch.where(moved, 2, state.known.clamp(min=1))
         state.velocity, state.levels, state.guidance = velocity, levels, call.guidance
         state.settled = min(state.settled + 1, 2)
-        state.passed, state.errors = 0, torch.zeros_like(levels)
+        state.left = UNDECIDED
         return state
 
 
@@ -199,18 +207,8 @@ class Calibrate:
         state = Forecast(settings).record(state, call, velocity)
         self.curves.slopes.copy_(state.slopes)
         self.curves.bends.copy_(state.bends)
+        self.curves.jumps.copy_(state.jumps)
         return state
-
-
-def _expect(state: ForecastState, call: Call) -> Tensor:
-    """How far this forecast will miss, as a share of the velocity, by the step that it moves. (F,)
-
-    Infinite where nothing is known of a frame that moves, 0 where none moves.
-    """
-    levels = call.levels
-    miss = state.curves.expect(levels.sigmas, state.levels, state.gaps, state.lines(call))
-    steps = (levels.sigmas - levels.after) / USUAL_STEP
-    return torch.where(levels.moves, miss * steps, 0.0)
 
 
 def measure(state: ForecastState, call: Call, velocity: Tensor) -> None:
@@ -229,4 +227,7 @@ def measure(state: ForecastState, call: Call, velocity: Tensor) -> None:
         for guess in (state.velocity, state.forecast(call))
     ]
     held, line = torch.stack(misses).cpu()  # (F,) each
-    state.curves.note(levels, state.levels, state.gaps, (held, line), moved, state.lines(call))
+    if state.settled:
+        state.curves.note(levels, state.levels, state.gaps, (held, line), moved, state.lines(call))
+    else:
+        state.curves.note_jump(levels, state.levels, held, moved)

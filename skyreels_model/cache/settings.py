@@ -18,9 +18,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
 class CacheSettings:
     """When a model call may be forecast.
 
-    threshold: the error that forecasts in a row may have, as a share of the velocity; 0 is off.
+    threshold: the error that one model call less may cost, as a share of the velocity; 0 is off.
     start: the share of a window's model calls, at its beginning, that is always made. end: the
-    share of a frame's steps that always is at the window's end, and its last call in any case.
+    share of a frame's steps that always is at the window's end, as far as frames are at work there,
+    and its last call in any case.
     curves: what is known of the model before a window begins.
     Raises ValueError on numbers outside of `BOUNDS`.
     """
@@ -34,6 +35,9 @@ class CacheSettings:
         for name, bounds in BOUNDS.items():
             require_number(name, getattr(self, name), *bounds)
 
-    def always(self, row: int, rows: int, steps: int) -> bool:
-        """Whether the model call number `row` of so many is always made; steps: of a frame."""
+    def always(self, row: int, rows: int, steps: float) -> bool:
+        """Whether the model call number `row` of so many is always made.
+
+        steps: of a frame, by the share of the window's frames that are at work.
+        """
         return row < self.start * rows or row >= rows - max(1, self.end * steps)

@@ -20,8 +20,8 @@ class Call:
 
     x: (B, C, F, h, w). t: (B, F). levels: what is known of its noise levels without the device.
     begin: the first latent that x shows, counted from its window's or sequence's first. row, rows:
-    its number in the window, and how many there are. steps: of a frame. guidance: its guidance
-    scale.
+    its number in the window, and how many there are. sigmas (N + 1,): the noise levels of a frame's
+    way. guidance: its guidance scale.
     """
 
     x: Tensor
@@ -30,7 +30,7 @@ class Call:
     begin: int
     row: int
     rows: int
-    steps: int
+    sigmas: Tensor
     guidance: float = 1.0
 
 
@@ -68,7 +68,7 @@ class CachedVelocity:
         """(B, C, F, h, w) at timesteps (B, F) -> (B, C, F, h, w)."""
         film = self.film
         assert film.levels is not None
-        place = film.begin, film.row, film.rows, film.plan.steps
+        place = film.begin, film.row, film.rows, film.plan.schedule().sigmas
         call = Call(x, t, film.levels, *place, self.guidance())
         forecast = self.policy.forecast(film.cache, call)
         if forecast is not None:

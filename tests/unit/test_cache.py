@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from skyreels_model.cache.curves import FORMAT, Curves, read_curves
-from skyreels_model.cache.forecast import DAMPING, USUAL_STEP, Calibrate, Forecast
+from skyreels_model.cache.curves import FORMAT, UNKNOWN, Curves, read_curves
+from skyreels_model.cache.forecast import DAMPING, Calibrate, Forecast
 from skyreels_model.cache.settings import BOUNDS, CacheSettings
 from skyreels_model.cache.velocity import CachedVelocity, Call
 from skyreels_model.plan.film_plan import FilmPlan
@@ -20,6 +20,7 @@ SMALL = FilmPlan(
     num_frames=33, width=16, height=16, window=17, overlap=9, steps=12, shift=5.0, history="latents"
 )
 ALL = CacheSettings(threshold=1.0, end=0.0)
+SIGMAS = torch.arange(10, -1, -1) / 10
 
 
 def curved(x, t):
@@ -55,7 +56,7 @@ def levels(sigmas, after=None, moves=None, fresh=None):
 
 def call(row, one, x=None, begin=0, guidance=1.0):
     x = torch.zeros(1, 1, len(one.sigmas), 1, 1) if x is None else x
-    return Call(x, (one.sigmas * 1000).long()[None], one, begin, row, 100, 100, guidance)
+    return Call(x, (one.sigmas * 1000).long()[None], one, begin, row, 100, SIGMAS, guidance)
 
 
 def answer(*values):
@@ -76,7 +77,7 @@ def test_threshold_0_makes_every_call_and_the_same_film(ar_step, sliding):
 @pytest.mark.parametrize("changes", [{}, {"ar_step": 3}, {"ar_step": 3, "sliding": True}])
 def test_rows_tell_how_many_calls_were_left_out(changes):
     plan = dataclasses.replace(SMALL, **changes)
-    made, calls, rows = film(plan, Forecast(CacheSettings(0.15, end=0.0)))
+    made, calls, rows = film(plan, Forecast(CacheSettings(0.2, end=0.0)))
     assert len(rows) == plan.total_rows() == len(calls) + made.skipped
     assert made.skipped == rows[-1].skipped > len(rows) / 6
     assert [row.skipped for row in rows] == sorted(row.skipped for row in rows)
@@ -107,41 +108,6 @@ def test_a_line_is_followed_by_hand_computed_weights():
     assert got.flatten() == pytest.approx(3 + 2 * 1.5 / (1 + 1.5 * DAMPING))
 
 
-@pytest.mark.parametrize(
-    ("threshold", "expected"),
-    # The line misses by 0.1 of the answer, 0.1 of noise level after points 0.1 apart: it bends by
-    # 5. A forecast 0.05 on misses by 5 * 0.05 * 0.15, one at 0.1 by 0.1, 0.1375 in total.
-    [(0.037, 1), (0.038, 2), (0.137, 2), (0.138, 3)],
-)
-def test_the_next_call_comes_when_the_expected_error_has_grown_to_the_threshold(
-    threshold, expected
-):
-    policy, step = Forecast(CacheSettings(threshold, end=0.0)), USUAL_STEP
-    state = policy.record(None, call(0, levels([0.9])), answer(1.0))
-    state = policy.record(state, call(1, levels([0.8])), answer(1.0))
-    state = policy.record(state, call(2, levels([0.7])), answer(1 / 0.9))
-    assert float(state.bends[700]) == pytest.approx(5)
-    forecasts = [
-        policy.forecast(state, call(3, levels([level], after=[level - step])))
-        for level in (0.65, 0.6, 0.55)[:expected]
-    ]
-    assert [f is None for f in forecasts] == [False] * (expected - 1) + [True]
-
-
-@pytest.mark.parametrize(("threshold", "made"), [(0.291, False), (0.292, True)])
-def test_an_error_counts_by_the_step_that_it_moves(threshold, made):
-    """As above: a held frame that misses by 0.1 counts for a step of the usual length as 0.1.
-
-    Over frames, the root of the mean square: of 0.1 and 0.4.
-    """
-    policy = Forecast(CacheSettings(threshold, end=0.0))
-    state = policy.record(None, call(0, levels([0.8, 0.8])), answer(1.0, 1.0))
-    state.slopes[700], state.bends[0] = 1.0, 0.0
-    steps = [0.7 - 1 * USUAL_STEP, 0.7 - 4 * USUAL_STEP]
-    forecast = policy.forecast(state, call(1, levels([0.7, 0.7], after=steps)))
-    assert (forecast is not None) == made
-
-
 def test_answers_are_held_until_two_are_given_after_a_frame_finished():
     """The first frame is done after the third call: the line of the second leads on until then."""
     policy, state, guesses = Forecast(ALL), None, []
@@ -168,10 +134,7 @@ def test_frames_bend_where_those_before_them_did():
         moves = [True, second < 1.0]
         one = levels([first, second], moves=moves)
         state = Forecast(ALL).record(state, call(row, one), answer(value, 1.0))
-    near = state.curves.expect(
-        torch.tensor([0.7]), torch.tensor([0.8]), torch.tensor([-0.1]), torch.tensor([True])
-    )
-    assert near == pytest.approx(0.1)
+    assert float(state.curves.at(torch.tensor([0.7]))[1]) == pytest.approx(5)
 
 
 def test_nothing_is_forecast_before_something_is_known():
@@ -186,13 +149,14 @@ def test_nothing_is_forecast_before_something_is_known():
 
 
 def test_curves_are_those_that_were_written(tmp_path):
-    made = Film(SMALL)
-    cached = CachedVelocity(made, curved, Forecast(ALL))
-    for _ in zip(range(8), generate(cached, SMALL, SeededNoise(1), film=made), strict=False):
+    plan = dataclasses.replace(SMALL, ar_step=3)
+    made = Film(plan)
+    cached = CachedVelocity(made, curved, Forecast(CacheSettings(0.05)))
+    for _ in zip(range(16), generate(cached, plan, SeededNoise(1), film=made), strict=False):
         pass
     made.cache.curves.write(tmp_path / "one.json", {"model": "a model"})
     found = read_curves(tmp_path / "one.json")
-    for name in ("slopes", "bends"):
+    for name in ("slopes", "bends", "jumps"):
         before, after = getattr(made.cache, name), getattr(found, name)
         assert torch.equal(before >= 0, after >= 0) and (after >= 0).any()
         assert after == pytest.approx(before, abs=1e-5)
@@ -244,13 +208,16 @@ def test_a_frame_that_waited_is_held_and_one_that_was_replaced_is_asked_for():
     assert policy.forecast(state, call(2, replaced)) is None
 
 
-@pytest.mark.parametrize("last", [[0.0, 0.6], [0.6, 0.0]])
-def test_a_frames_last_step_is_always_computed(last):
-    policy = Forecast(ALL)
-    state = policy.record(None, call(0, levels([0.9, 0.9])), answer(1.0, 1.0))
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_frames_last_step_is_computed_until_it_is_known_how_it_bends(place, known):
+    policy, at = Forecast(ALL), [0.2, 0.9]
+    state = policy.record(None, call(0, levels(at[::-1] if place else at)), answer(1.0, 1.0))
     state.bends[:] = state.slopes[:] = 0.0
-    assert policy.forecast(state, call(1, levels([0.8, 0.8]))) is not None
-    assert policy.forecast(state, call(1, levels([0.7, 0.7], after=last))) is None
+    if not known:
+        state.bends[100] = UNKNOWN
+    ends = levels([0.8, 0.1] if place else [0.1, 0.8])
+    assert (policy.forecast(state, call(1, ends)) is not None) == known
 
 
 def test_shares_at_the_beginning_and_the_end_are_always_computed():
@@ -280,7 +247,7 @@ def test_the_state_is_a_few_latents_and_ends_with_its_window():
         if isinstance(event, RowDone):
             tensors = [v for v in vars(made.cache).values() if isinstance(v, torch.Tensor)]
             large = [t for t in tensors if t.shape == made.latents.shape]
-            assert len(large) == 2 and sum(t.numel() for t in tensors if t.ndim == 1) < 3000
+            assert len(large) == 2 and sum(t.numel() for t in tensors if t.ndim == 1) < 4000
         else:
             assert made.cache is None
 
