@@ -8,6 +8,7 @@ Facts from SkyworkAI/SkyReels-V2 skyreels_v2_infer/modules/vae.py; names of modu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -358,7 +359,7 @@ class Decoder(nn.Module):
         self.conv1 = make.conv3d(z_dim, width)
         self.middle = middle(width, make)
         self.upsamples = nn.ModuleList()
-        self.joint = 0  # blocks after it take a step in pieces
+        self.joint = 0  # blocks from it on take a step in pieces
         temporal_upsample = temporal_downsample[::-1]
         for level, mult in enumerate(reversed(dim_mult)):
             for _ in range(num_res_blocks + 1):
@@ -369,16 +370,38 @@ class Decoder(nn.Module):
                 width //= 2
                 if temporal_upsample[level]:
                     self.joint = len(self.upsamples)
+        self.split = max(self.joint - 1, 0)  # blocks from it on are `fine`
         self.head = head(width, 3, make)
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
-        x = convolve(self.conv1, past.extend(x, 2))
-        x = run_middle(self.middle, x, past)
-        for block in self.upsamples[: self.joint]:
-            x = block(x, past)
-        return in_pieces(self._fine, x, past)
+    @property
+    def stages(self) -> list[tuple[int, int]]:
+        """The blocks of each stage before `fine`: it ends where the picture has been enlarged."""
+        before = self.upsamples[: self.split]
+        ends = [number + 1 for number, block in enumerate(before) if isinstance(block, Upsample)]
+        return list(itertools.pairwise([0, *ends, self.split]))
 
-    def _fine(self, x: Tensor, past: Past) -> Tensor:
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        return self.fine(self.coarse(x, past, 0, self.split), past)
+
+    def coarse(self, x: Tensor, past: Past, start: int, stop: int) -> Tensor:
+        """Blocks [start, stop) before `fine`, with what comes before the first.
+
+        (B, C, t, h, w) -> (B, C', t', h', w')
+        """
+        if start == 0:
+            x = convolve(self.conv1, past.extend(x, 2))
+            x = run_middle(self.middle, x, past)
+        for block in self.upsamples[start:stop]:
+            x = block(x, past)
+        return x
+
+    def fine(self, x: Tensor, past: Past) -> Tensor:
+        """The rest, none of which sees far: (B, C, t, h', w') -> (B, 3, T, H, W)."""
+        for block in self.upsamples[self.split : self.joint]:
+            x = block(x, past)
+        return in_pieces(self._finest, x, past)
+
+    def _finest(self, x: Tensor, past: Past) -> Tensor:
         """The levels after the last doubling of time: (B, C, T, H', W') -> (B, 3, T, H, W)."""
         for block in self.upsamples[self.joint :]:
             x = block(x, past)

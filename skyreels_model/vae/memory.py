@@ -16,7 +16,7 @@ memory, but of engines (`lack`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -63,6 +63,11 @@ class _Walk:
     held: int = 0
     cache: int = 0
     work: int = 0
+
+    @classmethod
+    def begin(cls, vae: VideoVAE, height: int, width: int) -> _Walk:
+        """Before a latent of so many px."""
+        return cls(frames=1, area=(height // vae.space_factor) * (width // vae.space_factor))
 
     def size(self, channels: int, frames: int | None = None) -> int:
         return channels * (self.frames if frames is None else frames) * self.area
@@ -140,18 +145,63 @@ class _Walk:
 
 def decode_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> StepMemory:
     """One latent to its frames of height x width px, at itemsize bytes a number."""
+    walk = _Walk.begin(vae, height, width)
+    _coarse(walk, vae, 0, vae.decoder.split)
+    _fine(walk, vae)
+    return walk.finish(itemsize, DECODE_INSIDE)
+
+
+@dataclass(frozen=True)
+class DecodeStages:
+    """As `decode_memory`, of each stage of `Decoder.coarse` and of `Decoder.fine`, alone.
+
+    given: bytes of what each is given of a latent, the last of them what `fine` is.
+    """
+
+    coarse: list[StepMemory]
+    fine: StepMemory
+    given: list[int]
+
+
+def stages_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> DecodeStages:
+    """What each stage of decoding needs where they are run one by one."""
+    walk, decoder = _Walk.begin(vae, height, width), vae.decoder
+    coarse, given = [], [walk.size(vae.z_dim)]
+    for start, stop in decoder.stages:
+        walk.cache, walk.work, walk.held = 0, 0, given[-1] if start else 0
+        _coarse(walk, vae, start, stop)
+        coarse.append(walk.finish(itemsize, DECODE_INSIDE))
+        given.append(walk.size(_channels_before(decoder.upsamples[stop:])))
+    walk.cache = walk.work = 0
+    _fine(walk, vae, held=given[-1])
+    fine = walk.finish(itemsize, DECODE_INSIDE)
+    return DecodeStages(coarse, fine, [size * itemsize for size in given])
+
+
+def _coarse(walk: _Walk, vae: VideoVAE, start: int, stop: int) -> None:
+    decoder, conv = vae.decoder, cast(Any, vae.decoder.conv1)
+    if start == 0:
+        walk.causal(conv.in_channels, conv.out_channels)
+        walk.middle(decoder.middle)
+    walk.blocks(decoder.upsamples[start:stop])
+
+
+def _fine(walk: _Walk, vae: VideoVAE, held: int = 0) -> None:
+    """held: numbers that live beside all of it."""
     decoder: Any = vae.decoder
-    factor = vae.space_factor
-    walk = _Walk(frames=1, area=(height // factor) * (width // factor))
-    walk.causal(decoder.conv1.in_channels, decoder.conv1.out_channels)
-    walk.middle(decoder.middle)
-    walk.blocks(decoder.upsamples[: decoder.joint])
-    frames, width_there = walk.frames, _channels_before(decoder.upsamples[decoder.joint :])
-    walk.held = walk.size(width_there) + FRAME_CHANNELS * frames * height * width
-    walk.frames = min(PIECE, frames)
+    walk.held = held
+    walk.blocks(decoder.upsamples[decoder.split : decoder.joint])
+    channels = _channels_before(decoder.upsamples[decoder.joint :])
+    pixels = walk.area * _enlarged(decoder.upsamples[decoder.joint :])
+    walk.held = held + walk.size(channels) + FRAME_CHANNELS * walk.frames * pixels
+    walk.frames = min(PIECE, walk.frames)
     walk.blocks(decoder.upsamples[decoder.joint :])
     walk.head(decoder.head["2"])
-    return walk.finish(itemsize, DECODE_INSIDE)
+
+
+def _enlarged(blocks: Any) -> int:
+    """How many positions blocks make of one."""
+    return 4 ** sum(isinstance(block, Upsample) for block in blocks)
 
 
 def encode_memory(vae: VideoVAE, height: int, width: int, itemsize: int) -> StepMemory:

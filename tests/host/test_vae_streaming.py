@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib
+import itertools
 import logging
 import threading
+from types import SimpleNamespace
 
 import graphs
 import numpy as np
@@ -310,3 +312,46 @@ def test_other_tile_sizes_are_refused(vae, part, film, size, nearest):
     ):
         with pytest.raises(ValueError, match=rf"tile_size is {size} px.*nearest: {nearest}"):
             node()
+
+
+@pytest.fixture
+def on_disk(part, monkeypatch):
+    """The module of the streams, where a step of any size takes too much of a CPU's RAM."""
+    streams = part("sockets.vae_streams")
+    monkeypatch.setattr(streams, "MOST", 0)
+    return streams
+
+
+def test_on_a_cpu_large_steps_go_by_way_of_the_disk(vae, part, film, on_disk, caplog):
+    """The same frames but for rounding, which tiles are not."""
+    caplog.set_level(logging.INFO, "skyreels_v2")
+    latents = film[1]
+    frames = part("film.decoding").decode_film(vae, {"samples": latents})
+    assert "With 0.0 GB of it and 0.0 GB of the disk the frames are the same" in caplog.text
+    on_disk.MOST = 10**12
+    whole = part("film.decoding").decode_film(vae, {"samples": latents})
+    assert (frames - whole).abs().max() < 1e-4
+    assert not any(on_disk.disk_folder().iterdir())
+
+
+def test_a_disk_that_is_full_or_fails_is_told_and_ram_is_used(
+    vae, part, film, on_disk, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, "skyreels_v2")
+    latents = film[1]
+    decode = part("film.decoding").decode_film
+    monkeypatch.setattr(on_disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
+    whole = decode(vae, {"samples": latents})
+    assert "the disk has no room for" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr(on_disk, "MOST", 0)
+
+    def fail(*args):
+        yield from itertools.islice(through_disk(*args), 2)
+        raise OSError(28, "No space left on device")
+
+    through_disk = on_disk.decode_on_disk
+    monkeypatch.setattr(on_disk, "decode_on_disk", fail)
+    frames = decode(vae, {"samples": latents})
+    assert "cannot be used (No space left on device); going on in RAM" in caplog.text
+    assert (frames - whole).abs().max() < 1e-4 and torch.equal(frames[5:], whole[5:])

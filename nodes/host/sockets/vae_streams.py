@@ -2,17 +2,22 @@
 
 The frames of a film never lie on the device, and its pixels become numbers of the VAE chunk by
 chunk; so the memory does not grow with the film. With tiles, their caches lie in the machine's
-memory, pinned where the host has room for that.
+memory, pinned where the host has room for that. On a CPU, where that is no help, decoding goes by
+way of the disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import comfy.model_management
+import folder_paths
 import torch
 from torch import Tensor
 
@@ -20,6 +25,7 @@ from ....skyreels_model.budget import GB
 from ....skyreels_model.grid import SPATIAL_STRIDE, TEMPORAL_STRIDE, frame_length, latent_length
 from ....skyreels_model.vae.memory import StepMemory, decode_memory, encode_memory
 from ....skyreels_model.vae.network import DecodeStream, EncodeStream, VideoVAE
+from ....skyreels_model.vae.on_disk import Way, decode_on_disk, find_way
 from ....skyreels_model.vae.tiles import (
     SMALLEST,
     Side,
@@ -38,6 +44,8 @@ WITHOUT_ROOM = (
     f"tiles were tried. Set tile_size to {SMALLEST * SPATIAL_STRIDE}, make the film smaller "
     f"(width, height), or close what else uses the memory"
 )
+# What a step on a CPU takes of RAM before the disk is used: a film then stays below 2 GB.
+MOST = 1_600_000_000
 LOG = logging.getLogger("skyreels_v2")
 Convert = Callable[[Tensor], Tensor]
 Stream = DecodeStream | EncodeStream | TiledStream
@@ -104,6 +112,27 @@ def choose_tiling(
         if tile_bytes(vae, decode, size, tiling) <= free:
             return tiling
     return Tiling.square(SMALLEST)
+
+
+def disk_folder() -> Path:
+    """Where decoding keeps what is not in RAM."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def find_disk_way(vae: StreamedVAE, size: tuple[int, int]) -> Way | None:
+    """How to decode (h, w) latents by way of the disk, where on a CPU a step takes much of RAM."""
+    step = step_bytes(vae, True, size)
+    if vae.device.type != "cpu" or step <= MOST:
+        return None
+    itemsize = comfy.model_management.dtype_size(vae.vae_dtype)
+    way = find_way(vae.first_stage_model, size, itemsize, MOST)
+    with contextlib.suppress(OSError):  # then decoding says so
+        if shutil.disk_usage(disk_folder()).free < way.disk:
+            LOG.info("VAE decode: the disk has no room for %.1f GB.", way.disk / GB)
+            return None
+    return way if way.memory < step else None
 
 
 def describe_tiling(tiling: Tiling) -> str:
@@ -221,6 +250,42 @@ class Decoding(Passage):
     ) -> None:
         super().__init__(vae, (latents.shape[3], latents.shape[4]), asked)
         self.latents, self.convert = latents, convert
+
+    def run(self) -> Iterator[Tensor]:
+        way = None if self.asked else find_disk_way(self.vae, self.size)
+        if way is not None:
+            try:
+                yield from self._run_on_disk(way)
+                return
+            except OSError as error:
+                why = error.strerror or error
+                LOG.warning("%s: the disk cannot be used (%s); going on in RAM.", self, why)
+        yield from super().run()
+
+    def _run_on_disk(self, way: Way) -> Iterator[Tensor]:
+        """All frames, with little in RAM: see `on_disk`."""
+        management = comfy.model_management
+        management.load_models_gpu([self.vae.patcher], memory_required=way.memory)
+        sizes = (step_bytes(self.vae, True, self.size) / GB, way.memory / GB, way.disk / GB)
+        LOG.info(
+            "%s on the CPU: a step would take %.1f GB of RAM. With %.1f GB of it and %.1f GB of "
+            "the disk the frames are the same, a little later.",
+            self,
+            *sizes,
+        )
+        place = self.vae.device, self.vae.vae_dtype
+        frames = decode_on_disk(
+            self.vae.first_stage_model,
+            self.latents,
+            way.tiling,
+            disk_folder(),
+            lambda latents: self.convert(latents).to(*place),
+            management.throw_exception_if_processing_interrupted,
+        )
+        with explain_lack(str(self), WITHOUT_ROOM):
+            for coded in frames:
+                self.done += coded.shape[2]
+                yield self.finish(coded)
 
     def parts(self, block: int) -> Iterator[Tensor]:
         return map(self.convert, self.latents.split(block, dim=2))
