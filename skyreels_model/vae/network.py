@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..rules import refusal
 from .config import vae_config_from_state_dict
-from .layers import Decoder, Encoder, Factory, Past
+from .layers import Decoder, Encoder, Factory
+from .past import Past
 
 # Per channel, over the training set of Wan 2.1; the model works on (mu - mean) / std.
 LATENT_MEAN = (

@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layers import Past, Upsample
+from .layers import Upsample
 from .memory import stages_memory
 from .network import FRAME_CHANNELS, VideoVAE
+from .past import Past
 from .tiles import Side, Tiling, count_coded
 
 BLOCK = 16  # latents that go through a tile before the next tile

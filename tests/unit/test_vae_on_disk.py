@@ -7,9 +7,10 @@ import torch
 
 from devtools.live_bytes import LiveBytes
 from skyreels_model.vae import VideoVAE
-from skyreels_model.vae.layers import SCORES, Past
+from skyreels_model.vae.layers import SCORES
 from skyreels_model.vae.memory import stages_memory
 from skyreels_model.vae.on_disk import Spill, decode_on_disk, find_way, make_tiles, reach
+from skyreels_model.vae.past import Past
 from skyreels_model.vae.tiles import Side, Tiling
 
 SMALL = {"dim": 4, "num_res_blocks": 0}
