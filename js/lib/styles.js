@@ -51,7 +51,7 @@ const CSS = `
 .srv2 input[type="number"] { width: 56px; }
 .srv2 input[inputmode] { width: 84px; }
 .srv2 input.srv2-take { width: 44px; }
-.srv2-film { flex: 1 1 auto; min-height: 0; width: 100%; object-fit: contain; }
+.srv2-film { flex: 1 1 110px; height: 110px; min-height: 0; width: 100%; object-fit: contain; }
 .srv2-film[hidden] { display: none; }
 .srv2-stale :is(.srv2-rows, .srv2-shots, .srv2-line, .srv2-cells) { opacity: 0.35; }
 `;

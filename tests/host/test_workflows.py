@@ -31,6 +31,16 @@ TOY_FILES = {
 }
 TITLE_HEIGHT = 30
 # The page opens a template with 3/4 of its window filled, 10 px around the nodes.
+# Heights with the title, measured in the page: the larger one of both renderers. The sampler's is
+# with the previews of a film at work.
+LEAST_HEIGHTS = {
+    "SkyReelsV2ModelLoader": 220, "SkyReelsV2TextEncoderLoader": 140, "SkyReelsV2VAELoader": 140,
+    "SkyReelsV2ImageEncoderLoader": 140, "SkyReelsV2PromptEncode": 244, "SkyReelsV2Schedule": 908,
+    "SkyReelsV2Sampler": 814, "SkyReelsV2Decode": 140, "SkyReelsV2Frames": 360,
+    "SkyReelsV2LanguageEndpoint": 176, "SkyReelsV2CaptionFilm": 424,
+    "SkyReelsV2PromptEnhancer": 370, "SkyReelsV2FilmToVideo": 320, "SkyReelsV2Store": 292,
+    "SkyReelsV2TeaCache": 220, "CreateVideo": 160, "SaveVideo": 156, "ManualSigmas": 124,
+}  # fmt: skip
 WINDOW, FILLED, MARGIN = (1600, 1000), 0.75, 10
 
 
@@ -199,6 +209,17 @@ class TestTemplate:
             for b in boxes[index + 1 :]:
                 assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
 
+    def test_no_node_grows_over_another(self, path):
+        """In Nodes 2.0, where nodes are as high as what they show, and while a film is made."""
+        boxes = []
+        for node in load(path)["nodes"]:
+            left, top, right, bottom = box(node)
+            least = 0 if node["flags"].get("collapsed") else LEAST_HEIGHTS.get(node["type"], 0)
+            boxes.append((left, top, right, max(bottom, top + least)))
+        for index, a in enumerate(boxes):
+            for b in boxes[index + 1 :]:
+                assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
+
     def test_opens_large_enough_to_read(self, path):
         boxes = [box(node) for node in load(path)["nodes"]]
         sides = [
@@ -211,7 +232,11 @@ class TestTemplate:
         template = load(path)
         working = working_nodes(template)
         assert len(working) <= 14
-        assert [g["title"] for g in template["groups"]][:3] == ["1 Models", "2 Prompt", "3 Film"]
+        titles = {group["title"]: group["bounding"][0] for group in template["groups"]}
+        numbered = sorted(title for title in titles if title[0].isdigit())
+        assert [title[0] for title in numbered] == list("12345"[: len(numbered)])
+        assert {title[2:] for title in numbered[:3]} == {"Models", "Prompt", "Film"}
+        assert numbered[0] == "1 Models"
         for node in working:
             titles = groups_of(template, node)
             assert len(titles) == 1, (node["type"], titles)
