@@ -111,16 +111,23 @@ def _rows_in_line(rows: np.ndarray) -> np.ndarray:
     for low, high in itertools.combinations(range(0, height, height // 8), 2):
         slope = (rows[:, high] - rows[:, low]) / (high - low)  # (T, 3)
         tried = rows[:, low, None] + slope[:, None] * (places - low)[:, None]  # (T, H, 3)
-        count = (np.abs(rows - tried).max(axis=2) < LEAST_CONTRAST / 2).sum(axis=1)
+        count = (_apart(rows, tried) < LEAST_CONTRAST / 2).sum(axis=1)
         line = np.where((count > most)[:, None, None], tried, line)
         most = np.maximum(most, count)
-    off = np.abs(rows - line).max(axis=2, keepdims=True) > LEAST_CONTRAST
+    off = _apart(rows, line)[..., None] > LEAST_CONTRAST
     return np.where(off, line, rows)
+
+
+def _apart(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How far colours (..., 3) are from others: the largest channel, (...)."""
+    red, green, blue = np.moveaxis(np.abs(colours - others), -1, 0)
+    # Several times as fast as the maximum over an axis of three.
+    return np.maximum(np.maximum(red, green), blue)
 
 
 def _stand_out(frames: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far pixels differ from their row (T, H, W), 0..1, and which differ most (T, H, W)."""
-    contrast = np.abs(frames - ground[:, :, None]).max(axis=3)
+    contrast = _apart(frames, ground[:, :, None])
     # Well inside the figure, which is the top 11 % of the pixels.
     peak = np.maximum(np.percentile(contrast, 97, axis=(1, 2)), LEAST_CONTRAST)[:, None, None]
     return np.clip((contrast / peak - 0.25) / 0.5, 0, 1), contrast > 0.8 * peak
@@ -153,7 +160,7 @@ def _centroid(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def background_difference(ground: np.ndarray, other: np.ndarray) -> np.ndarray:
     """How far rows (..., H, 3) differ: the largest channel, in the worst row but a quarter."""
-    return np.percentile(np.abs(ground - other).max(axis=-1), 75, axis=-1)
+    return np.percentile(_apart(ground, other), 75, axis=-1)
 
 
 def background_name(figures: Figures) -> str:
@@ -166,7 +173,7 @@ def background_name(figures: Figures) -> str:
 def colour_name(figures: Figures) -> str:
     """Name of the figure's colour, "mixed" or "none"."""
     palette = np.asarray(list(COLOURS.values()))
-    distance = np.abs(figures.colour[:, None] - palette).max(axis=2)  # (T, colours)
+    distance = _apart(figures.colour[:, None], palette)  # (T, colours)
     return common(_nearest(distance, tuple(COLOURS), COLOUR_TOLERANCE))
 
 

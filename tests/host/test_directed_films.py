@@ -28,6 +28,8 @@ SETTINGS = {
 
 def film(caption, sampler=(), **schedule):
     prompt = graphs.film(**{**SETTINGS, **schedule})
+    # What ComfyUI takes on a CPU by itself is slower.
+    prompt["1"]["inputs"]["attention"] = "pytorch"
     prompt["4"]["inputs"]["prompt"] = caption
     prompt["6"]["inputs"].update({"cfg": 2.0, "seed": 0, **dict(sampler)})
     return prompt
@@ -81,12 +83,15 @@ def two_shots(first, second, transition, **schedule):
     return prompt
 
 
-@pytest.mark.parametrize("sliding", [False, True], ids=["windows", "one sequence"])
-def test_shots_that_continue_turn_where_they_are_told(look, sliding):
-    for scene in (HELD_OUT[0], HELD_OUT[12]):
-        turned = dataclasses.replace(scene, direction=TURNED[scene.direction])
-        prompt = two_shots(scene, turned, "continue", sliding=sliding)
-        assert shown(look, prompt, scene.caption, (0, 33), (33, 66)) == [scene, turned]
+@pytest.mark.parametrize(
+    ("scene", "sliding"),
+    [(HELD_OUT[0], False), (HELD_OUT[12], True)],
+    ids=["windows", "one sequence"],
+)
+def test_shots_that_continue_turn_where_they_are_told(look, scene, sliding):
+    turned = dataclasses.replace(scene, direction=TURNED[scene.direction])
+    prompt = two_shots(scene, turned, "continue", sliding=sliding)
+    assert shown(look, prompt, scene.caption, (0, 33), (33, 66)) == [scene, turned]
 
 
 @pytest.mark.parametrize("sliding", [False, True], ids=["windows", "one sequence"])

@@ -13,6 +13,8 @@ import torch
 from devtools import inprocess
 from devtools.prompt import InvalidPrompt
 
+pytestmark = pytest.mark.usefixtures("kept_loaders")
+
 CASES, SEED, BATCH = 200, 2026, 25
 
 

@@ -8,8 +8,6 @@ from safetensors.torch import load_file, save_file
 from devtools import inprocess
 from toy.toyset import transformer_path
 
-pytestmark = pytest.mark.usefixtures("kept_loaders")
-
 PREFIX = "diffusion_model."
 
 

@@ -11,8 +11,6 @@ from card.install import installed, use_dynamic
 
 from devtools import inprocess
 
-pytestmark = pytest.mark.usefixtures("kept_loaders")
-
 node = graphs.node
 FILM = {"frames": 5, "window": 5, "overlap": 1, "steps": 2, "width": 16, "height": 16}
 
