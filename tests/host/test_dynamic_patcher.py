@@ -156,6 +156,8 @@ def test_kernels_are_given_weights_from_the_card(card, fresh, run, dynamic, kern
     assert kernels == {kernel: 3 * count for kernel, count in ran.items()}
 
 
+OF_KERNELS = ("blocks.0.ffn.0.weight", "blocks.1.ffn.0.bias", "blocks.1.norm3.weight",
+              "blocks.2.self_attn.norm_q.weight")  # fmt: skip
 CHANGED = ("blocks.0.self_attn.q.weight", "blocks.1.ffn.2.weight", "blocks.2.modulation.weight",
            "blocks.1.cross_attn.norm_k.weight", "time_projection.1.bias",
            "head.head.weight")  # fmt: skip
@@ -165,15 +167,15 @@ CHANGED = ("blocks.0.self_attn.q.weight", "blocks.1.ffn.2.weight", "blocks.2.mod
 def patched(fresh, plain):
     """`patched(name)` -> a part's patcher, one with a LoRA's changes on it, and a call."""
 
-    def make(name):
+    def make(name, changed_keys=CHANGED):
         patcher, call = fresh(name)
         torch.manual_seed(1)
         changes = {}
-        for key in CHANGED:
+        for key in changed_keys:
             like = plain[key.replace("modulation.weight", "modulation")]
             changes[f"diffusion_model.{key}"] = ("diff", (torch.randn_like(like) * 0.1,))
         changed = patcher.clone()
-        assert len(changed.add_patches(changes)) == len(CHANGED)
+        assert len(changed.add_patches(changes)) == len(changed_keys)
         return patcher, changed, call
 
     return make
@@ -197,6 +199,20 @@ def test_loras_on_top_and_off_again(card, patched, run, dynamic, monkeypatch, na
             away = run(changed, call) - wanted
             assert away.norm() <= rounding * (wanted - without).norm()
     assert torch.equal(run(patcher, call), without)
+
+
+def test_kernels_are_given_what_loras_change(card, patched, run, dynamic, request):
+    """Of each layer whose numbers they read, whether it stays on the card or not."""
+    dynamic()
+    patcher, changed, call = patched("transformer in bf16", OF_KERNELS)
+    wanted, without = run(changed, call), run(patcher, call)
+    ran = request.getfixturevalue("kernels")
+    for budget in (patcher.model_size() // 3, ROOMY):
+        card.vram.budget = budget
+        rounding = run(patcher, call) - without
+        away = run(changed, call) - wanted
+        assert away.norm() < 1.5 * rounding.norm() < 0.1 * (wanted - without).norm()
+    assert ran["border"]
 
 
 @pytest.mark.parametrize("through_ram", [True, False])

@@ -66,7 +66,7 @@ class Compiled:
         return compile
 
     def check(self, built):
-        # Places are counted in 64 bits: a film of 720P has more than 2^31 of them.
+        # Places are counted in 64 bits: a stream of 720P comes near to 2^31 numbers.
         assert not re.findall(r"arith\\.muli .*: i32", built.asm["ttir"])
         # Each access is of 128 bits, and none is of registers that did not suffice.
         ptx = built.asm["ptx"]
