@@ -44,9 +44,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(toy: ToySet, kind: str, folder: Path | None) -> torch.Tensor:
+def make(toy: ToySet, kind: str, windows: int, folder: Path | None) -> torch.Tensor:
     """The latents of a film, made with a store or without."""
-    plan, given = replace(toy_plan(4), **KINDS[kind]), Conditions()
+    plan, given = replace(toy_plan(windows), **KINDS[kind]), Conditions()
     film, velocity = Film(plan), toy.velocity(PROMPT)
     history = new_history(plan, toy.vae)
 
@@ -94,29 +94,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--windows", type=int, default=4, help="of a film")
+    parser.add_argument("--films", nargs="+", choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     draw, toy, kills, wrong = random.Random(options.seed), ToySet.load(), 0, 0
     begun = time.monotonic()
-    expected = {kind: make(toy, kind, None) for kind in KINDS}
-    longest = (time.monotonic() - begun) / len(KINDS) / 4  # a quarter of a film
+    expected = {kind: make(toy, kind, options.windows, None) for kind in options.films}
+    longest = (time.monotonic() - begun) / len(expected) / 4  # a quarter of a film
     print("| film | kills | while a file was being written | equal |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as base:
         number = 0
         while kills < options.kills:
-            kind, folder = list(KINDS)[number % len(KINDS)], Path(base) / str(number)
+            kind, folder = options.films[number % len(expected)], Path(base) / str(number)
             count = halves = 0
 
             def work(kind: str = kind, folder: Path = folder) -> None:
-                make(toy, kind, folder)
+                make(toy, kind, options.windows, folder)
 
-            while True:
+            while kills + count < options.kills:
                 moment, writing = draw.uniform(0, longest), draw.random() < 1 / 3
                 if not kill_after(moment, folder if writing else None, work):
                     break
                 count += 1
                 halves += len(sorted(folder.glob("*.part")))
-            equal = torch.equal(make(toy, kind, folder), expected[kind])
+            equal = torch.equal(make(toy, kind, options.windows, folder), expected[kind])
             print(f"| {kind}, {number} | {count} | {halves} | {equal} |", flush=True)
             number, kills, wrong = number + 1, kills + count, wrong + (not equal)
     print(f"{kills} kills, {wrong} of {number} films not equal")

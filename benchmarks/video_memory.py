@@ -3,16 +3,20 @@
     python benchmarks/video_memory.py --comfyui COMFYUI [--seconds 5]
     python benchmarks/video_memory.py --comfyui COMFYUI --seconds 60 --enlarge
     python benchmarks/video_memory.py --published [--latents 2 4 6]
+    python benchmarks/video_memory.py --on-disk 0 1 tile [--dtype float32]
 
 The first runs the node in a ComfyUI, with a VAE of random weights that is two channels wide, and
 coding at full size: what is added to the process at most. With `--enlarge` latents become frames by
-enlarging, which is quick enough for a film of a minute. The last is what the VAE itself needs at
-its published width, in live tensors on PyTorch's meta device, which computes nothing. Linux only.
+enlarging, which is quick enough for a film of a minute. The third is what the VAE itself needs at
+its published width, in live tensors on PyTorch's meta device, which computes nothing. The last is
+what a CPU takes for one latent of it by way of the disk: the stages of decoding and the largest
+tile, one by one, from pasts of random numbers. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
 import tempfile
@@ -30,9 +34,13 @@ from film_memory import FPS, resident, restart_peak  # noqa: E402
 from devtools import inprocess  # noqa: E402
 from devtools.live_bytes import LiveBytes  # noqa: E402
 from skyreels_model.grid import latent_length  # noqa: E402
+from skyreels_model.vae.layers import Decoder  # noqa: E402
 from skyreels_model.vae.network import VideoVAE  # noqa: E402
+from skyreels_model.vae.on_disk import Spill, find_way, make_tiles  # noqa: E402
+from skyreels_model.vae.past import Past  # noqa: E402
 
 HEIGHT, WIDTH = 544, 960
+MOST = 1_600_000_000  # bytes, as `nodes/host/sockets/vae_streams.py` has it
 SIZE = (HEIGHT // 8, WIDTH // 8)
 CODING = {"codec": "h264", "quality": 80, "bit_depth": "8", "fps": 0.0}
 
@@ -92,6 +100,44 @@ def published(count: int, dtype: torch.dtype) -> float:
     return live.peak / 1e9
 
 
+@torch.inference_mode()
+def on_disk(stage: str, dtype: torch.dtype) -> str:
+    """A row: what a stage of decoding, by its number, or the largest tile adds at most, in MB."""
+    plan, vae = VideoVAE(device="meta", dtype=dtype), VideoVAE(dtype=dtype).eval()
+    for weight in vae.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    way = find_way(vae, SIZE, dtype.itemsize, MOST)
+    given, runs = [torch.empty(1, 16, 1, *SIZE, device="meta", dtype=dtype)], []
+    for start, stop in plan.decoder.stages:
+        runs.append(functools.partial(Decoder.coarse, start=start, stop=stop))
+        given.append(runs[-1](plan.decoder, given[-1], Past([])))
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        tiles = make_tiles(way.tiling, SIZE, place)
+        number = len(runs) if stage == "tile" else int(stage)
+        x = given[number]
+        if stage == "tile":
+            cuts = [tile.cut(x, x.shape[3] // SIZE[0]) for tile in tiles]
+            x = max(cuts, key=torch.Tensor.numel)
+        run, cache, past = (
+            [*runs, Decoder.fine][number],
+            list[torch.Tensor](),
+            Spill(pathlib.Path(folder)),
+        )
+        run(plan.decoder, x, Past(cache))
+        for one in cache:
+            past.add(torch.randn(one.shape, dtype=dtype))
+        # A later step has twice as many frames once time has been doubled.
+        x = torch.randn(1, x.shape[1], 1 if number == 0 else 2, *x.shape[3:], dtype=dtype)
+        restart_peak()
+        before, begin = resident()["VmRSS"], time.monotonic()
+        with past.lend(last=False) as lent:
+            past.add(run(vae.decoder, x, Past(lent)))
+        peak, took = resident()["VmHWM"] - before, time.monotonic() - begin
+    return f"| {stage}, of {len(tiles)} tiles | {way.memory / 1e6:.0f} | {peak:.0f} | {took:.0f} |"
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--comfyui", type=pathlib.Path, help="a ComfyUI source tree")
@@ -99,7 +145,14 @@ def main() -> None:
     asked.add_argument("--enlarge", action="store_true", help="in place of the VAE")
     asked.add_argument("--published", action="store_true", help="the VAE's own need")
     asked.add_argument("--latents", type=int, nargs="+", default=[2, 4, 6])
+    asked.add_argument("--on-disk", nargs="+", help="0, 1, tile: the VAE's stages on a CPU")
+    asked.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     given = asked.parse_args()
+    if given.on_disk:
+        print("| stage | told, MB | added at most, MB | s |\n|---|---|---|---|")
+        for stage in given.on_disk:
+            print(on_disk(stage, getattr(torch, given.dtype)), flush=True)
+        return
     if given.published:
         print("| latents | bfloat16, GB | float32, GB |\n|---|---|---|")
         for count in given.latents:

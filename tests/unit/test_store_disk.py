@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from skyreels_model.store import files
 from skyreels_model.store.store import FilmStore
 
 WINDOWS = PLAN.num_windows
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -75,3 +77,13 @@ def test_a_clock_that_was_set_back_changes_nothing(tmp_path):
         os.utime(path, (4e9 + number, 4e9 + number))  # in the year 2096
     again, session = Run().make(store)
     assert session.kept == WINDOWS and torch.equal(latents(again), latents(film))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system that forks")
+def test_a_film_that_is_killed_and_made_again_is_the_same():
+    """A little of what `kills_forked.py` does for long."""
+    script = [str(ROOT / "benchmarks" / "kills_forked.py"), "--films", "synchronous"]
+    options = ["--kills", "3", "--windows", "1"]
+    done = subprocess.run([sys.executable, *script, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| synchronous, 0 | 3 |" in done.stdout and "3 kills, 0 of 1 films" in done.stdout
