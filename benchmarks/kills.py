@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from devtools.remote import Client  # noqa: E402
 from devtools.serving import Server, free_port  # noqa: E402
+from toy.toyset import transformer_path  # noqa: E402
 
 FILM = ROOT / "workflows" / "api" / "film_from_text.json"
 KINDS: dict[str, dict[str, Any]] = {
@@ -35,7 +36,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "windows, latents, anchor": {"history": "latents", "anchor": 0.5},
     "one sequence": {"sliding": True, "ar_step": 5},
     "synchronous": {"ar_step": 0},
+    "cache, LoRA": {"block_size": 5, "ar_step": 5},
 }
+LORA = "small.safetensors"
 LONGEST = 4.0  # seconds from a start of a film to its kill, drawn evenly
 
 
@@ -44,6 +47,11 @@ def prompt(kind: str, store: bool) -> dict[str, Any]:
     nodes = json.loads(FILM.read_text(encoding="utf-8"))
     kept = {number: nodes[number] for number in ("1", "2", "3", "4", "5", "6")}
     kept["5"]["inputs"] |= {"frames": 161, **KINDS[kind]}
+    if "LoRA" in kind:
+        kept["10"] = _node("SkyReelsV2LoraLoader", model=["1", 0], lora_name=LORA, strength=0.7)
+        cache = {"mode": "automatic", "threshold": 0.15, "start": 0.0, "end": 1.0}
+        kept["11"] = _node("SkyReelsV2TeaCache", model=["10", 0], **cache)
+        kept["6"]["inputs"]["model"] = ["11", 0]
     kept["20"] = _node("SaveLatent", samples=["6", 0], filename_prefix=f"{store:d}")
     if store:
         kept["30"] = _node("SkyReelsV2Store", name=kind, save_every=0.0, start_afresh=False)
@@ -53,6 +61,16 @@ def prompt(kind: str, store: bool) -> dict[str, Any]:
 
 def _node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
+
+
+def write_lora(folder: Path) -> None:
+    """A LoRA of one layer of the toy model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    width = load_file(transformer_path())["blocks.0.self_attn.q.weight"].shape[0]
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    down, up = torch.full((2, width), 0.01), torch.full((width, 2), 0.01)
+    parts = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    save_file(parts, folder / LORA)
 
 
 def made(server: Server, graph: dict[str, Any]) -> torch.Tensor:
@@ -81,6 +99,7 @@ def main() -> int:
     parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI source tree")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--films", nargs="+", choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
     draw, kills, wrong = random.Random(options.seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -92,13 +111,14 @@ def main() -> int:
                 Path(sys.executable), options.comfyui, base / "base", free_port(), True, log=log
             )
 
+        write_lora(base / "base" / "models" / "loras")
         with server() as running:
-            expected = {kind: made(running, prompt(kind, False)) for kind in KINDS}
+            expected = {kind: made(running, prompt(kind, False)) for kind in options.films}
         films = base / "base" / "output" / "skyreels_v2_films"
         print("| film | kills | on disk before the last run | half-written files | equal |")
         print("|---|---|---|---|---|")
         for number in range(options.kills):
-            kind = list(KINDS)[number % len(KINDS)]
+            kind = options.films[number % len(expected)]
             # Each film anew, with as many kills as it takes.
             name = f"{kind}, {number}"
             graph = prompt(kind, True)

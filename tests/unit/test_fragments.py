@@ -122,3 +122,20 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
         assert used[-1] - used[3] < 0.2
     with av.open(str(tmp_path / "film")) as container:
         assert container.streams.video[0].frames == 8800
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its limit on the size of files")
+def test_a_disk_without_room_for_the_index_leaves_nothing(tmp_path, monkeypatch):
+    import resource
+
+    monkeypatch.setattr(writer, "join_fragments", refuse)
+    size = write(tmp_path / "left").stat().st_size
+    monkeypatch.setattr(writer, "join_fragments", join_fragments)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match="the video could not be written.*nothing is left"):
+            write(tmp_path / "film")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["left"]
