@@ -24,6 +24,11 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Execution.PreviewMethod": "latent2rgb",
 }
+# The plan's name in another language, which a page is loaded with.
+LANGUAGES = {
+    "classic": ("zh", "\u5f71\u7247\u89c4\u5212"),
+    "nodes_2": ("ja", "\u52d5\u753b\u306e\u30d7\u30e9\u30f3"),
+}
 ENTER, UP = 13, 38
 # A fresh user has none of these files, and the page asks for them.
 HOSTS_OWN = ("user.css", "/api/userdata", "accessed before initialization")
@@ -214,10 +219,12 @@ def test_a_number_that_is_not_legal_is_set_to_the_nearest_by_a_key(page, rendere
     assert read(page, "overlap") == 29
 
 
-def test_a_film_is_made_and_shown_another_is_cancelled_and_the_graph_is_kept(page, renderer):
+def test_a_film_is_made_and_shown_another_is_cancelled_and_the_graph_is_kept(
+    page, renderer, server
+):
     open_template(page, "film_from_text")
-    turn(page, "frames", 41)
-    turn(page, "steps", 3)
+    for name, value in {"frames": 41, "steps": 2, "ar_step": 0}.items():
+        turn(page, name, value)
     page.run(
         "const { api } = await import('/scripts/api.js'); window.seen = [];"
         "for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])"
@@ -237,7 +244,7 @@ def test_a_film_is_made_and_shown_another_is_cancelled_and_the_graph_is_kept(pag
     page.run("const { api } = await import('/scripts/api.js'); await api.interrupt(null)")
     page.wait("window.seen.length", seconds=60)
     assert page.run("return window.seen.splice(0)") == ["execution_interrupted"]
-    await_kept(page)
+    await_kept(page, server, *LANGUAGES[renderer])
 
 
 def test_a_shot_is_made_again_from_its_row(page):
@@ -346,8 +353,8 @@ def await_film_so_far(page):
     page.run("view.clear({}); view.element.remove()")
 
 
-def await_kept(page):
-    """Load the page again: it has the same graph."""
+def await_kept(page, server, language, plan):
+    """Load the page again, in another language: it has the same graph."""
     # Results are shown by widgets that the page does not keep; what is typed in, it keeps.
     typed = "/Schedule|PromptEncode/.test(node.type) ? node.widgets_values : null"
     graph = f"app.graph.serialize().nodes.map((node) => [node.id, node.type, {typed}])"
@@ -364,9 +371,51 @@ def await_kept(page):
         f"{stores}.some((text) => text.includes(mark)) || performance.now() > changed + 1500",
         mark=mark,
     )
+    change_settings(server, {"Comfy.Locale": language})
     page.run("window.left = true")
     page.call("Page.reload")
     page.wait("!window.left", seconds=60)
     await_page(page)
     same = "JSON.stringify(now.sort()) === JSON.stringify(before.sort())"
     page.wait(f"((now) => {same})({graph})", before=before)
+    page.wait("document.querySelector(`[aria-label='${plan}'] .srv2-title`)", plan=plan)
+    label, prompt = page.run(
+        "const node = app.graph.nodes.find((node) => node.type === 'SkyReelsV2Schedule');"
+        "const widget = node.widgets.find((widget) => widget.name === 'history');"
+        "const { output } = await app.graphToPrompt();"
+        "return [widget.options.getOptionLabel(widget.value), output[node.id].inputs.history]"
+    )
+    assert prompt == "pixels" and re.fullmatch("[\u4e00-\u9fff]+\uff08pixels\uff09", label)
+    page.run(
+        "const words = await import('/extensions/skyreels-v2/lib/words.js'); words.takeWords({})"
+    )
+    # Told by the page, it would load its graph once more, after this test.
+    change_settings(server, {"Comfy.Locale": "en"})
+
+
+def test_what_a_node_says_is_shown_in_the_language_of_the_page(page):
+    """Also where the page itself shows it: how far a film is, and why a run has failed."""
+    open_template(page, "film_from_text")
+    said = page.run(
+        "const words = await import('/extensions/skyreels-v2/lib/words.js');"
+        "words.takeWords(await (await fetch('/extensions/skyreels-v2/words/zh.json')).json());"
+        "const { api } = await import('/scripts/api.js');"
+        "const node = app.graph.nodes.find((node) => node.type === 'SkyReelsV2Sampler');"
+        "const hear = (name, detail) => new Promise((told) => {"
+        "  const stop = (event) => { event.stopImmediatePropagation(); told(event.detail); };"
+        "  api.addEventListener(name, stop, { capture: true, once: true });"
+        "  api.dispatchCustomEvent(name, detail); });"
+        "const text = 'Window 1 of 2, model call 3 of 6, 40 s left. 0 of 41 frames done';"
+        "const wrong = 'cfg is 200; it must be 0 to 100; nearest: 100';"
+        "const failed = { exception_message: wrong, node_id: String(node.id), traceback: [] };"
+        "const told = [await hear('progress_text', { nodeId: String(node.id), text }),"
+        "  await hear('execution_error', { ...failed, node_type: node.type }),"
+        "  await hear('execution_error', { ...failed, node_type: 'KSampler' })];"
+        "words.takeWords({}); return told"
+    )
+    assert not re.search("[a-z]", said[0]["text"]) and "40" in said[0]["text"]
+    ours, english = said[1]["exception_message"].split("\n\n")
+    assert (
+        english == said[2]["exception_message"] == "cfg is 200; it must be 0 to 100; nearest: 100"
+    )
+    assert re.fullmatch("cfg [^a-z]+", ours) and ours.endswith("100")
