@@ -57,10 +57,13 @@ def variables(seeds: Seeds, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def workers() -> int:
-    """Processes to run the tests in: one for each core this process may use."""
+    """Processes to run the tests in: one for each core this process may use, and one more.
+
+    Where tests wait for a server, a browser or a process of their own, another has the core.
+    """
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(cores + 1, MOST_WORKERS)
 
 
 def pytest_command(
