@@ -23,12 +23,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from skyreels_model.model.identity import CAUSAL  # noqa: E402
 from skyreels_model.plan.windows import picture_frame  # noqa: E402
 from skyreels_model.rollout.conditions import Conditions  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.continuity import FrameError, Span, frame_errors  # noqa: E402
 from toy.lockstep import make_together  # noqa: E402
-from toy.toyset import OVERLAP, WINDOW, ToySet, toy_plan  # noqa: E402
+from toy.toyset import OVERLAP, WINDOW, ToySet, blocks_plan, toy_plan  # noqa: E402
 from toy.training.latents import MIDDLE  # noqa: E402
 from toy.world import FPS, HELD_OUT, SCENES, SHAPES, SIZE, TRAINED, Scene, render, step_length  # noqa: E402
 
@@ -40,6 +41,8 @@ ROUND = round(SIZE / step_length())  # frames
 REMADE = 0.5  # of the way to noise
 INSIDE = (SIZE / 4, 3 * SIZE / 4)  # px, where films that are given pictures begin
 TOGETHER = 16  # films
+KINDS = {"t2v": "T2V", "i2v": "I2V", CAUSAL: CAUSAL}  # of the modes that another set makes
+BLOCKS_FRAMES = 105
 LEADING_FRAMES, FOLLOWING_FRAMES = 16, 24  # made before another film; of that film
 
 
@@ -197,6 +200,13 @@ def few_steps(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
     return Take(scene, frames, [(0, WINDOW)])
 
 
+def blocks_film(toys: dict[str, ToySet], scene: Scene, seed: int) -> Take:
+    """A sliding film of the causal set in four steps, without guidance, as distillations make."""
+    plan = blocks_plan(BLOCKS_FRAMES)
+    film = toys[CAUSAL].film(scene.caption, plan, seed, "lcm", guidance=1.0, blocks=True)
+    return Take(scene, film, measure.window_spans(plan.num_frames, plan.window, plan.overlap))
+
+
 def other_model(kind: str) -> Mode:
     """One window by the T2V or the I2V model, all frames at one noise level."""
 
@@ -237,6 +247,7 @@ MODES: dict[str, Mode] = {
     "between": leading_film(1, 5, start=True),
     "t2v": other_model("T2V"),
     "i2v": other_model("I2V"),
+    CAUSAL: blocks_film,
 }
 
 
@@ -306,7 +317,7 @@ def main() -> None:
         parser.error(f"mode is {unknown[0]!r}; legal are {', '.join(MODES)}")
     torch.set_num_threads(1)  # more threads cost time at this size
     modes = options.modes or list(MODES)
-    kinds = ["DF", *(mode.upper() for mode in modes if mode in ("t2v", "i2v"))]
+    kinds = ["DF", *(KINDS[mode] for mode in modes if mode in KINDS)]
     toys = {kind: ToySet.load(kind) for kind in kinds}
     for mode in modes:
         films = takes(toys, mode, CHOICES[options.scenes], options.seeds)

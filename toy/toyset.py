@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skyreels_model.cache.kept_frames import FrameKeeper, KeptVelocity, keeping_of
 from skyreels_model.config import ModelConfig
 from skyreels_model.files import checkpoint, loading
 from skyreels_model.image_encoder import CLIPVision, CLIPVisionConfig, preprocess
+from skyreels_model.lora.match import PREFIX, match_lora
+from skyreels_model.lora.parts import difference
 from skyreels_model.model import SkyReelsModel
+from skyreels_model.model.identity import CAUSAL
 from skyreels_model.plan.film_plan import FilmPlan
 from skyreels_model.rollout import Film, SeededNoise, Velocity, film_frames, generate
 from skyreels_model.rollout.conditions import Conditions
@@ -31,6 +36,7 @@ TOKENIZER = TEXT_ENCODER.parent / "google" / "umt5-xxl"
 IMAGE_ENCODER = (
     WEIGHTS / "clip_vision" / "toy" / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 )
+CAUSAL_LORA = WEIGHTS / "loras" / "toy" / "Self-Forcing-Toy-32P.safetensors"  # for T2V
 RECOLOURED = "model.safetensors"  # the transformer of a set for any colours
 GUIDANCE = 2.0
 WINDOW, OVERLAP = 33, 17  # frames
@@ -41,6 +47,17 @@ MASK_CHANNELS = 4
 def transformer_path(kind: str = "DF") -> pathlib.Path:
     """The file of the DF, T2V or I2V transformer."""
     return TRANSFORMERS / f"SkyReels-V2-{kind}-Toy-32P" / "model.safetensors"
+
+
+@torch.no_grad()
+def add_lora(transformer: SkyReelsModel, path: pathlib.Path) -> None:
+    """Put a LoRA of factors into the weights."""
+    weights = transformer.state_dict()
+    shapes = {k.removesuffix(".weight"): tuple(v.shape) for k, v in weights.items()}
+    lora = match_lora(checkpoint.read(path), shapes)
+    layers = (name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in lora.tensors)
+    for layer in dict.fromkeys(layers):
+        weights[f"{layer}.weight"] += difference(lora.parts(layer))
 
 
 @dataclass(frozen=True)
@@ -57,12 +74,16 @@ class ToySet:
     def load(cls, kind: str = "DF", recoloured: pathlib.Path | None = None) -> ToySet:
         """From toy/weights; transformer and VAE from where `toy/recolour.py` wrote them, if given.
 
-        Raises what `checkpoint.read` raises where a file is absent.
+        kind: DF, T2V or I2V, or causal: T2V with the LoRA that makes it so. Raises what
+        `checkpoint.read` raises where a file is absent.
         """
-        path = recoloured / RECOLOURED if recoloured else transformer_path(kind)
+        published = "T2V" if kind == CAUSAL else kind
+        path = recoloured / RECOLOURED if recoloured else transformer_path(published)
         weights = checkpoint.read(path).tensors
         transformer = SkyReelsModel(ModelConfig.from_state_dict(weights), device="meta")
         loading.load_weights(transformer, weights)
+        if kind == CAUSAL:
+            add_lora(transformer, CAUSAL_LORA)
         weights = checkpoint.read(recoloured / VAE.name if recoloured else VAE).tensors
         vae = VideoVAE.from_state_dict(weights, device="meta")
         loading.load_weights(vae, weights)
@@ -117,6 +138,23 @@ class ToySet:
 
         return guided
 
+    def blocks_velocity(self, film: Film, prompt: str, guidance: float = 1.0) -> Velocity:
+        """The causal set's guided velocity: what blocks of `film` know of those done is kept."""
+        keeping = keeping_of(film.plan, blocks=True)
+        assert keeping is not None
+        prompts = [prompt] if guidance == 1 else [prompt, ""]
+        count, context = len(prompts), self.encode(prompts)
+
+        def call(x: Tensor, timestep: Tensor, **how: Any) -> Tensor:
+            return self.transformer(x, timestep, context, **how)
+
+        def ask(keeper: FrameKeeper, x: Tensor, t: Tensor) -> Tensor:
+            each = keeper.forward(prompts, call, x.repeat(count, 1, 1, 1, 1), t.repeat(count, 1))
+            cond, uncond = each[:1], each[-1:]
+            return uncond + guidance * (cond - uncond)
+
+        return KeptVelocity(film, keeping, ask)
+
     def film(self, prompt: str, plan: FilmPlan, seed: int, *how: Any, **given: Any) -> np.ndarray:
         """The `frames` of what `make` makes."""
         return self.frames(self.make(prompt, plan, seed, *how, **given))
@@ -136,13 +174,17 @@ class ToySet:
         conditions: Conditions | None = None,
         guidance: float = GUIDANCE,
         image: np.ndarray | None = None,
+        blocks: bool = False,
     ) -> Film:
-        """A finished film. `image` (H, W, 3) is an I2V model's start."""
+        """A finished film. `image` (H, W, 3) is an I2V model's start, blocks: of the causal set."""
         conditions = conditions or Conditions()
         plan = plan.fit(conditions.counts)
         given = {} if image is None else self._image_inputs(image, plan)
         film = Film(plan, solver, conditions=conditions)
-        velocity = self.velocity(prompt, plan.fps, guidance, **given)
+        if blocks:
+            velocity: Velocity = self.blocks_velocity(film, prompt, guidance)
+        else:
+            velocity = self.velocity(prompt, plan.fps, guidance, **given)
         history = new_history(plan, self.vae)
         for _ in generate(velocity, plan, SeededNoise(seed), history, film=film):
             pass
@@ -184,3 +226,11 @@ def toy_plan(
         fps=fps,
         history=history,
     )
+
+
+def blocks_plan(frames: int, steps: int = 4) -> FilmPlan:
+    """A sliding film of the causal set: blocks of three latents, one after the other."""
+    return dataclasses.replace(
+        toy_plan(), num_frames=frames, overlap=9, steps=steps, ar_step=steps, block_size=3,
+        prefix_noise=0, sliding=True,
+    )  # fmt: skip

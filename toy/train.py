@@ -5,7 +5,8 @@
 Stages: the VAE on pictures, then on clips, then its decoder alone; clips encoded once; the
 diffusion-forcing transformer together with the text encoder, then after it; the text-to-video
 transformer, which is the former at 24 frames per second, and the image-to-video one as a short
-fine-tune of it; files in the published layouts. About three hours on one CPU core.
+fine-tune of it; a LoRA that makes it block-causal (`toy/causal.py` alone, from the shipped set);
+files in the published layouts. About three hours on one CPU core.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from devtools import cache  # noqa: E402
 from skyreels_model.model import SkyReelsModel  # noqa: E402
 from skyreels_model.text_encoder.tokenizer import Tokenizer  # noqa: E402
 from skyreels_model.vae import VideoVAE  # noqa: E402
-from toy.training import finetunes, pack, text, transformer, vae  # noqa: E402
+from toy.training import causal, finetunes, pack, text, transformer, vae  # noqa: E402
 from toy.training.image_tower import Features, new_tower  # noqa: E402
 from toy.training.latents import Clips, encode_clips  # noqa: E402
 from toy.training.scenes import Painter, as_named  # noqa: E402
@@ -147,6 +148,11 @@ def main() -> None:
     pack.pack_transformer(t2v, models / "SkyReels-V2-T2V-Toy-32P")
     pack.pack_transformer(i2v, models / "SkyReels-V2-I2V-Toy-32P")
     pack.write_pth(options.weights / "clip_vision" / "toy" / pack.IMAGE_ENCODER, tower)
+    model = SkyReelsModel(finetunes.T2V)
+    model.load_state_dict(t2v)
+    steps = scaled(causal.STEPS, options.effort)
+    lora = causal.train_lora(work, model, captions, clips, steps)
+    pack.pack_lora(lora, options.weights / "loras" / "toy" / pack.CAUSAL_LORA)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from toy.world import BACKGROUNDS, COLOURS, DIRECTIONS, HELD_OUT, SHAPES, Scene
 FEW = HELD_OUT[::2]
 # Two judged windows a film: half the films are as many windows.
 TWO_WINDOWS = ("long-pixels", "long-latents", "sliding", "sliding-pictures", "video-to-video")
+TWO_WINDOWS += ("causal",)  # and more
 FEWEST = FEW[::2]
 LEAST = dict.fromkeys(("background", "colour", "shape", "direction"), 0.85)
 PICTURES = {**LEAST, "pictures": 0.8}
@@ -46,6 +47,7 @@ MARKS = {
     "video-to-video": {**LEAST, "pictures": 0.5},
     "t2v": LEAST,
     "i2v": PICTURES,
+    "causal": LEAST,
 }
 # Of all 32 looks, where three may fail.
 ALL_LOOKS = dict.fromkeys(LEAST, 0.9)
@@ -58,7 +60,7 @@ def toys():
     """On one thread: beside another busy process, more make films this small 20 times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield {kind: ToySet.load(kind) for kind in ("DF", "T2V", "I2V")}
+    yield {kind: ToySet.load(kind) for kind in ("DF", "T2V", "I2V", "causal")}
     torch.set_num_threads(threads)
 
 

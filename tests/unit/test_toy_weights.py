@@ -11,16 +11,17 @@ from safetensors.torch import load_file
 from skyreels_model.config import ModelConfig
 from skyreels_model.files import checkpoint
 from skyreels_model.image_encoder import CLIPVision, CLIPVisionConfig
+from skyreels_model.lora import match_lora
 from skyreels_model.text_encoder import to_original_names
 from skyreels_model.text_encoder.tokenizer import UNK_ID, Tokenizer
 from toy import random_weights, toyset
-from toy.training import finetunes, image_tower, transformer
+from toy.training import causal, finetunes, image_tower, transformer
 from toy.world import SCENES
 
 REPACKED_TEXT_ENCODER = toyset.TEXT_ENCODER.with_name("umt5_xxl_fp16.safetensors")
 CONFIGS = {"DF": transformer.DF, "T2V": finetunes.T2V, "I2V": finetunes.I2V}
 CAPTIONS = [scene.caption for scene in SCENES]
-BYTES = 15_000_000
+BYTES = 15_500_000
 
 each_transformer = pytest.mark.parametrize("kind", CONFIGS)
 
@@ -37,6 +38,18 @@ def test_transformers_have_the_published_names_and_numbers_of_fp16(kind):
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     assert shapes == random_weights.dit_shapes(CONFIGS[kind])
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+
+
+def test_the_causal_lora_is_for_the_text_to_video_transformer_and_changes_it():
+    file = checkpoint.read(toyset.CAUSAL_LORA)
+    shapes = random_weights.dit_shapes(finetunes.T2V)
+    lora = match_lora(file, {k.removesuffix(".weight"): s for k, s in shapes.items()})
+    assert lora.matched == len(file.tensors) and lora.layers == 4 * len(causal.LAYERS)
+    before, after = (
+        toyset.ToySet.load(kind).transformer.state_dict() for kind in ("T2V", "causal")
+    )
+    layers = tuple(f".{name}.weight" for name in causal.LAYERS)
+    assert all(torch.equal(before[k], after[k]) != k.endswith(layers) for k in before)
 
 
 @each_transformer

@@ -19,6 +19,7 @@ from toy import recolour
 from toy.instruments import find_figures, shape_name
 from toy.toyset import ToySet
 from toy.training import (
+    causal,
     finetunes,
     image_tower,
     latents,
@@ -170,6 +171,42 @@ def test_training_samples_obey_diffusion_forcing():
     batch = noise.draw_batch(clips, np.random.default_rng(0), 240, noise.CONTINUED)
     first = batch.sigma[:, 0]
     assert ((first == 0) | (first == np.float32(noise.PREFIX_SIGMA))).all()
+
+
+def test_samples_of_blocks_are_finished_up_to_one_and_noised_from_it_on():
+    clips, seen = fake_clips(), collections.Counter()
+    for seed in range(20):
+        batch = causal.draw_blocks(clips, np.random.default_rng(seed), 240)
+        frames = batch.sigma.shape[1]
+        levels = batch.sigma.unflatten(1, (frames // causal.BLOCK, causal.BLOCK))
+        assert batch.latents.shape == (240 // frames, 16, frames, 4, 4)
+        assert (levels == levels[..., :1]).all()  # a block has one
+        done = (levels[..., 0] == 0).int()  # (B, blocks)
+        assert (done.diff(dim=1) <= 0).all() and not done[:, -1].any()
+        assert not (batch.learned & (batch.sigma == 0)).any() and batch.learned.any()
+        seen.update(done.sum(dim=1).tolist())
+    assert min(seen[0], seen[1], seen[2]) > 50 and not seen[3]
+
+
+def test_a_low_rank_fine_tune_begins_as_the_model_and_learns_nothing_but_a_lora(captions):
+    model = new_model(finetunes.T2V)
+    rows, x, t = captions.rows([3]), torch.randn(1, 16, 6, 4, 4), torch.tensor([600.0])
+    with torch.inference_mode():
+        before = model(x, t, rows, causal_block_size=3)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    causal.add_low_rank(model)
+    with torch.no_grad():
+        assert torch.allclose(model(x, t, rows, causal_block_size=3), before, atol=1e-6)
+    trainee = causal.CausalTrainee(model, captions, fake_clips(), 54)
+    for step in range(2):
+        trainee.step(np.random.default_rng(step), 0.5)
+    lora = causal.lora_of(trainee.average.weights)
+    changed = [f"blocks.{block}.{name}" for block in range(4) for name in causal.LAYERS]
+    parts = [f"diffusion_model.{name}.lora_{part}.weight" for name in changed for part in "AB"]
+    assert sorted(lora) == sorted(parts) and all(lora[name].any() for name in parts)
+    for name, value in model.state_dict().items():
+        kept = name.replace(".parametrizations.weight.original", ".weight")
+        assert kept not in weights or torch.equal(value, weights[kept])
 
 
 def test_pictures_stand_in_their_slots_and_turns_lie_behind_their_prefix():

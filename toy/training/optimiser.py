@@ -74,11 +74,15 @@ class Optimiser:
         matrices, rest = [], []
         for name, p in parameters:
             (matrices if is_matrix(name, p) else rest).append(p)
-        self.parts = [
-            Muon(matrices, muon_lr),
-            torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-        self.rates = [muon_lr, adam_lr]
+        self.parts: list[torch.optim.Optimizer] = []
+        self.rates: list[float] = []
+        if matrices:
+            self.parts.append(Muon(matrices, muon_lr))
+            self.rates.append(muon_lr)
+        if rest:
+            adam = torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+            self.parts.append(adam)
+            self.rates.append(adam_lr)
 
     def step(self, factor: float) -> None:
         """Move all parameters at `factor` of the full rates, and forget their gradients."""

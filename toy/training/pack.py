@@ -16,6 +16,7 @@ from toy.safetensors_writer import Entry, replacing, write_safetensors
 
 TEXT_LENGTH = 512
 IMAGE_ENCODER = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+CAUSAL_LORA = "Self-Forcing-Toy-32P.safetensors"
 MODULATION = ".modulation.weight"
 SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -34,6 +35,13 @@ def pack_transformer(
         {"format": "pt", "config": json.dumps(core)},
     )
     write_json(folder / "config.json", published_config(config))
+
+
+def pack_lora(weights: Mapping[str, Tensor], path: pathlib.Path) -> None:
+    """A LoRA in one file, by the names that its weights have."""
+    tensors = half(weights)
+    entries = [Entry.of(name, tensors[name]) for name in sorted(tensors)]
+    write_safetensors(path, entries, {"format": "pt"})
 
 
 def _published_name(name: str) -> str:

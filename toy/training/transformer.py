@@ -52,7 +52,8 @@ class Transformer(nn.Module):
 class DFTrainee:
     """The diffusion-forcing transformer, `with_text` together with the text encoder.
 
-    shares: how often each condition of `noise` occurs.
+    shares: how often each condition of `noise` occurs. block: of how many frames those blocks are
+    that see none after them; None: all frames see each other.
     """
 
     def __init__(
@@ -64,22 +65,27 @@ class DFTrainee:
         rate: float = 1.0,
         with_text: bool = True,
         shares: Mapping[int, float] = SHARES,
+        block: int | None = None,
     ) -> None:
         self.transformer, self.captions, self.clips = transformer, captions, clips
-        self.tokens, self.shares = tokens, shares
+        self.tokens, self.shares, self.block = tokens, shares, block
         transformer.text_encoder.requires_grad_(with_text)
         self.average = Average(transformer, DECAY)
         self.steps = 0
         self.optimiser = new_optimiser(transformer, rate)
 
     def step(self, rng: np.random.Generator, progress: float) -> float:
-        loss = self.loss(draw_batch(self.clips, rng, self.tokens, self.shares))
+        loss = self.loss(self.draw(rng))
         loss.backward()
         nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
         self.optimiser.step(cosine(progress, 0.01, 0.02))
         self.average.update(self.transformer, self.steps)
         self.steps += 1
         return loss.item()
+
+    def draw(self, rng: np.random.Generator) -> Batch:
+        """What a step learns from."""
+        return draw_batch(self.clips, rng, self.tokens, self.shares)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the velocity over the frames that are being learned."""
@@ -91,6 +97,7 @@ class DFTrainee:
             timesteps(batch.sigma),
             self.captions.rows(batch.caption),
             fps=batch.fps,
+            causal_block_size=self.block,
         )
         error = (v - (noise - batch.latents)).square().mean(dim=(1, 3, 4))  # (B, F)
         return (error * batch.learned).sum() / batch.learned.sum()
