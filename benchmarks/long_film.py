@@ -1,12 +1,13 @@
 """Does the memory of a film grow with its length? Made into a store, then written to a file.
 
     python benchmarks/long_film.py [--windows 5400 --size 32] [--windows 200 --size 256 --pixels]
+    python benchmarks/long_film.py --formula
 
 A tiny transformer and VAE with random weights make windows of 25 frames that overlap by 9. Prints
 for making and for writing what is resident after the first minute and at the end, by medians, and
 what of it the process has in use: glibc keeps what was freed, and that part comes and goes. With
-`--folder PATH` the film stays there, and what is there already is not made again. Linux with glibc
-only.
+`--folder PATH` the film stays there, and what is there already is not made again. With `--formula`
+frames that cost nothing are written: that is the writer alone. Linux with glibc only.
 """
 
 from __future__ import annotations
@@ -107,6 +108,17 @@ def draw_weights(network: torch.nn.Module) -> Any:
     return network.eval()
 
 
+def write_formula(path: pathlib.Path, frames: int, size: int) -> Watch:
+    """Write so many frames of soft colours, a second at a time."""
+    ramp, watch = torch.linspace(0, 1, size)[:, None, None], Watch()
+    seconds = [ramp.expand(FPS, size, size, 3) * torch.rand(3) for _ in range(7)]
+    with FilmWriter(path, VideoSettings("h264"), Fraction(FPS)) as writer:
+        for second in range(frames // FPS):
+            writer.write(seconds[second % len(seconds)])
+            watch.look()
+    return watch
+
+
 @torch.inference_mode()
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
@@ -114,8 +126,17 @@ def main() -> None:
     asked.add_argument("--size", type=int, default=32, help="width and height in px")
     asked.add_argument("--pixels", action="store_true", help="history through the VAE")
     asked.add_argument("--folder", type=pathlib.Path, help="where the film stays")
+    asked.add_argument("--formula", action="store_true", help="only write frames of a formula")
     given = asked.parse_args()
     torch.manual_seed(0)
+    if given.formula:
+        frames = WINDOW + (given.windows - 1) * (WINDOW - OVERLAP)
+        with tempfile.TemporaryDirectory() as place:
+            watch = write_formula(pathlib.Path(place) / "film.mp4", frames, given.size)
+        print(
+            f"| {frames} frames of {given.size} x {given.size}, of a formula | written | {watch} |"
+        )
+        return
     model, vae = tiny_model(), draw_weights(VideoVAE(dim=2, num_res_blocks=0))
     text = torch.randn(1, 8, 16)
     frames = WINDOW + (given.windows - 1) * (WINDOW - OVERLAP)
