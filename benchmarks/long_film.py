@@ -108,15 +108,17 @@ def draw_weights(network: torch.nn.Module) -> Any:
     return network.eval()
 
 
-def write_formula(path: pathlib.Path, frames: int, size: int) -> Watch:
-    """Write so many frames of soft colours, a second at a time."""
+def write_formula(frames: int, size: int) -> str:
+    """A row: so many frames of soft colours are written, a second at a time."""
     ramp, watch = torch.linspace(0, 1, size)[:, None, None], Watch()
     seconds = [ramp.expand(FPS, size, size, 3) * torch.rand(3) for _ in range(7)]
-    with FilmWriter(path, VideoSettings("h264"), Fraction(FPS)) as writer:
-        for second in range(frames // FPS):
-            writer.write(seconds[second % len(seconds)])
-            watch.look()
-    return watch
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "film.mp4"
+        with FilmWriter(path, VideoSettings("h264"), Fraction(FPS)) as writer:
+            for second in range(frames // FPS):
+                writer.write(seconds[second % len(seconds)])
+                watch.look()
+    return f"| {frames} frames of {size} x {size}, of a formula | written | {watch} |"
 
 
 @torch.inference_mode()
@@ -129,17 +131,12 @@ def main() -> None:
     asked.add_argument("--formula", action="store_true", help="only write frames of a formula")
     given = asked.parse_args()
     torch.manual_seed(0)
+    frames = WINDOW + (given.windows - 1) * (WINDOW - OVERLAP)
     if given.formula:
-        frames = WINDOW + (given.windows - 1) * (WINDOW - OVERLAP)
-        with tempfile.TemporaryDirectory() as place:
-            watch = write_formula(pathlib.Path(place) / "film.mp4", frames, given.size)
-        print(
-            f"| {frames} frames of {given.size} x {given.size}, of a formula | written | {watch} |"
-        )
+        print(write_formula(frames, given.size))
         return
     model, vae = tiny_model(), draw_weights(VideoVAE(dim=2, num_res_blocks=0))
     text = torch.randn(1, 8, 16)
-    frames = WINDOW + (given.windows - 1) * (WINDOW - OVERLAP)
     history = "pixels" if given.pixels else "latents"
     size = (given.size, given.size)
     plan = FilmPlan(frames, *size, WINDOW, OVERLAP, steps=2, history=history)
