@@ -139,3 +139,12 @@ def test_a_disk_without_room_for_the_index_leaves_nothing(tmp_path, monkeypatch)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["left"]
+
+
+def test_what_a_killed_run_has_written_plays(tmp_path):
+    with FilmWriter(tmp_path / "film", VideoSettings(codec="ffv1"), RATE) as out:
+        for _ in range(20):
+            out.write(torch.rand(1, 64, 64, 3))
+        (tmp_path / "left.mp4").write_bytes(out.unfinished.read_bytes())
+    with av.open(str(tmp_path / "left.mp4")) as container:
+        assert 8 <= len(list(container.decode(video=0))) <= 20

@@ -26,24 +26,24 @@ def drawn(**config):
 
 
 def overlapping(vae, size):
-    """As many tiles as two latents that are kept of each make of a side."""
+    """Tiles of which little more than what they share is kept."""
     overlap = 2 * reach(vae)
-    return Tiling(*(Side(min(overlap + 2, side - 1), overlap) for side in size))
+    return Tiling(*(Side(min(overlap + 4, side - 1), overlap) for side in size))
 
 
 @pytest.mark.parametrize(
-    ("config", "block"), [({}, 1), ({}, 3), ({}, 16), *((other, 2) for other in OTHERS)]
+    ("config", "block"), [({}, 1), ({}, 16), *((other, 2) for other in OTHERS)]
 )
 @torch.no_grad()
 def test_frames_are_those_of_an_untiled_stream(tmp_path, config, block):
     vae = drawn(**SMALL, **config)
-    latents = torch.randn(1, 16, 4, 7, 13)
+    latents = torch.randn(1, 16, 3, 7, 13)
     tiling = overlapping(vae, (7, 13)) if reach(vae) < 3 else Tiling(Side(7, 0), Side(12, 10))
     assert len(make_tiles(tiling, (7, 13), tmp_path)) > 1
     ways = decode_on_disk(vae, latents, tiling, tmp_path, lambda some: some * 0.5, block=block)
     pieces = list(ways)
     whole = vae.decode(latents * 0.5)
-    assert [piece.shape[2] for piece in pieces] == [1] + [vae.time_factor] * 3
+    assert [piece.shape[2] for piece in pieces] == [1] + [vae.time_factor] * 2
     assert (torch.cat(pieces, dim=2) - whole).abs().max() < 1e-5 * whole.abs().max()
     assert not any(tmp_path.iterdir())
 
