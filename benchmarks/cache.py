@@ -1,7 +1,7 @@
 """Forecast model calls against other ways to save them, on films of the toy world.
 
     python benchmarks/cache.py [MODE ...] [--scenes 8] [--steps 30] [--ways WAY ...]
-                               [--out rows.json]
+                               [--guidance 2] [--out rows.json]
     python benchmarks/cache.py --draw docs/cache.png rows.json [...]
 
 Modes: sync, and asynchronous (ar_step 5) in blocks of 1, 3 and 5. For each way and setting, against
@@ -44,7 +44,7 @@ from skyreels_model.rollout import Film, SeededNoise, generate  # noqa: E402
 from skyreels_model.rollout.history import new_history  # noqa: E402
 from toy import measure  # noqa: E402
 from toy.lockstep import make_together  # noqa: E402
-from toy.toyset import ToySet, toy_plan  # noqa: E402
+from toy.toyset import GUIDANCE, ToySet, toy_plan  # noqa: E402
 from toy.world import HELD_OUT, Scene  # noqa: E402
 
 BLOCKS = {"sync": 0, "blocks of 1": 1, "blocks of 3": 3, "blocks of 5": 5}
@@ -98,9 +98,16 @@ class Made:
 
 
 @torch.inference_mode()
-def make(toy: ToySet, scene: Scene, plan: FilmPlan, policy: Policy | None, seed: int) -> Made:
+def make(
+    toy: ToySet,
+    scene: Scene,
+    plan: FilmPlan,
+    policy: Policy | None,
+    seed: int,
+    guidance: float = GUIDANCE,
+) -> Made:
     seen: list[int] = []
-    film, guided = Film(plan), toy.velocity(scene.caption, plan.fps)
+    film, guided = Film(plan), toy.velocity(scene.caption, plan.fps, guidance)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         seen.append(x.shape[2])
@@ -113,11 +120,16 @@ def make(toy: ToySet, scene: Scene, plan: FilmPlan, policy: Policy | None, seed:
 
 
 def make_all(
-    toy: ToySet, scenes: Sequence[Scene], plan: FilmPlan, policy: Policy | None, seed: int
+    toy: ToySet,
+    scenes: Sequence[Scene],
+    plan: FilmPlan,
+    policy: Policy | None,
+    seed: int,
+    guidance: float = GUIDANCE,
 ) -> tuple[list[Made], float]:
     """The films of these scenes, and the processor seconds that they took."""
-    begin = time.process_time()
-    makes = [lambda toys, s=scene: make(toys["DF"], s, plan, policy, seed) for scene in scenes]
+    begin, how = time.process_time(), (plan, policy, seed, guidance)
+    makes = [lambda toys, s=scene: make(toys["DF"], s, *how) for scene in scenes]
     return make_together({"DF": toy}, makes), time.process_time() - begin
 
 
@@ -154,9 +166,10 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def measure_mode(
-    toy: ToySet, mode: str, scenes: tuple[Scene, ...], steps: int, only: Sequence[str]
+    toy: ToySet, mode: str, scenes: tuple[Scene, ...], options: argparse.Namespace
 ) -> list[dict]:
-    """The rows of a mode, printed as they come; only: of these ways, or of all."""
+    """The rows of a mode, printed as they come."""
+    steps, only, guidance = options.steps, options.ways, options.guidance
     plan = plan_of(mode, steps)
     spans = measure.window_spans(plan.num_frames, plan.window, plan.overlap)
 
@@ -171,12 +184,12 @@ def measure_mode(
         # Rows of one value, as the network's own: (B, F, D).
         return toy.transformer.embed_time(t, torch.tensor([plan.fps]))[1].flatten(2)
 
-    whole, seconds = make_all(toy, scenes, plan, None, SEED)
+    whole, seconds = make_all(toy, scenes, plan, None, SEED, guidance)
     rows, count, all_right = [], plan.total_rows(), right(whole)
     print(f"{mode}, {steps} steps, {count} calls; all computed: right {all_right}", flush=True)
     chosen = [way for way in ways(plan, embed) if not only or way[0] in only]
     for name, setting, own, policy, seed in chosen:
-        films, taken = make_all(toy, scenes, own, policy, seed)
+        films, taken = make_all(toy, scenes, own, policy, seed, guidance)
         pairs = list(zip(films, whole, strict=True))
         dbs = [psnr(film.frames, full.frames) for film, full in pairs]
         row = {
@@ -242,6 +255,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="MODE", help=", ".join(BLOCKS))
     parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--ways", nargs="+", default=[], help="by their names, as in the table")
     parser.add_argument("--out", type=pathlib.Path, help="write the rows into this file")
     parser.add_argument("--draw", type=pathlib.Path, help="draw the rows of these files")
@@ -257,7 +271,7 @@ def main() -> None:
     print("| mode | way | setting | calls | operations | time | PSNR | worst | SSIM | right |")
     print("|" + "---|" * 10)
     for mode in options.names or BLOCKS:
-        rows += measure_mode(toy, mode, scenes, options.steps, options.ways)
+        rows += measure_mode(toy, mode, scenes, options)
     if options.out:
         options.out.write_text(json.dumps(rows), "utf-8")
 

@@ -13,7 +13,7 @@ def block_causal(attend: Attend, block_tokens: int) -> Attend:
 
     Equal to a dense mask, but each block of queries is given just the keys it may see: no (L, L)
     mask is ever built (the reference's takes 2.4 GiB at 540P, 97 frames) and half of the work is
-    saved. No published checkpoint was trained for it.
+    saved. No SkyReels-V2 checkpoint was trained for it, distillations of Wan 2.1 were.
     """
 
     def attend_blocks(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
