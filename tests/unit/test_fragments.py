@@ -1,5 +1,6 @@
 """A film's fragments become the file that FFmpeg would have made, without its memory."""
 
+import contextlib
 import sys
 from fractions import Fraction
 
@@ -142,9 +143,15 @@ def test_a_disk_without_room_for_the_index_leaves_nothing(tmp_path, monkeypatch)
 
 
 def test_what_a_killed_run_has_written_plays(tmp_path):
+    """As far as FFmpeg has handed it to the system, a quarter of a MB at a time."""
     with FilmWriter(tmp_path / "film", VideoSettings(codec="ffv1"), RATE) as out:
-        for _ in range(20):
+        for _ in range(48):
             out.write(torch.rand(1, 64, 64, 3))
         (tmp_path / "left.mp4").write_bytes(out.unfinished.read_bytes())
+    shown = 0
     with av.open(str(tmp_path / "left.mp4")) as container:
-        assert 8 <= len(list(container.decode(video=0))) <= 20
+        # The last frame may be cut off.
+        with contextlib.suppress(av.error.InvalidDataError):
+            for _ in container.decode(video=0):
+                shown += 1
+    assert 16 <= shown <= 48
