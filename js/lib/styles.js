@@ -38,7 +38,8 @@ const CSS = `
 .srv2-rows { flex: 1 1 auto; overflow-y: auto; list-style: none; margin: 0; padding: 0;
   display: flex; flex-direction: column; gap: 4px; min-height: 60px; }
 .srv2-row { display: flex; gap: 4px; flex: none; background: var(--comfy-menu-bg, #353535);
-  border-radius: 4px; padding: 3px; }
+  border-radius: 4px; padding: 3px; content-visibility: auto;
+  contain-intrinsic-height: auto 76px; }
 .srv2-grip { cursor: grab !important; align-self: stretch; padding: 0 4px !important; }
 .srv2-shot { flex: 1; min-width: 0; display: flex; flex-direction: column; gap: 3px; }
 .srv2-fields { display: flex; flex-wrap: wrap; gap: 3px 8px; align-items: center;

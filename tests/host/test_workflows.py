@@ -39,7 +39,7 @@ LEAST_HEIGHTS = {
     "SkyReelsV2Sampler": 814, "SkyReelsV2Decode": 140, "SkyReelsV2Frames": 360,
     "SkyReelsV2LanguageEndpoint": 176, "SkyReelsV2CaptionFilm": 424,
     "SkyReelsV2PromptEnhancer": 370, "SkyReelsV2FilmToVideo": 320, "SkyReelsV2Store": 292,
-    "SkyReelsV2TeaCache": 220, "CreateVideo": 160, "SaveVideo": 156, "ManualSigmas": 124,
+    "SkyReelsV2TeaCache": 220, "CreateVideo": 160, "SaveVideo": 160, "ManualSigmas": 124,
 }  # fmt: skip
 WINDOW, FILLED, MARGIN = (1600, 1000), 0.75, 10
 
