@@ -38,7 +38,7 @@ UNFORESEEN = (
     RecursionError, TypeError, re.error, struct.error,
 )  # fmt: skip
 CALIBRATIONS = "skyreels_v2_calibration"  # also the folder's name, in the models folder
-CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision")
+CATEGORIES = ("diffusion_models", "text_encoders", "vae", "clip_vision", "loras")
 
 
 def register_toy_weights() -> None:
