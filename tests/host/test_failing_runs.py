@@ -36,6 +36,7 @@ def measured(look):
 
     def run(prompt, on_event=lambda event, data: None):
         inprocess.unload_models()
+        seen.clear()  # what a test without this has left
         gc.collect()
         with LiveBytes() as live:
             result = inprocess.execute(prompt, on_event)
