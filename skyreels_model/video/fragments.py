@@ -37,7 +37,7 @@ OPTIONS = {
     "frag_duration": "1000000",
     "frag_size": str(1 << 20),
 }
-PCM = b"sowt"  # sound of which a packet is many samples, all of one size
+PCM = (b"sowt", b"lpcm")  # sound of which a packet is many samples, all of one size
 NOT_A_KEY = 1 << 16
 MOVED = 1 << 20  # bytes at a time
 MOST = 16  # bytes of the head of what holds the pictures
@@ -233,14 +233,12 @@ def join_fragments(path: Path) -> None:
     Raises ValueError, before anything has been changed, for any other file, and OSError.
     """
     with path.open("rb+") as file:
-        movie = _read_movie(file, path.parent)
-        end = file.seek(0, os.SEEK_END)
-        for large in (False, True):
-            size = len(movie.kind) + sum(map(len, movie.write(0, large)))
-            spare = max(movie.begin - MOST - 8 - size, 0)
-            moved = size + 8 + spare + MOST - movie.begin
-            if end + moved < LARGE:
-                break
+        try:
+            movie = _read_movie(file, path.parent)
+            end = file.seek(0, os.SEEK_END)
+            spare, moved, large = _find_room(movie, end)
+        except (struct.error, LookupError, ArithmeticError) as error:
+            raise ValueError(f"what has no place in an index ({error})") from error
         _move(file, movie.begin, end, moved)
         file.seek(0)
         free = struct.pack(">I4s", 8 + spare, b"free") + bytes(spare)
@@ -248,6 +246,17 @@ def join_fragments(path: Path) -> None:
         for part in [movie.kind, *movie.write(moved, large), free, pictures]:
             for piece in part.pieces() if isinstance(part, Table) else [part]:
                 file.write(piece)
+
+
+def _find_room(movie: Movie, end: int) -> tuple[int, int, bool]:
+    """Bytes left free in front of the pictures, how far these move, and whether places are long."""
+    for large in (end >= LARGE, True):
+        size = len(movie.kind) + sum(map(len, movie.write(0, large)))
+        spare = max(movie.begin - MOST - 8 - size, 0)
+        moved = size + 8 + spare + MOST - movie.begin
+        if end + moved < LARGE:
+            break
+    return spare, moved, large
 
 
 def _read_movie(file: BinaryIO, folder: Path) -> Movie:
@@ -264,7 +273,7 @@ def _read_movie(file: BinaryIO, folder: Path) -> Movie:
             for track in find_boxes(content, b"trak"):
                 (number,) = struct.unpack_from(">I", find_box(track, b"tkhd"), 12)
                 entries = find_box(track, b"mdia", b"minf", b"stbl", b"stsd")
-                movie.tracks[number] = Track.empty(folder, entries[12:16] == PCM)
+                movie.tracks[number] = Track.empty(folder, entries[12:16] in PCM)
         else:
             movie.begin = movie.begin or place
             read_fragment(content, place, movie.tracks)

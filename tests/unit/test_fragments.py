@@ -1,7 +1,9 @@
 """A film's fragments become the file that FFmpeg would have made, without its memory."""
 
 import contextlib
+import struct
 import sys
+from array import array
 from fractions import Fraction
 
 import av
@@ -84,6 +86,27 @@ def test_a_file_of_over_4_gb_has_long_numbers(tmp_path, monkeypatch):
     assert b"mdhd\1" in content and b"mdhd\1" not in small.read_bytes()
 
 
+def test_pictures_lie_beyond_4_gb(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "join_fragments", refuse)
+    path, far = write(tmp_path / "film", sound=False), 1 << 32
+    with path.open("rb") as file:
+        movie = fragments._read_movie(file, tmp_path)
+    (track,) = movie.tracks.values()
+    track.chunks = array("Q", [place + far for place in track.chunks])
+    _, moved, large = fragments._find_room(movie, path.stat().st_size + far)
+    index = b"".join(part for part in movie.write(moved, large) if isinstance(part, bytes))
+    places = [place + moved for place in track.chunks]
+    assert large and struct.pack(f">{len(places)}Q", *places) in index
+
+
+def test_sound_of_over_65536_samples_a_second_is_written_sample_by_sample(tmp_path):
+    tone = Sound(torch.rand(2, 96000 * 3) - 0.5, 96000)
+    with FilmWriter(tmp_path / "film", VideoSettings("prores"), RATE, sound=tone) as out:
+        out.write(torch.rand(20, 64, 64, 3))
+    with av.open(str(tmp_path / "film")) as container:
+        assert container.streams.audio[0].frames == 96000 * 20 / RATE
+
+
 def test_long_tables_lie_on_the_disk_and_pictures_move_in_pieces(tmp_path, monkeypatch):
     whole = write(tmp_path / "whole").read_bytes()
     monkeypatch.setattr(boxes, "KEPT", 10)
@@ -100,6 +123,26 @@ def test_what_is_no_file_in_fragments_is_left_as_it_is(tmp_path, size):
     with pytest.raises(ValueError, match="without fragments|bytes, where"):
         join_fragments(path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        (b"tfhd\0\2\0\x38\0\0\0\1", b"tfhd\0\2\0\x38\0\0\0\7"),  # of a seventh stream
+        (b"trun\0\0\2\5\0\0\0\2", b"trun\0\0\2\5\0\0\0\7"),  # of seven samples
+    ],
+)
+def test_fragments_that_cannot_be_understood_are_left_as_they_are(
+    tmp_path, monkeypatch, known, other
+):
+    monkeypatch.setattr(writer, "join_fragments", refuse)
+    path = write(tmp_path / "film", frames=2, sound=False)
+    content = path.read_bytes()
+    assert known in content
+    path.write_bytes(content.replace(known, other))
+    with pytest.raises(ValueError, match="no place in an index"):
+        join_fragments(path)
+    assert path.read_bytes() == content.replace(known, other)
 
 
 def test_a_film_that_cannot_be_joined_stays_in_fragments(tmp_path, monkeypatch, caplog):
