@@ -2,13 +2,15 @@
 
     python benchmarks/video_memory.py --comfyui COMFYUI [--seconds 5]
     python benchmarks/video_memory.py --comfyui COMFYUI --seconds 60 --enlarge
+    python benchmarks/video_memory.py --comfyui COMFYUI --seconds 0.2 --wide
     python benchmarks/video_memory.py --published [--latents 2 4 6]
     python benchmarks/video_memory.py --on-disk 0 1 tile [--dtype float32]
 
 The first runs the node in a ComfyUI, with a VAE of random weights that is two channels wide, and
 coding at full size: what is added to the process at most. With `--enlarge` latents become frames by
-enlarging, which is quick enough for a film of a minute. The third is what the VAE itself needs at
-its published width, in live tensors on PyTorch's meta device, which computes nothing. The last is
+enlarging, which is quick enough for a film of a minute. With `--wide` the VAE has its published
+width, in float32, and takes minutes for each latent. The fourth is what that VAE itself needs, in
+live tensors on PyTorch's meta device, which computes nothing. The last is
 what a CPU takes for one latent of it by way of the disk: the stages of decoding and the largest
 tile, one by one, from pasts of random numbers. Linux only.
 """
@@ -68,15 +70,24 @@ class Enlarging:
         return picture[:, :, None].repeat(1, 1, count, 1, 1)
 
 
+def fill(vae: VideoVAE) -> VideoVAE:
+    """Random weights that keep numbers at their size."""
+    for weight in vae.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    return vae.eval()
+
+
 @torch.inference_mode()
-def measure(seconds: float, enlarge: bool) -> str:
+def measure(seconds: float, enlarge: bool, wide: bool) -> str:
     """A row: the film, its latents, what is resident at most beyond before, and how long."""
     import nodes  # of ComfyUI
 
     (name,) = (n for n in sys.modules if "/" in n and n.endswith(".nodes.host.sockets.vae"))
     torch.manual_seed(0)
     ours = sys.modules[name]  # the pack as ComfyUI has it
-    vae = ours.HostVAE(ours.VideoVAE(dim=2, num_res_blocks=0), torch.float32, True)
+    shape = {} if wide else {"dim": 2, "num_res_blocks": 0}
+    vae = ours.HostVAE(fill(ours.VideoVAE(**shape)), torch.float32, True)
     if enlarge:
         vae.first_stage_model.decode_stream = Enlarging
     samples = smooth_latents(latent_length(round(seconds * FPS)))
@@ -103,10 +114,7 @@ def published(count: int, dtype: torch.dtype) -> float:
 @torch.inference_mode()
 def on_disk(stage: str, dtype: torch.dtype) -> str:
     """A row: what a stage of decoding, by its number, or the largest tile adds at most, in MB."""
-    plan, vae = VideoVAE(device="meta", dtype=dtype), VideoVAE(dtype=dtype).eval()
-    for weight in vae.parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    plan, vae = VideoVAE(device="meta", dtype=dtype), fill(VideoVAE(dtype=dtype))
     way = find_way(vae, SIZE, dtype.itemsize, MOST)
     given, runs = [torch.empty(1, 16, 1, *SIZE, device="meta", dtype=dtype)], []
     for start, stop in plan.decoder.stages:
@@ -143,6 +151,7 @@ def main() -> None:
     asked.add_argument("--comfyui", type=pathlib.Path, help="a ComfyUI source tree")
     asked.add_argument("--seconds", type=float, nargs="+", default=[5])
     asked.add_argument("--enlarge", action="store_true", help="in place of the VAE")
+    asked.add_argument("--wide", action="store_true", help="the VAE at its published width")
     asked.add_argument("--published", action="store_true", help="the VAE's own need")
     asked.add_argument("--latents", type=int, nargs="+", default=[2, 4, 6])
     asked.add_argument("--on-disk", nargs="+", help="0, 1, tile: the VAE's stages on a CPU")
@@ -166,7 +175,7 @@ def main() -> None:
         inprocess.load_pack(ROOT)
         print("| film | latents, MB | added at most, MB | s |\n|---|---|---|---|")
         for seconds in given.seconds:
-            print(measure(seconds, given.enlarge), flush=True)
+            print(measure(seconds, given.enlarge, given.wide), flush=True)
 
 
 if __name__ == "__main__":
