@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .layers import Upsample
-from .memory import stages_memory
+from .memory import DecodeStages, stages_memory
 from .network import FRAME_CHANNELS, VideoVAE
 from .past import Past
 from .tiles import Side, Tiling, count_coded
@@ -146,8 +146,10 @@ def find_way(vae: VideoVAE, size: tuple[int, int], itemsize: int, most: int) -> 
     """The way with the least to compute that takes `most` bytes of memory, or else the least."""
     overlap = 2 * reach(vae)
     height, width = size
+    factor = vae.space_factor
+    whole = stages_memory(vae, height * factor, width * factor, itemsize)
     ways = [
-        _plan(vae, size, itemsize, Tiling(row, column))
+        _plan(vae, size, itemsize, whole, Tiling(row, column))
         for row in _sides(height, overlap)
         for column in _sides(width, overlap)
     ]
@@ -167,9 +169,11 @@ def _sides(length: int, overlap: int) -> list[Side]:
     return sides
 
 
-def _plan(vae: VideoVAE, size: tuple[int, int], itemsize: int, tiling: Tiling) -> Way:
+def _plan(
+    vae: VideoVAE, size: tuple[int, int], itemsize: int, whole: DecodeStages, tiling: Tiling
+) -> Way:
+    """whole: what stages need of the untiled picture."""
     factor, (height, width) = vae.space_factor, size
-    whole = stages_memory(vae, height * factor, width * factor, itemsize)
     tile = min(tiling.rows.size, height) * factor, min(tiling.columns.size, width) * factor
     fine = stages_memory(vae, *tile, itemsize).fine
     stages = max(
