@@ -230,15 +230,20 @@ def _set_edits(box: bytes, end: int, unit: int, own: int) -> tuple[bytes, int]:
 def join_fragments(path: Path) -> None:
     """Make a file in fragments, as `OPTIONS` let FFmpeg write it, an ordinary one in its place.
 
-    Raises ValueError, before anything has been changed, for any other file, and OSError.
+    Raises ValueError for any other file, and where the disk has no room for the index: before
+    anything has been changed. Raises OSError.
     """
     with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
         try:
             movie = _read_movie(file, path.parent)
-            end = file.seek(0, os.SEEK_END)
             spare, moved, large = _find_room(movie, end)
+            _enlarge(path, end, moved)
         except (struct.error, LookupError, ArithmeticError) as error:
-            raise ValueError(f"what has no place in an index ({error})") from error
+            raise ValueError(f"FFmpeg wrote what has no place in an index ({error})") from error
+        except OSError as error:
+            os.truncate(path, end)
+            raise ValueError(f"there is no room for its index ({error.strerror})") from error
         _move(file, movie.begin, end, moved)
         file.seek(0)
         free = struct.pack(">I4s", 8 + spare, b"free") + bytes(spare)
@@ -257,6 +262,14 @@ def _find_room(movie: Movie, end: int) -> tuple[int, int, bool]:
         if end + moved < LARGE:
             break
     return spare, moved, large
+
+
+def _enlarge(path: Path, end: int, by: int) -> None:
+    """Let a file be longer, so that nothing that is written to it later lacks room."""
+    with path.open("rb+", buffering=0) as file:
+        file.seek(end)
+        while by > 0:
+            by -= file.write(bytes(min(by, MOVED)))
 
 
 def _read_movie(file: BinaryIO, folder: Path) -> Movie:

@@ -140,7 +140,8 @@ class FilmWriter:
         try:
             join_fragments(self.unfinished)
         except ValueError as error:
-            LOG.warning("%s stays in fragments, for FFmpeg wrote %s", self.path.name, error)
+            told = "%s is whole, but in fragments, which some programs cannot read: %s"
+            LOG.warning(told, self.path.name, error)
 
     def abandon(self) -> None:
         """Leave nothing of the file."""
