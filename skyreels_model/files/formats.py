@@ -216,10 +216,10 @@ def _choose(file: pathlib.Path, names: list[str]) -> str:
 
     Never the critic of a distillation, which has the names of the model that is distilled.
     """
-    models = [name for name in names if name.rpartition(".")[2] != CRITIC]
+    models = [name for name in names if not _says(name, CRITIC)]
     if len(models or names) == 1:
         return (models or names)[0]
-    averaged = [name for name in names if re.search(r"(^|[._])ema($|[._])", name)]
+    averaged = [name for name in models if _says(name, "ema")]
     for found in (["state_dict"] if "state_dict" in names else [], averaged):
         if len(found) == 1:
             return found[0]
@@ -227,6 +227,11 @@ def _choose(file: pathlib.Path, names: list[str]) -> str:
         f"{file.name} holds {len(names)} sets of tensors ({', '.join(sorted(names))}), and which "
         f"is meant is not clear: save the one that you need in a file of its own"
     )
+
+
+def _says(name: str, word: str) -> bool:
+    """Whether a word is a part of a set's name."""
+    return word in re.split("[._]", name)
 
 
 def _is_set(loaded: Any) -> bool:

@@ -30,6 +30,15 @@ def test_a_critic_is_never_meant(weights, tmp_path):
     assert file.note == "of its sets (critic, generator) generator was taken"
 
 
+@pytest.mark.parametrize("critic", ["critic_ema", "critic"])
+def test_a_critic_is_known_whatever_its_name_says_beside_that(weights, tmp_path, critic):
+    other = {key: value + 1 for key, value in weights.items()}
+    sets = {"generator_ema": {"model": weights}, critic: {"model": other}}
+    torch.save(sets, tmp_path / "model.pt")
+    tensors = checkpoint.read(tmp_path / "model.pt").tensors
+    assert all(torch.equal(tensors[key], weights[key]) for key in weights)
+
+
 class Generator(nn.Module):
     """As Self-Forcing wraps its transformer."""
 
