@@ -186,7 +186,9 @@ class Movie:
                 longest = max(longest, length)
             elif kind not in (b"mvhd", b"mvex"):
                 parts += make_box(kind, box)
-        return make_box(b"moov", *make_box(b"mvhd", _set_length(head, 16, longest)), *parts)
+        # FFmpeg wrote the number of a stream to come before it knew of all.
+        head = _set_length(head, 16, longest)[:-4] + struct.pack(">I", max(self.tracks) + 1)
+        return make_box(b"moov", *make_box(b"mvhd", head), *parts)
 
     def _write_track(
         self, box: bytes, unit: int, moved: int, large: bool
