@@ -110,6 +110,19 @@ def test_no_help_page_without_a_node():
     assert pages == {node_id for node_id, _, _ in DECLARED}
 
 
+def test_every_help_page_shows_its_node_and_a_film():
+    pages, pictures = (
+        {file.stem: file.read_bytes() for file in sorted((ROOT / "js" / "docs").glob(pattern))}
+        for pattern in ("*.md", "pictures/*.webp")
+    )
+    assert list(pages) == list(pictures)
+    for name, page in pages.items():
+        text = page.decode()
+        title = text.splitlines()[0].removeprefix("# ")
+        assert f"![{title}" in text and f"](pictures/{name}.webp)" in text, name
+        assert pictures[name][8:12] == b"WEBP"
+
+
 @pytest.fixture(scope="module")
 def dev_help():
     def ask(*arguments):
