@@ -57,13 +57,10 @@ def variables(seeds: Seeds, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def workers() -> int:
-    """Processes to run the tests in: one for each core this process may use, and one more.
-
-    Where tests wait for a server, a browser or a process of their own, another has the core.
-    """
+    """Processes to run the tests in: one for each core this process may use."""
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return min(cores + 1, MOST_WORKERS)
+    return min(cores, MOST_WORKERS)
 
 
 def pytest_command(
