@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_film_that_was_stopped_goes_on_to_the_same_bits(tmp_path, vae, kind, s
     film, session = again.make(store)
     assert torch.equal(latents(film), expected)
     assert again.calls == 0 and session.kept == plan.num_windows and not session.damaged
+
+
+def test_a_clock_that_was_set_back_changes_nothing(tmp_path):
+    """What was saved before then bears times that have yet to come."""
+    whole = Run()
+    expected, store = latents(whole.make()[0]), FilmStore(tmp_path / "film", every=0)
+    with pytest.raises(Stop):
+        Run(limit=whole.calls // 2).make(store)
+    later = time.time() + 365 * 24 * 3600
+    for file in sorted((tmp_path / "film").rglob("*")):
+        os.utime(file, (later, later))
+    last = Run()
+    film, session = last.make(store)
+    assert torch.equal(latents(film), expected)
+    assert 0 < last.calls < whole.calls and not session.damaged
 
 
 def test_a_cache_of_model_calls_goes_on_where_it_was(tmp_path, vae):
