@@ -214,6 +214,7 @@ class TestChecks:
         with pytest.raises(SetupError, match=said):
             checks.Seeds.draw(*seeds)
 
+    @pytest.mark.slow
     def test_the_same_seeds_run_the_same_and_others_do_not(self, tmp_path):
         (tmp_path / "test_it.py").write_text(
             "import os, pytest\n"

@@ -17,6 +17,7 @@ def archive(path, members, compression=zipfile.ZIP_STORED):
                     member.write(bytes(1 << 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data.pkl", "data/0", "byteorder", "version"])
 def test_archives_that_unpack_to_more_than_they_are(tmp_path, name, monkeypatch):
     """Of PyTorch's loader nothing is called: it would unpack first."""

@@ -59,6 +59,7 @@ def head(path):
     return content[place + 16 : place + 104]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", [name for name in CODECS if name != "png"])
 def test_a_file_is_the_one_that_ffmpeg_would_have_made(tmp_path, monkeypatch, codec):
     made = write(tmp_path / "ours", codec, about="a film")
@@ -162,6 +163,7 @@ def test_a_film_that_cannot_be_joined_stays_in_fragments(tmp_path, monkeypatch, 
     assert told(left)[3:] == told(whole)[3:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's count of what is in use")
 def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
     """FFmpeg's own index takes 74 bytes a frame: 0.6 MB here."""

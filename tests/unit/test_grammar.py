@@ -45,6 +45,7 @@ def shorten_texts(schema):
     return made | ({"maxItems": 2} if made.get("type") == "array" else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_even_a_random_model_writes_what_the_schema_says(engine, temperature):
     sampling = Sampling(200, temperature, seed=3, schema=CHOICE)

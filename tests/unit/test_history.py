@@ -89,6 +89,7 @@ def own_latents(plan, finished):
     return torch.cat([latents[:, :, w.repeated :] for w, latents in windows], dim=2)
 
 
+@pytest.mark.slow
 @PLANS
 def test_pixels_are_the_films_last_frames_encoded(plan, vae):
     _, seams = made(plan, vae)
@@ -112,6 +113,7 @@ def test_latents_are_carried_as_they_are_and_the_film_is_one_stream(plan, vae):
     assert golden_data.relative_l2(frames, whole) < 1e-5
 
 
+@pytest.mark.slow
 @PLANS
 def test_picture_and_latents_replace_the_first_alone(plan, vae):
     plan = dataclasses.replace(plan, history="picture+latents")
@@ -204,6 +206,7 @@ def test_the_next_window_begins_with_what_it_was_given(plan, history, vae):
         assert torch.equal(latents[:, :, : prefix.shape[2]], prefix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", ["pixels", "latents", "picture+latents"])
 def test_no_more_is_kept_of_a_film_than_its_overlap(history, vae):
     plan = dataclasses.replace(PLAN, num_frames=77, history=history)

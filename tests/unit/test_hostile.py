@@ -17,6 +17,7 @@ FIXED = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_there_is_a_result_or_a_plain_error(name):
     check, strategy = PROPERTIES[name]

@@ -69,6 +69,7 @@ def film(changes, given, velocity=uncoupled, idle="left_out", solver="unipc", se
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILMS)
 def test_frames_that_do_not_know_of_each_other_become_the_same(name):
     for solver in ("unipc", "lcm"):

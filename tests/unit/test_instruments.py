@@ -206,6 +206,7 @@ def test_shapes_are_found_a_pixel_beside_the_centroid(offset):
         assert np.abs(ins.fit_shapes(aside).error - ins.fit_shapes(figures).error).max() < 0.02
 
 
+@pytest.mark.slow
 def test_sharpness_falls_with_every_blur_and_not_with_noise():
     def measured(frames: np.ndarray) -> float:
         return float(np.median(ins.sharpness(ins.find_figures(frames))))

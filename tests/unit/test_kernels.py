@@ -93,6 +93,7 @@ def test_a_block_is_the_same(block, given, stream, product, pieces, monkeypatch)
     assert 0 < relative(out, right) < 1.1 * usual < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [{}, IMAGE])
 def test_bf16_is_no_less_precise_than_the_reference(kind):
     """Nor than PyTorch's operators, which round more often."""

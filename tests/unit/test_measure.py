@@ -75,6 +75,7 @@ def changed(scene: Scene, **names: str) -> np.ndarray:
     return before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coded", [False, True], ids=["clean", "h264"])
 @pytest.mark.parametrize(
     ("name", "other"),

@@ -38,6 +38,7 @@ def published(name, **changes):
     return dataclasses.replace(PUBLISHED[name], num_layers=1, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DF-14B-540P", "I2V-14B-540P"])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("size", "limit"), [(P540, 6.5e9), (P720, 14.5e9)])

@@ -36,6 +36,7 @@ def pair(image=False, fps=False):
     return theirs.eval().requires_grad_(False), ours.eval().requires_grad_(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("per_frame", [False, True])

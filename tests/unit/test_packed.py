@@ -34,6 +34,7 @@ def save_four_bits(weight, kind, nested):
     return {"a.weight": data, **beside}, functional.dequantize_4bit(data, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "nested"), KINDS)
 @pytest.mark.parametrize("shape", [(48, 40), (7, 9)])  # of whole blocks and bytes, and not
 def test_what_bitsandbytes_saved_is_read_as_it_reads_it(kind, nested, shape):

@@ -25,6 +25,7 @@ def test_the_reference_here_differs_in_rounding_alone(kind):
     assert torch.allclose(found, model(*given), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [config_of(1), config_of(4), config_of(12), config_of(4, **IMAGE)], ids=repr
 )

@@ -105,6 +105,7 @@ def join(path, parts, settings, sound=None):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILMS)
 def test_the_parts_together_are_the_film(tmp_path, kind):
     plan, given, count, once = FILMS[kind]
@@ -156,6 +157,7 @@ def test_a_decoding_that_breaks_off_leaves_no_part(tmp_path):
     assert not any(run.segments.folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9"])
 def test_parts_are_joined_frame_by_frame_with_their_sound(tmp_path, codec):
     """Also where frames lie in another order than they are shown."""

@@ -116,6 +116,7 @@ os._exit(9)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="files in use are not told from others there")
 @pytest.mark.parametrize(("codec", "name"), [("h264", "film_00001_.mp4"), ("png", "film_00001_")])
 def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path, codec, name):

@@ -79,6 +79,7 @@ def test_a_clock_that_was_set_back_changes_nothing(tmp_path):
     assert session.kept == WINDOWS and torch.equal(latents(again), latents(film))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system that forks")
 def test_a_film_that_is_killed_and_made_again_is_the_same():
     """A little of what `kills_forked.py` does for long."""

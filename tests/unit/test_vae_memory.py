@@ -67,6 +67,7 @@ def test_what_convolutions_take_inside_is_told(kind):
     assert 0 < estimate.needed / max(found) - 1 < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decode", "encode"])
 def test_later_steps_need_no_more(kind):
     found, _ = peaks(VideoVAE(dim=16, device="meta"), kind, 32, 32, steps=4)

@@ -95,6 +95,7 @@ def test_only_frames_that_are_looked_at_are_brought_to_size(tmp_path, monkeypatc
     assert len(made) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "fps"), [(30, 24), (24, 30), (60, 24), (Fraction(24000, 1001), 24)]
 )

@@ -82,6 +82,7 @@ def generate_by_transformers(folder, ids, sampling, **inputs):
     return tokenizer.decode([t for t in tokens.tolist() if t not in ends])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "sampling",
@@ -241,6 +242,7 @@ def single_file(tmp_path, written):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_single_file_tells_its_sizes(single_file, kind):
     """With the names of older versions, as repackagers have them, and a head of published size."""
@@ -350,6 +352,7 @@ def test_room_for_keys_and_values_is_asked_for(engine):
     assert asked[1] - asked[0] >= 16 * 2 * 2 * 32 * 4
 
 
+@pytest.mark.slow
 def test_a_captioner_is_shown_a_film(engine, monkeypatch):
     """SkyCaptioner-V1's architecture, tiny and random: its babble cannot be read, and is kept."""
     monkeypatch.setattr(captioning, "MAX_TOKENS", 6)
