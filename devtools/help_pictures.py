@@ -3,7 +3,7 @@
     python3 -m devtools.help_pictures --comfyui COMFYUI [NODE ...]
 
 Opens a template with each node, or a graph of that node alone, and writes
-js/docs/pictures/NODE.webp. The frames are the template's thumbnail's (`devtools.thumbnails`).
+js/docs/pictures/NODE.jpg. The frames are the template's thumbnail's (`devtools.thumbnails`).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def draw(node: Any, film: Path, target: Path) -> None:
         left, edge = (card.width - card.height) // 2, card.height
         frame = card.crop((left, 0, left + edge, edge - 3)).resize((SIDE, SIDE))
         picture.paste(frame, ((width - row) // 2 + GAP + number * (SIDE + GAP), node.height + GAP))
-    picture.save(target, "WEBP", quality=80, method=6)
+    picture.save(target, "JPEG", quality=85)
 
 
 def main() -> int:
@@ -139,7 +139,7 @@ def main() -> int:
             for kind in kinds:
                 template = find_template(kind)
                 film = ROOT / "workflows" / f"{template or FIRST}.jpg"
-                draw(take(page, kind, template), film, PICTURES / f"{kind}.webp")
+                draw(take(page, kind, template), film, PICTURES / f"{kind}.jpg")
                 print(f"{kind}: {template or 'alone'}", flush=True)
             page.close()
     return 0
