@@ -34,6 +34,7 @@ register("sentences", ROOT / "tests" / "sentences")
 register("gpu", ROOT / "benchmarks" / "gpu")
 register("card", ROOT / "tests" / "card")
 register("store_films", ROOT / "tests" / "store_films")
+register("pages", ROOT / "tests" / "pages")
 register("tiny_words", ROOT / "tests" / "tiny_words")
 if importlib.util.find_spec("hypothesis"):
     register("hostile", ROOT / "tests" / "hostile")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toy import measure
+from toy import measure, toyset
 from toy.continuity import seam_jumps
 from toy.evaluate import ROUND
 from toy.instruments import find_figures
@@ -122,3 +122,18 @@ def test_a_loop_goes_on_over_its_end(look, host, ar_step):
     assert all(score.ok for score in scores), scores
     (seam,) = seam_jumps(find_figures(twice), [ROUND])
     assert seam.at_border.position < 2.5, seam
+
+
+def test_a_lora_that_makes_a_model_causal(look):
+    """The toy set's: a sliding film by the numbers of `docs/cache.md` shows what was asked for."""
+    prompt = graphs.film(57, 33, 9, 4, ar_step=4, block_size=3, prefix_noise=0, sliding=True)
+    prompt["1"]["inputs"] |= {
+        "model_name": "toy/SkyReels-V2-T2V-Toy-32P/model.safetensors", "variant": "causal",
+    }  # fmt: skip
+    name = f"toy/{toyset.CAUSAL_LORA.name}"
+    prompt["8"] = graphs.node("SkyReelsV2LoraLoader", model=["1", 0], lora_name=name, strength=1.0)
+    prompt["6"]["inputs"] |= {"model": ["8", 0], "cfg": 1.0, "solver": "lcm"}
+    (frames,) = look(prompt, frames=["7", 0])
+    spans = measure.window_spans(57, 33, 9)
+    scores = measure.scores(frames.float().cpu().numpy(), graphs.PROMPT, spans)
+    assert all(score.ok for score in scores), scores

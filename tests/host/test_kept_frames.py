@@ -10,8 +10,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from toy import measure, toyset
-
 pytestmark = pytest.mark.usefixtures("kept_loaders")
 
 KEPT = ("kept", "kept_fp8", "kept_in_ram", "kept_in_ram_fp8")
@@ -384,21 +382,6 @@ def test_another_sampler_says_that_all_frames_see_each_other(causal, texts, capl
     latent = {"samples": torch.zeros(1, 16, 3, 4, 4)}
     nodes.common_ksampler(causal[0], 1, 2, 1.0, "euler", "simple", *texts, latent)
     assert "this sampler lets all of its frames see each other" in caplog.text
-
-
-def test_a_lora_that_makes_a_model_causal(look):
-    """The toy set's: a sliding film by the numbers of `docs/cache.md` shows what was asked for."""
-    prompt = graphs.film(57, 33, 9, 4, ar_step=4, block_size=3, prefix_noise=0, sliding=True)
-    prompt["1"]["inputs"] |= {
-        "model_name": "toy/SkyReels-V2-T2V-Toy-32P/model.safetensors", "variant": "causal",
-    }  # fmt: skip
-    name = f"toy/{toyset.CAUSAL_LORA.name}"
-    prompt["8"] = graphs.node("SkyReelsV2LoraLoader", model=["1", 0], lora_name=name, strength=1.0)
-    prompt["6"]["inputs"] |= {"model": ["8", 0], "cfg": 1.0, "solver": "lcm"}
-    (frames,) = look(prompt, frames=["7", 0])
-    spans = measure.window_spans(57, 33, 9)
-    scores = measure.scores(frames.float().cpu().numpy(), graphs.PROMPT, spans)
-    assert all(score.ok for score in scores), scores
 
 
 def test_an_image_model_is_not_causal(open_model, run_prompt):
